@@ -1,0 +1,6 @@
+//! (room under construction)
+
+mod library;
+pub mod pieces;
+
+pub use library::Library;

@@ -1,0 +1,513 @@
+//! What a person can ask of a home, and what comes back: the contract between
+//! the command line, the control socket and the hall. The JSON forms are
+//! DESIGN.md §11's; scripts rely on them.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// One verb with its arguments. Paths are absolute: the process that carries
+/// the command out may have another working folder than the person.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(tag = "verb", rename_all = "snake_case")]
+pub enum Command {
+    /// Publish chunks from a folder, one file or a CAR.
+    Load(LoadCommand),
+    /// Gather a snapshot from the swarm.
+    Fetch(FetchCommand),
+    /// Offer a complete snapshot to a joining CometBFT node.
+    Feed(FeedCommand),
+    /// All snapshots of the home.
+    List,
+    /// One snapshot in detail.
+    Show(ManifestCommand),
+    /// Read a snapshot back and check every byte.
+    Verify(VerifyCommand),
+    /// Write a snapshot into a CAR file.
+    Dump(DumpCommand),
+    /// Remove a snapshot.
+    Delete(ManifestCommand),
+    /// Keep a snapshot whatever its age.
+    Pin(ManifestCommand),
+    /// Let a snapshot go when its time comes.
+    Unpin(ManifestCommand),
+    /// What the home holds and what its daemon does.
+    Status,
+    /// Change upload limits of a running daemon.
+    Limits(LimitsCommand),
+}
+
+/// Where `load` finds its chunks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LoadKind {
+    /// A folder: each file is a chunk.
+    Files,
+    /// One file: the only chunk.
+    File,
+    /// A CAR that `dump` wrote.
+    Car,
+}
+
+/// Arguments of `load`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct LoadCommand {
+    /// File or folder.
+    pub path: PathBuf,
+    /// What it is.
+    pub kind: LoadKind,
+    /// Chain id; not used for a CAR, which names its own, but checked when given.
+    pub chain_id: Option<String>,
+    /// Height; likewise.
+    pub height: Option<u64>,
+    /// Application hash of header H+1, hex.
+    pub app_hash: Option<String>,
+    /// ABCI snapshot format.
+    pub format: Option<u32>,
+    /// ABCI snapshot hash, hex.
+    pub hash: Option<String>,
+    /// ABCI snapshot metadata, hex.
+    pub metadata: Option<String>,
+}
+
+/// Which snapshot to fetch.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FetchTarget {
+    /// The one of this name.
+    Manifest(String),
+    /// The newest complete one of a chain, or the one at a height.
+    Chain {
+        /// Chain id.
+        chain_id: String,
+        /// Exactly this height.
+        height: Option<u64>,
+    },
+}
+
+/// Arguments of `fetch`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct FetchCommand {
+    /// What.
+    pub target: FetchTarget,
+    /// Peers to begin with, beside the configured and remembered ones.
+    pub bootstrap: Vec<String>,
+    /// CometBFT RPC that tells the application hash.
+    pub node_rpc: Option<String>,
+    /// Folder that gets the chunks as files as well.
+    pub out: Option<PathBuf>,
+    /// How long to look for a provider before giving up, seconds.
+    pub timeout_s: u64,
+}
+
+/// Arguments of `feed`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct FeedCommand {
+    /// The snapshot.
+    pub manifest: String,
+    /// `ID@HOST:PORT` of the joining node's p2p listener.
+    pub node_p2p: String,
+    /// Its RPC.
+    pub node_rpc: String,
+    /// How long the whole restore may take without any progress, seconds.
+    pub timeout_s: u64,
+}
+
+/// A verb that takes a snapshot's name.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ManifestCommand {
+    /// The snapshot, as CID.
+    pub manifest: String,
+}
+
+/// Arguments of `verify`: a CID or a CAR file.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum VerifyCommand {
+    /// A snapshot of the home.
+    Manifest(String),
+    /// A file.
+    Car(PathBuf),
+}
+
+/// Arguments of `dump`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct DumpCommand {
+    /// The snapshot, as CID.
+    pub manifest: String,
+    /// The file to write; must not exist.
+    pub file: PathBuf,
+}
+
+/// New upload limits; what is absent stays.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct LimitsCommand {
+    /// Bytes a second over all peers; 0 lifts the limit.
+    pub upload_bytes_per_s: Option<u64>,
+    /// Peers served at once.
+    pub upload_slots: Option<u32>,
+}
+
+/// What a verb says while it works.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(tag = "progress", rename_all = "snake_case")]
+pub enum Progress {
+    /// A new phase begins; a sentence.
+    Phase {
+        /// What happens now.
+        text: String,
+    },
+    /// Bytes of the phase.
+    Bytes {
+        /// So far.
+        done: u64,
+        /// In all.
+        total: u64,
+        /// Bytes a second, over the last few seconds.
+        rate: u64,
+        /// Peers that deliver.
+        peers: u32,
+        /// Seconds to the end, when it can be told.
+        eta_s: Option<u64>,
+    },
+    /// Something worth a line.
+    Note {
+        /// The line.
+        text: String,
+    },
+}
+
+/// Why a verb failed; its number is the exit code.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FailureCode {
+    /// Failed for a reason of its own.
+    Failed,
+    /// Wrong use.
+    Usage,
+    /// Not found within the time given.
+    NotFound,
+    /// Bytes or hashes do not fit.
+    Verification,
+    /// No space, or a storage fault.
+    Storage,
+    /// Interrupted; the same command goes on where it stopped.
+    Interrupted,
+    /// Stopped by policy.
+    Policy,
+}
+
+impl FailureCode {
+    /// The process's exit code (DESIGN.md §11).
+    pub fn exit_code(self) -> u8 {
+        match self {
+            Self::Failed => 1,
+            Self::Usage => 2,
+            Self::NotFound => 3,
+            Self::Verification => 4,
+            Self::Storage => 5,
+            Self::Interrupted => 6,
+            Self::Policy => 7,
+        }
+    }
+}
+
+/// A failure as a person or a script sees it.
+#[derive(Clone, Debug, Serialize, Deserialize, thiserror::Error)]
+#[error("{message}")]
+pub struct Failure {
+    /// Its class.
+    pub code: FailureCode,
+    /// What happened, to what.
+    pub message: String,
+    /// What to do.
+    pub hint: Option<String>,
+}
+
+/// What a verb gives back.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Outcome {
+    /// Of `load`.
+    Loaded(Loaded),
+    /// Of `fetch`.
+    Fetched(Fetched),
+    /// Of `feed`.
+    Fed(Fed),
+    /// Of `list`.
+    List(SnapshotList),
+    /// Of `show`.
+    Shown(Box<SnapshotDetail>),
+    /// Of `verify`.
+    Verified(Verified),
+    /// Of `dump`.
+    Dumped(Dumped),
+    /// Of `delete`, `pin`, `unpin`.
+    Changed(Changed),
+    /// Of `limits`.
+    Limits(LimitsNow),
+    /// Of `status`.
+    Status(Box<Status>),
+}
+
+/// Of `load`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Loaded {
+    /// CID.
+    pub manifest: String,
+    /// Number of chunks.
+    pub chunks: u32,
+    /// Bytes of all chunks.
+    pub bytes: u64,
+    /// Time taken.
+    pub seconds: f64,
+    /// Whether an application hash came with it.
+    pub proven: bool,
+}
+
+/// Of `fetch`. Waste is received + resumed − bytes.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Fetched {
+    /// CID.
+    pub manifest: String,
+    /// Bytes of the distinct chunks.
+    pub bytes: u64,
+    /// Piece payload received in this run, duplicates and bad included.
+    pub received_bytes: u64,
+    /// Bytes that earlier runs had brought.
+    pub resumed_bytes: u64,
+    /// received + resumed − bytes.
+    pub wasted_bytes: u64,
+    /// Time taken.
+    pub seconds: f64,
+    /// Whether a CometBFT RPC confirmed the application hash.
+    pub proven: bool,
+    /// What came from whom.
+    pub peers: Vec<PeerBytes>,
+}
+
+/// What one peer gave.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct PeerBytes {
+    /// Peer id.
+    pub peer_id: String,
+    /// Piece payload.
+    pub bytes: u64,
+}
+
+/// Of `feed`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Fed {
+    /// CID.
+    pub manifest: String,
+    /// Height restored.
+    pub height: u64,
+    /// Application hash, hex.
+    pub app_hash: String,
+    /// Whether the node took it and stored a state of that height.
+    pub restored: bool,
+    /// Time taken.
+    pub seconds: f64,
+}
+
+/// Of `list`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SnapshotList {
+    /// Newest first.
+    pub snapshots: Vec<SnapshotSummary>,
+}
+
+/// A line of `list`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct SnapshotSummary {
+    /// CID.
+    pub manifest: String,
+    /// Chain id.
+    pub chain_id: String,
+    /// Height.
+    pub height: u64,
+    /// ABCI format.
+    pub format: u32,
+    /// Number of chunks.
+    pub chunks: u32,
+    /// Bytes of all chunks.
+    pub bytes: u64,
+    /// Bytes of it that are here and verified.
+    pub have_bytes: u64,
+    /// Whether all of it is here.
+    pub complete: bool,
+    /// Whether it is kept whatever its age.
+    pub pinned: bool,
+    /// Whether the chain itself (its RPC) confirmed the application hash.
+    pub proven: bool,
+    /// How it came here: loaded, harvested, fetched.
+    pub origin: String,
+}
+
+/// Of `show`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SnapshotDetail {
+    /// The line of `list`.
+    pub snapshot: SnapshotSummary,
+    /// Application hash, hex; absent when unproven.
+    pub app_hash: Option<String>,
+    /// ABCI hash, hex.
+    pub hash: String,
+    /// ABCI metadata, hex.
+    pub metadata: String,
+    /// Bytes of the manifest.
+    pub manifest_bytes: u32,
+    /// The archive file, or the download's.
+    pub file: PathBuf,
+    /// In ABCI order.
+    pub chunks: Vec<ChunkDetail>,
+}
+
+/// A chunk of `show`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ChunkDetail {
+    /// ABCI index.
+    pub index: u32,
+    /// CID.
+    pub cid: String,
+    /// Bytes.
+    pub size: u32,
+}
+
+/// Of `verify`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Verified {
+    /// CID.
+    pub manifest: String,
+    /// Number of chunks checked.
+    pub chunks: u32,
+    /// Bytes checked.
+    pub verified_bytes: u64,
+    /// Time taken.
+    pub seconds: f64,
+}
+
+/// Of `dump`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Dumped {
+    /// CID.
+    pub manifest: String,
+    /// The file written.
+    pub file: PathBuf,
+    /// Its size.
+    pub file_bytes: u64,
+}
+
+/// Of `delete`, `pin`, `unpin`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Changed {
+    /// CID.
+    pub manifest: String,
+    /// What was done: deleted, pinned, unpinned.
+    pub done: String,
+}
+
+/// Of `limits`: what is in force now.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LimitsNow {
+    /// Bytes a second over all peers; 0 is no limit.
+    pub upload_bytes_per_s: u64,
+    /// Peers served at once.
+    pub upload_slots: u32,
+}
+
+/// Of `status`, and the body of `GET /v1/status`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Status {
+    /// Whether a daemon runs on this home.
+    pub running: bool,
+    /// Program version.
+    pub version: String,
+    /// Own peer id.
+    pub peer_id: String,
+    /// Addresses bound, with peer id.
+    pub listen: Vec<String>,
+    /// Connected peers.
+    pub peers: u32,
+    /// Bytes on disk.
+    pub disk_bytes: u64,
+    /// Disk quota; absent when there is none.
+    pub quota_bytes: Option<u64>,
+    /// All snapshots.
+    pub snapshots: Vec<SnapshotSummary>,
+    /// Downloads under way.
+    pub downloads: Vec<DownloadStatus>,
+    /// Uploads so far and limits.
+    pub upload: UploadStatus,
+    /// The harvest, where one is configured.
+    pub harvest: Option<HarvestStatus>,
+}
+
+/// A download under way.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct DownloadStatus {
+    /// CID.
+    pub manifest: String,
+    /// Bytes here and verified.
+    pub done: u64,
+    /// Bytes in all.
+    pub total: u64,
+    /// Bytes a second.
+    pub rate: u64,
+    /// Peers that deliver.
+    pub peers: u32,
+}
+
+/// Uploads.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct UploadStatus {
+    /// Piece payload sent since start.
+    pub bytes: u64,
+    /// Peers being served.
+    pub active: u32,
+    /// Limits in force.
+    pub limits: LimitsNow,
+}
+
+/// The harvest from a node.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct HarvestStatus {
+    /// `ID@HOST:PORT`.
+    pub node: String,
+    /// Whether its p2p connection stands.
+    pub connected: bool,
+    /// Newest height harvested.
+    pub newest_height: Option<u64>,
+    /// What went wrong last, if anything did since the last success.
+    pub last_error: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_outcome_comes_back_from_json_as_the_kind_it_was() {
+        let outcome = Outcome::Verified(Verified {
+            manifest: "x".to_owned(),
+            chunks: 1,
+            verified_bytes: 2,
+            seconds: 0.5,
+        });
+        let json = serde_json::to_string(&outcome).unwrap();
+        assert!(matches!(
+            serde_json::from_str::<Outcome>(&json).unwrap(),
+            Outcome::Verified(_)
+        ));
+    }
+}

@@ -1,0 +1,3 @@
+//! The hall: the only place where rooms meet.
+
+pub mod command;

@@ -1,0 +1,93 @@
+//! Making a manifest from chunks.
+
+use bytes::Bytes;
+use prost::Message;
+
+use super::{ChunkId, MAX_CHUNKS, Manifest, ManifestError, PIECE_BYTES, hash, proto};
+
+/// What a manifest says beside its chunks.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SnapshotFields {
+    /// The chain.
+    pub chain_id: String,
+    /// The height whose state it is.
+    pub height: u64,
+    /// Application hash of that height (header H+1); absent marks the snapshot
+    /// unproven.
+    pub app_hash: Option<Bytes>,
+    /// ABCI snapshot format.
+    pub format: u32,
+    /// ABCI snapshot hash; absent: SHA-256 over all chunks in order, the rule of
+    /// the Cosmos SDK.
+    pub hash: Option<Bytes>,
+    /// ABCI snapshot metadata.
+    pub metadata: Bytes,
+}
+
+/// Takes chunks in ABCI order and makes the manifest. Holds hashes only.
+pub struct ManifestBuilder {
+    chunks: Vec<proto::Chunk>,
+    all: hash::Hasher,
+}
+
+impl Default for ManifestBuilder {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl ManifestBuilder {
+    /// Without a chunk so far.
+    pub fn new() -> Self {
+        Self {
+            chunks: Vec::new(),
+            all: hash::Hasher::new(),
+        }
+    }
+
+    /// Adds the next chunk; gives its name. Its size is judged in
+    /// [`ManifestBuilder::finish`], the number of chunks at once.
+    pub fn push(&mut self, chunk: &[u8]) -> Result<ChunkId, ManifestError> {
+        if self.chunks.len() >= MAX_CHUNKS as usize {
+            return Err(ManifestError::TooManyChunks);
+        }
+        self.all.update(chunk);
+        let id = ChunkId(hash::sha256(chunk));
+        let pieces: Vec<&[u8]> = chunk.chunks(PIECE_BYTES as usize).collect();
+        let pieces = hash::sha256_many(&pieces)
+            .iter()
+            .flat_map(|digest| digest.0)
+            .collect::<Vec<u8>>();
+        self.chunks.push(proto::Chunk {
+            size: u32::try_from(chunk.len()).unwrap_or(u32::MAX),
+            sha256: Bytes::copy_from_slice(id.digest().as_bytes()),
+            pieces: pieces.into(),
+        });
+        Ok(id)
+    }
+
+    /// The manifest of all chunks pushed.
+    pub fn finish(self, fields: SnapshotFields) -> Result<Manifest, ManifestError> {
+        let whole = self.all.finish();
+        let app_hash = fields.app_hash.unwrap_or_default();
+        let message = proto::Manifest {
+            version: 1,
+            chain_id: fields.chain_id,
+            height: fields.height,
+            unproven: app_hash.is_empty(),
+            app_hash,
+            format: fields.format,
+            hash: fields
+                .hash
+                .unwrap_or_else(|| Bytes::copy_from_slice(whole.as_bytes())),
+            metadata: fields.metadata,
+            content: proto::ContentKind::Opaque as i32,
+            chunks: self.chunks,
+        };
+        let encoded = Bytes::from(message.encode_to_vec());
+        if encoded.len() > super::MAX_MANIFEST_BYTES as usize {
+            return Err(ManifestError::TooLarge(encoded.len()));
+        }
+        Manifest::check(message, encoded)
+    }
+}

@@ -1,0 +1,143 @@
+//! SHA-256 digests and the names made of them.
+
+use std::{fmt, str::FromStr};
+
+use cid::Cid;
+use cid::multihash::Multihash;
+
+/// Multicodec `raw`: the block is opaque bytes.
+const CODEC_RAW: u64 = 0x55;
+/// Multihash `sha2-256`.
+pub(crate) const MULTIHASH_SHA2_256: u64 = 0x12;
+
+/// A SHA-256 digest.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Digest(pub [u8; 32]);
+
+impl Digest {
+    /// The digest in `bytes`, or nothing when they are not 32.
+    pub fn from_slice(bytes: &[u8]) -> Option<Self> {
+        bytes.try_into().ok().map(Self)
+    }
+
+    /// The 32 bytes.
+    pub fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+
+    /// The digest as a CIDv1 with codec raw: the form in which people and other
+    /// tools name it.
+    pub fn to_cid(&self) -> Cid {
+        let hash =
+            Multihash::wrap(MULTIHASH_SHA2_256, &self.0).expect("32 bytes fit a multihash of 64");
+        Cid::new_v1(CODEC_RAW, hash)
+    }
+
+    /// The digest inside a CID, which must be version 1, raw, sha2-256.
+    pub fn from_cid(cid: &Cid) -> Result<Self, IdError> {
+        let hash = cid.hash();
+        if cid.version() != cid::Version::V1
+            || cid.codec() != CODEC_RAW
+            || hash.code() != MULTIHASH_SHA2_256
+        {
+            return Err(IdError::Kind(cid.to_string()));
+        }
+        Self::from_slice(hash.digest()).ok_or_else(|| IdError::Kind(cid.to_string()))
+    }
+}
+
+impl fmt::Display for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&hex::encode(self.0))
+    }
+}
+
+impl fmt::Debug for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Digest({self})")
+    }
+}
+
+/// Why a text is no name of a chunk or a manifest.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum IdError {
+    /// The text does not parse as a CID.
+    #[error("'{0}' is not a CID (one looks like bafkrei…)")]
+    Syntax(String),
+    /// A CID of another kind.
+    #[error("CID {0} is not of the kind that snapswarm uses (version 1, raw, sha2-256)")]
+    Kind(String),
+}
+
+macro_rules! name_by_digest {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $name(pub Digest);
+
+        impl $name {
+            /// The SHA-256 that this name carries.
+            pub fn digest(&self) -> &Digest {
+                &self.0
+            }
+
+            /// The CIDv1 (raw, sha2-256) form.
+            pub fn to_cid(&self) -> Cid {
+                self.0.to_cid()
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.to_cid().fmt(f)
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, concat!(stringify!($name), "({})"), self)
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = IdError;
+
+            fn from_str(text: &str) -> Result<Self, IdError> {
+                let cid = Cid::from_str(text).map_err(|_| IdError::Syntax(text.to_owned()))?;
+                Digest::from_cid(&cid).map(Self)
+            }
+        }
+    };
+}
+
+name_by_digest! {
+    /// The name of a chunk: the SHA-256 of its bytes, shown as a CID. The same
+    /// digest stands in a Cosmos SDK snapshot's `chunk_hashes`.
+    ChunkId
+}
+
+name_by_digest! {
+    /// The name of a snapshot: the SHA-256 of its manifest's canonical bytes,
+    /// shown as a CID.
+    ManifestId
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_survives_its_text_form_and_other_kinds_of_cid_are_refused() {
+        let id = ManifestId(super::super::hash::sha256(b"hello"));
+        let text = id.to_string();
+        assert!(text.starts_with("bafkrei"), "{text}");
+        assert_eq!(text.parse::<ManifestId>().unwrap(), id);
+
+        let dag = Cid::new_v1(0x70, *id.to_cid().hash());
+        assert!(matches!(
+            dag.to_string().parse::<ChunkId>(),
+            Err(IdError::Kind(_))
+        ));
+        assert!(matches!("x".parse::<ChunkId>(), Err(IdError::Syntax(_))));
+    }
+}

@@ -1,0 +1,292 @@
+//! Messages of the two short protocols, checked.
+
+use bytes::Bytes;
+use prost::Message;
+
+use super::pieces::{decode_digest, decode_manifest, digest_bytes};
+use super::{
+    MAX_ADDRESS_BYTES, MAX_CATALOGUE_BYTES, MAX_CATALOGUE_ENTRIES, MAX_HINT_ADDRESSES,
+    MAX_MANIFEST_RESPONSE_BYTES, MAX_PEER_HINTS, MAX_PEER_ID_BYTES, MAX_SHORT_REQUEST_BYTES,
+    Refusal, WireError, limit_len,
+};
+use crate::snapshot::{
+    MAX_APP_HASH_BYTES, MAX_CHUNK_BYTES, MAX_CHUNKS, MAX_HEIGHT, MAX_MANIFEST_BYTES, ManifestId,
+    check_chain_id, proto, scan,
+};
+
+/// Numbers of the repeated fields of `CatalogueResponse`.
+const ENTRIES_FIELD: u32 = 1;
+const PEERS_FIELD: u32 = 2;
+
+/// Asks what a peer has.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct CatalogueRequest {
+    /// Only of this chain; absent: of all.
+    pub chain_id: Option<String>,
+}
+
+impl CatalogueRequest {
+    /// The message, without its length.
+    pub fn encode(&self) -> Vec<u8> {
+        proto::CatalogueRequest {
+            chain_id: self.chain_id.clone().unwrap_or_default(),
+        }
+        .encode_to_vec()
+    }
+
+    /// Reads the message.
+    pub fn decode(bytes: &[u8]) -> Result<Self, WireError> {
+        limit_len(
+            "catalogue request",
+            bytes.len(),
+            MAX_SHORT_REQUEST_BYTES as usize,
+        )?;
+        let chain_id = proto::CatalogueRequest::decode(bytes)?.chain_id;
+        if chain_id.is_empty() {
+            return Ok(Self { chain_id: None });
+        }
+        checked_chain_id(&chain_id)?;
+        Ok(Self {
+            chain_id: Some(chain_id),
+        })
+    }
+}
+
+/// What a peer has, and whom it knows.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct CatalogueResponse {
+    /// Newest first; at most [`MAX_CATALOGUE_ENTRIES`].
+    pub entries: Vec<CatalogueEntry>,
+    /// At most [`MAX_PEER_HINTS`].
+    pub peers: Vec<PeerHint>,
+}
+
+/// One snapshot in a peer's catalogue. All of it is the peer's claim.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct CatalogueEntry {
+    /// The chain.
+    pub chain_id: String,
+    /// The height.
+    pub height: u64,
+    /// ABCI snapshot format.
+    pub format: u32,
+    /// Application hash; empty when unproven.
+    pub app_hash: Bytes,
+    /// The snapshot's name.
+    pub manifest: ManifestId,
+    /// Size of the manifest in bytes.
+    pub manifest_bytes: u32,
+    /// Bytes of all chunks.
+    pub total_bytes: u64,
+    /// Number of chunks.
+    pub chunks: u32,
+    /// Whether the peer has all of it.
+    pub complete: bool,
+}
+
+/// Another peer that serves the chain.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct PeerHint {
+    /// Multihash bytes of its peer id.
+    pub peer_id: Bytes,
+    /// Multiaddr bytes, at most [`MAX_HINT_ADDRESSES`].
+    pub addresses: Vec<Bytes>,
+}
+
+impl CatalogueResponse {
+    /// The message, without its length. What passes the limits on counts is
+    /// left out.
+    pub fn encode(&self) -> Vec<u8> {
+        let entries = self.entries.iter().take(MAX_CATALOGUE_ENTRIES);
+        let peers = self.peers.iter().take(MAX_PEER_HINTS);
+        proto::CatalogueResponse {
+            entries: entries.map(CatalogueEntry::to_proto).collect(),
+            peers: peers
+                .map(|peer| proto::PeerHint {
+                    peer_id: peer.peer_id.clone(),
+                    addresses: peer
+                        .addresses
+                        .iter()
+                        .take(MAX_HINT_ADDRESSES)
+                        .cloned()
+                        .collect(),
+                })
+                .collect(),
+        }
+        .encode_to_vec()
+    }
+
+    /// Reads the message.
+    pub fn decode(bytes: Bytes) -> Result<Self, WireError> {
+        limit_len("catalogue", bytes.len(), MAX_CATALOGUE_BYTES as usize)?;
+        for (field, what, limit) in [
+            (ENTRIES_FIELD, "catalogue entries", MAX_CATALOGUE_ENTRIES),
+            (PEERS_FIELD, "peer hints", MAX_PEER_HINTS),
+        ] {
+            if scan::count_field(&bytes, field).map_err(WireError::Syntax)? > limit {
+                return Err(WireError::TooMany { what, limit });
+            }
+        }
+        let message = proto::CatalogueResponse::decode(bytes)?;
+        Ok(Self {
+            entries: message
+                .entries
+                .into_iter()
+                .map(CatalogueEntry::check)
+                .collect::<Result<_, _>>()?,
+            peers: message
+                .peers
+                .into_iter()
+                .map(PeerHint::check)
+                .collect::<Result<_, _>>()?,
+        })
+    }
+}
+
+impl CatalogueEntry {
+    fn to_proto(&self) -> proto::CatalogueEntry {
+        proto::CatalogueEntry {
+            chain_id: self.chain_id.clone(),
+            height: self.height,
+            format: self.format,
+            app_hash: self.app_hash.clone(),
+            manifest: digest_bytes(self.manifest.digest()),
+            manifest_bytes: self.manifest_bytes,
+            total_bytes: self.total_bytes,
+            chunks: self.chunks,
+            complete: self.complete,
+        }
+    }
+
+    fn check(entry: proto::CatalogueEntry) -> Result<Self, WireError> {
+        checked_chain_id(&entry.chain_id)?;
+        limit_len("app hash", entry.app_hash.len(), MAX_APP_HASH_BYTES)?;
+        let in_range = |field, value: u64, most: u64| {
+            if value == 0 || value > most {
+                return Err(WireError::Field {
+                    field,
+                    problem: format!("{value} is not in 1 to {most}"),
+                });
+            }
+            Ok(())
+        };
+        in_range("height", entry.height, MAX_HEIGHT)?;
+        in_range("chunks", entry.chunks.into(), MAX_CHUNKS.into())?;
+        in_range(
+            "manifest size",
+            entry.manifest_bytes.into(),
+            MAX_MANIFEST_BYTES.into(),
+        )?;
+        in_range(
+            "total size",
+            entry.total_bytes,
+            u64::from(entry.chunks) * u64::from(MAX_CHUNK_BYTES),
+        )?;
+        Ok(Self {
+            manifest: decode_manifest(&entry.manifest)?,
+            chain_id: entry.chain_id,
+            height: entry.height,
+            format: entry.format,
+            app_hash: entry.app_hash,
+            manifest_bytes: entry.manifest_bytes,
+            total_bytes: entry.total_bytes,
+            chunks: entry.chunks,
+            complete: entry.complete,
+        })
+    }
+}
+
+impl PeerHint {
+    fn check(hint: proto::PeerHint) -> Result<Self, WireError> {
+        limit_len("peer id", hint.peer_id.len(), MAX_PEER_ID_BYTES)?;
+        if hint.addresses.len() > MAX_HINT_ADDRESSES {
+            return Err(WireError::TooMany {
+                what: "addresses of a peer",
+                limit: MAX_HINT_ADDRESSES,
+            });
+        }
+        for address in &hint.addresses {
+            limit_len("address", address.len(), MAX_ADDRESS_BYTES)?;
+        }
+        Ok(Self {
+            peer_id: hint.peer_id,
+            addresses: hint.addresses,
+        })
+    }
+}
+
+fn checked_chain_id(chain_id: &str) -> Result<(), WireError> {
+    check_chain_id(chain_id).map_err(|problem| WireError::Field {
+        field: "chain id",
+        problem,
+    })
+}
+
+/// Asks for a manifest.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ManifestRequest(pub ManifestId);
+
+impl ManifestRequest {
+    /// The message, without its length.
+    pub fn encode(&self) -> Vec<u8> {
+        proto::ManifestRequest {
+            manifest: digest_bytes(self.0.digest()),
+        }
+        .encode_to_vec()
+    }
+
+    /// Reads the message.
+    pub fn decode(bytes: &[u8]) -> Result<Self, WireError> {
+        limit_len(
+            "manifest request",
+            bytes.len(),
+            MAX_SHORT_REQUEST_BYTES as usize,
+        )?;
+        let message = proto::ManifestRequest::decode(bytes)?;
+        decode_digest("manifest", &message.manifest).map(|digest| Self(ManifestId(digest)))
+    }
+}
+
+/// What stands ahead of a manifest's bytes, or instead of them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ManifestResponse {
+    /// So many bytes follow: 1 to 32 MiB.
+    Size(u32),
+    /// The manifest is not given.
+    Refused(Refusal),
+}
+
+impl ManifestResponse {
+    /// The message, without its length.
+    pub fn encode(&self) -> Vec<u8> {
+        match *self {
+            Self::Size(size) => proto::ManifestResponse { size, refusal: 0 },
+            Self::Refused(refusal) => proto::ManifestResponse {
+                size: 0,
+                refusal: refusal.encode(),
+            },
+        }
+        .encode_to_vec()
+    }
+
+    /// Reads the message.
+    pub fn decode(bytes: &[u8]) -> Result<Self, WireError> {
+        limit_len(
+            "manifest response",
+            bytes.len(),
+            MAX_MANIFEST_RESPONSE_BYTES as usize,
+        )?;
+        let message = proto::ManifestResponse::decode(bytes)?;
+        match (message.size, message.refusal) {
+            (0, code) => Refusal::decode(code).map(Self::Refused),
+            (size, 0) => {
+                limit_len("manifest", size as usize, MAX_MANIFEST_BYTES as usize)?;
+                Ok(Self::Size(size))
+            }
+            _ => Err(WireError::Field {
+                field: "manifest response",
+                problem: "says two things at once".to_owned(),
+            }),
+        }
+    }
+}
