@@ -1,0 +1,53 @@
+//! How the errors of the rooms become a sentence, a hint and an exit code.
+
+use super::command::{Failure, FailureCode};
+
+impl Failure {
+    /// A failure without a hint.
+    pub fn new(code: FailureCode, message: impl Into<String>) -> Self {
+        Self {
+            code,
+            message: message.into(),
+            hint: None,
+        }
+    }
+
+    /// The same failure with what to do about it.
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// The person stopped it; `again` says what a second run does.
+    pub fn interrupted(again: impl Into<String>) -> Self {
+        Self::new(FailureCode::Interrupted, "interrupted").hint(again)
+    }
+
+    /// A file could not be read or written.
+    pub fn io(what: impl std::fmt::Display, error: &std::io::Error) -> Self {
+        let code = match error.kind() {
+            std::io::ErrorKind::NotFound => FailureCode::NotFound,
+            _ => FailureCode::Storage,
+        };
+        Self::new(code, format!("{what}: {error}"))
+    }
+
+    /// A task of ours ended by panicking: a defect, told as such.
+    pub fn defect(error: &tokio::task::JoinError) -> Self {
+        Self::new(FailureCode::Failed, format!("an internal task failed: {error}"))
+            .hint("this is a defect of snapswarm; please report it with the log")
+    }
+}
+
+/// Runs blocking work of a verb on the blocking pool.
+pub(super) async fn blocking<T, F>(work: F) -> Result<T, Failure>
+where
+    T: Send + 'static,
+    F: FnOnce() -> Result<T, Failure> + Send + 'static,
+{
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(error) => Err(Failure::defect(&error)),
+    }
+}

@@ -1,0 +1,210 @@
+//! `load`: chunks from files become a snapshot of the home.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use bytes::Bytes;
+use tokio_util::sync::CancellationToken;
+
+use super::command::{Failure, FailureCode, LoadCommand, LoadKind, Loaded};
+use super::progress::{Meter, Reporter};
+use crate::snapshot::{MAX_CHUNK_BYTES, Manifest, SnapshotFields};
+use crate::store::{Origin, Store};
+
+/// Carries out `load`. Blocking.
+pub(super) fn load(
+    store: &Store,
+    command: &LoadCommand,
+    reporter: &Reporter,
+    cancel: &CancellationToken,
+) -> Result<Loaded, Failure> {
+    let started = Instant::now();
+    let manifest = match command.kind {
+        LoadKind::Car => load_car(store, command, reporter)?,
+        LoadKind::Files => publish(store, command, &chunk_files(&command.path)?, reporter, cancel)?,
+        LoadKind::File => publish(
+            store,
+            command,
+            std::slice::from_ref(&command.path),
+            reporter,
+            cancel,
+        )?,
+    };
+    Ok(Loaded {
+        manifest: manifest.id().to_string(),
+        chunks: manifest.chunk_count(),
+        bytes: manifest.total_bytes(),
+        seconds: started.elapsed().as_secs_f64(),
+        proven: false,
+    })
+}
+
+fn publish(
+    store: &Store,
+    command: &LoadCommand,
+    files: &[PathBuf],
+    reporter: &Reporter,
+    cancel: &CancellationToken,
+) -> Result<std::sync::Arc<Manifest>, Failure> {
+    let fields = fields(command)?;
+    let mut total = 0;
+    for file in files {
+        total += chunk_size(file)?;
+    }
+    reporter.phase(format!("reading {} chunks", files.len()));
+    let mut meter = Meter::new(reporter.clone(), total);
+    let mut spool = store.publish()?;
+    let mut done = 0;
+    for file in files {
+        if cancel.is_cancelled() {
+            return Err(Failure::interrupted(
+                "nothing was stored; the same command starts again",
+            ));
+        }
+        let bytes = fs::read(file).map_err(|error| Failure::io(file.display(), &error))?;
+        spool.push(&bytes)?;
+        done += bytes.len() as u64;
+        meter.tell(done, 0);
+    }
+    reporter.phase("writing the archive and reading it back");
+    let archive = spool.finish(fields, Origin::Loaded, false)?;
+    Ok(archive.manifest().clone())
+}
+
+fn load_car(
+    store: &Store,
+    command: &LoadCommand,
+    reporter: &Reporter,
+) -> Result<std::sync::Arc<Manifest>, Failure> {
+    reporter.phase("reading and checking the CAR");
+    let archive = store.import_car(&command.path)?;
+    let manifest = archive.manifest().clone();
+    let other = |what: &str, here: String| {
+        Failure::new(
+            FailureCode::Verification,
+            format!(
+                "{} holds a snapshot with {what} {here}, not the one given",
+                command.path.display()
+            ),
+        )
+        .hint(format!(
+            "it was loaded as {}; `snapswarm delete` removes it again",
+            manifest.id()
+        ))
+    };
+    if let Some(chain_id) = &command.chain_id
+        && chain_id != manifest.chain_id()
+    {
+        return Err(other("chain id", manifest.chain_id().to_owned()));
+    }
+    if let Some(height) = command.height
+        && height != manifest.height()
+    {
+        return Err(other("height", manifest.height().to_string()));
+    }
+    Ok(manifest)
+}
+
+fn fields(command: &LoadCommand) -> Result<SnapshotFields, Failure> {
+    let missing = |flag: &str| {
+        Failure::new(FailureCode::Usage, format!("{flag} is missing")).hint(
+            "a snapshot made from files needs --chain-id and --height; only a CAR names its own",
+        )
+    };
+    Ok(SnapshotFields {
+        chain_id: command
+            .chain_id
+            .clone()
+            .ok_or_else(|| missing("--chain-id"))?,
+        height: command.height.ok_or_else(|| missing("--height"))?,
+        app_hash: from_hex("--app-hash", command.app_hash.as_deref())?,
+        format: command.format.unwrap_or(1),
+        hash: from_hex("--hash", command.hash.as_deref())?,
+        metadata: from_hex("--metadata", command.metadata.as_deref())?.unwrap_or_default(),
+    })
+}
+
+fn from_hex(flag: &str, text: Option<&str>) -> Result<Option<Bytes>, Failure> {
+    let Some(text) = text else { return Ok(None) };
+    match hex::decode(text) {
+        Ok(bytes) if bytes.is_empty() => Ok(None),
+        Ok(bytes) => Ok(Some(bytes.into())),
+        Err(error) => Err(Failure::new(
+            FailureCode::Usage,
+            format!("{flag} is no hexadecimal text: {error}"),
+        )),
+    }
+}
+
+/// The chunk files of a folder, in order: all-digit names as numbers, then the
+/// others by their bytes.
+fn chunk_files(folder: &Path) -> Result<Vec<PathBuf>, Failure> {
+    let entries =
+        fs::read_dir(folder).map_err(|error| Failure::io(folder.display(), &error))?;
+    let mut files = Vec::new();
+    for entry in entries {
+        let entry = entry.map_err(|error| Failure::io(folder.display(), &error))?;
+        files.push(entry.path());
+    }
+    if files.is_empty() {
+        return Err(Failure::new(
+            FailureCode::Usage,
+            format!("{} is empty", folder.display()),
+        )
+        .hint("with --kind files each file of the folder is one chunk"));
+    }
+    files.sort_by_cached_key(|path| order_key(path));
+    Ok(files)
+}
+
+/// Numbers first, by value (length without leading zeros, then digits: no
+/// number is too large), then names by their bytes.
+fn order_key(path: &Path) -> (bool, usize, Vec<u8>, Vec<u8>) {
+    use std::os::unix::ffi::OsStrExt;
+    let name = path.file_name().unwrap_or_default().as_bytes();
+    if name.iter().all(u8::is_ascii_digit) {
+        let zeros = name.iter().take_while(|digit| **digit == b'0').count();
+        let digits = &name[zeros..];
+        (false, digits.len(), digits.to_vec(), name.to_vec())
+    } else {
+        (true, 0, name.to_vec(), Vec::new())
+    }
+}
+
+fn chunk_size(file: &Path) -> Result<u64, Failure> {
+    let meta = fs::metadata(file).map_err(|error| Failure::io(file.display(), &error))?;
+    let problem = if !meta.is_file() {
+        "is no regular file".to_owned()
+    } else if meta.len() == 0 {
+        "is empty; a chunk has at least one byte".to_owned()
+    } else if meta.len() > u64::from(MAX_CHUNK_BYTES) {
+        format!(
+            "has {} bytes; CometBFT takes chunks of at most {MAX_CHUNK_BYTES}",
+            meta.len()
+        )
+    } else {
+        return Ok(meta.len());
+    };
+    Err(Failure::new(
+        FailureCode::Usage,
+        format!("{} {problem}", file.display()),
+    )
+    .hint("with --kind files each file of the folder is one chunk of the snapshot, in order"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn digit_names_sort_as_numbers_before_all_others() {
+        let mut names: Vec<PathBuf> = ["b", "10", "9", "0002", "a10", "a9"]
+            .iter()
+            .map(PathBuf::from)
+            .collect();
+        names.sort_by_cached_key(|path| order_key(path));
+        let names: Vec<_> = names.iter().map(|path| path.to_str().unwrap()).collect();
+        assert_eq!(names, ["0002", "9", "10", "a10", "a9", "b"]);
+    }
+}
