@@ -1,6 +1,8 @@
 //! How the errors of the rooms become a sentence, a hint and an exit code.
 
 use super::command::{Failure, FailureCode};
+use crate::snapshot::IdError;
+use crate::store::{ErrorKind, StoreError};
 
 impl Failure {
     /// A failure without a hint.
@@ -49,5 +51,31 @@ where
     match tokio::task::spawn_blocking(work).await {
         Ok(result) => result,
         Err(error) => Err(Failure::defect(&error)),
+    }
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Self {
+        let code = match error.kind() {
+            ErrorKind::Storage => FailureCode::Storage,
+            ErrorKind::Verification => FailureCode::Verification,
+            ErrorKind::NotFound => FailureCode::NotFound,
+            ErrorKind::Usage => FailureCode::Usage,
+            ErrorKind::Policy => FailureCode::Policy,
+            ErrorKind::Interrupted => FailureCode::Interrupted,
+            ErrorKind::Busy => FailureCode::Failed,
+        };
+        Self {
+            code,
+            message: error.to_string(),
+            hint: error.hint(),
+        }
+    }
+}
+
+impl From<IdError> for Failure {
+    fn from(error: IdError) -> Self {
+        Self::new(FailureCode::Usage, error.to_string())
+            .hint("`snapswarm list` shows the names of the snapshots of this home")
     }
 }

@@ -2,13 +2,14 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
 
 use super::command::{Failure, FailureCode, LoadCommand, LoadKind, Loaded};
-use super::progress::{Meter, Reporter};
+use super::progress::{Meter, Reporter, byte_progress};
 use crate::snapshot::{MAX_CHUNK_BYTES, Manifest, SnapshotFields};
 use crate::store::{Origin, Store};
 
@@ -21,7 +22,7 @@ pub(super) fn load(
 ) -> Result<Loaded, Failure> {
     let started = Instant::now();
     let manifest = match command.kind {
-        LoadKind::Car => load_car(store, command, reporter)?,
+        LoadKind::Car => load_car(store, command, reporter, cancel)?,
         LoadKind::Files => publish(store, command, &chunk_files(&command.path)?, reporter, cancel)?,
         LoadKind::File => publish(
             store,
@@ -36,7 +37,7 @@ pub(super) fn load(
         chunks: manifest.chunk_count(),
         bytes: manifest.total_bytes(),
         seconds: started.elapsed().as_secs_f64(),
-        proven: false,
+        proven: manifest.app_hash().is_some(),
     })
 }
 
@@ -46,7 +47,7 @@ fn publish(
     files: &[PathBuf],
     reporter: &Reporter,
     cancel: &CancellationToken,
-) -> Result<std::sync::Arc<Manifest>, Failure> {
+) -> Result<Arc<Manifest>, Failure> {
     let fields = fields(command)?;
     let mut total = 0;
     for file in files {
@@ -76,34 +77,28 @@ fn load_car(
     store: &Store,
     command: &LoadCommand,
     reporter: &Reporter,
-) -> Result<std::sync::Arc<Manifest>, Failure> {
+    cancel: &CancellationToken,
+) -> Result<Arc<Manifest>, Failure> {
     reporter.phase("reading and checking the CAR");
-    let archive = store.import_car(&command.path)?;
-    let manifest = archive.manifest().clone();
-    let other = |what: &str, here: String| {
-        Failure::new(
-            FailureCode::Verification,
-            format!(
-                "{} holds a snapshot with {what} {here}, not the one given",
-                command.path.display()
-            ),
-        )
-        .hint(format!(
-            "it was loaded as {}; `snapswarm delete` removes it again",
-            manifest.id()
-        ))
+    let expected = |manifest: &Manifest| {
+        if let Some(chain_id) = &command.chain_id
+            && chain_id != manifest.chain_id()
+        {
+            return Err(format!(
+                "its chain id is {}, not {chain_id}",
+                manifest.chain_id()
+            ));
+        }
+        if let Some(height) = command.height
+            && height != manifest.height()
+        {
+            return Err(format!("its height is {}, not {height}", manifest.height()));
+        }
+        Ok(())
     };
-    if let Some(chain_id) = &command.chain_id
-        && chain_id != manifest.chain_id()
-    {
-        return Err(other("chain id", manifest.chain_id().to_owned()));
-    }
-    if let Some(height) = command.height
-        && height != manifest.height()
-    {
-        return Err(other("height", manifest.height().to_string()));
-    }
-    Ok(manifest)
+    let mut progress = byte_progress(reporter, cancel);
+    let imported = store.import_car(&command.path, &expected, Origin::Loaded, &mut progress)?;
+    Ok(imported.manifest)
 }
 
 fn fields(command: &LoadCommand) -> Result<SnapshotFields, Failure> {

@@ -1,9 +1,11 @@
 //! What a verb tells while it works.
 
 use std::collections::VecDeque;
+use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
 use super::command::Progress;
 
@@ -94,5 +96,26 @@ impl Meter {
             return 0;
         }
         (last.1.saturating_sub(first.1) as f64 / seconds) as u64
+    }
+}
+
+/// A callback for the store's long operations: tells bytes, ends the operation
+/// when the verb is cancelled.
+pub fn byte_progress(
+    reporter: &Reporter,
+    cancel: &CancellationToken,
+) -> impl FnMut(u64, u64) -> ControlFlow<()> + use<> {
+    let reporter = reporter.clone();
+    let cancel = cancel.clone();
+    let mut meter: Option<Meter> = None;
+    move |done, total| {
+        meter
+            .get_or_insert_with(|| Meter::new(reporter.clone(), total))
+            .tell(done, 0);
+        if cancel.is_cancelled() {
+            ControlFlow::Break(())
+        } else {
+            ControlFlow::Continue(())
+        }
     }
 }

@@ -1,0 +1,459 @@
+//! The loop of one download: what happens is told to the scheduler, what the
+//! scheduler says is done.
+//!
+//! `select` waits for one event (a peer's, the disk's, a timer's); applying it
+//! never waits. Work that blocks runs in [`Disk`]; streams are opened by the
+//! recruiter.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use libp2p::PeerId;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::crew::Crew;
+use super::disk::{Disk, DiskEvent};
+use super::recruit::{Order, Recruit};
+use crate::net::pieces::{Closed, PieceEvent};
+use crate::node::progress::Meter;
+use crate::node::services::Services;
+use crate::snapshot::{Bitmap, ChunkId, Manifest, UniqueIndex};
+use crate::store::{ChunkVerdict, Download, StoreError};
+use crate::sync::{Fetch, FetchAction, FetchLimits, Offence, PeerHolding, PeerKey};
+use crate::wire::{Holding, MAX_PROBE_CHUNKS};
+
+/// Taken as a peer's round trip until it was measured.
+const UNKNOWN_RTT: Duration = Duration::from_millis(50);
+/// How often progress is told and the peers are looked over.
+const TICK: Duration = Duration::from_millis(250);
+/// How often peers are sought for chunks that nobody here has.
+const SEEK_EVERY: Duration = Duration::from_secs(10);
+/// Chunks sought at a time: each costs a look-up in the DHT.
+const SEEK_CHUNKS: usize = 4;
+
+/// How a download ended, other than by an error.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum End {
+    /// Everything is here and checked.
+    Finished,
+    /// The manifest is false: its pieces do not make its chunks.
+    Condemned,
+    /// The person stopped it.
+    Cancelled,
+    /// For the time given nobody delivered anything.
+    Deserted,
+}
+
+/// One download under way.
+pub(super) struct Gather {
+    services: Arc<Services>,
+    manifest: Arc<Manifest>,
+    download: Arc<Download>,
+    machine: Fetch,
+    crew: Crew,
+    disk: Disk,
+    orders: mpsc::Sender<Order>,
+    have_bytes: u64,
+    patience: Duration,
+    delivered_at: Instant,
+    sought_at: Instant,
+}
+
+impl Gather {
+    pub(super) fn new(
+        services: Arc<Services>,
+        download: Arc<Download>,
+        orders: mpsc::Sender<Order>,
+        patience: Duration,
+    ) -> Self {
+        let manifest = download.manifest().clone();
+        let now = Instant::now();
+        let checked: Vec<UniqueIndex> = download
+            .checked()
+            .iter()
+            .filter_map(|number| manifest.unique_index(number))
+            .collect();
+        let have = download.have();
+        let have_bytes = bytes_of(&manifest, &have);
+        let machine = Fetch::new(
+            manifest.clone(),
+            have,
+            FetchLimits::default(),
+            rand::random(),
+            now,
+        )
+        .with_checked(checked);
+        Self {
+            services,
+            manifest,
+            disk: Disk::new(download.clone()),
+            download,
+            machine,
+            crew: Crew::default(),
+            orders,
+            have_bytes,
+            patience,
+            delivered_at: now,
+            sought_at: now,
+        }
+    }
+
+    /// Runs to an end. The disk's work is finished and synced in every case.
+    pub(super) async fn run(
+        mut self,
+        mut recruits: mpsc::Receiver<Recruit>,
+        mut meter: Meter,
+        cancel: &CancellationToken,
+    ) -> (Result<End, StoreError>, Crew, Arc<Download>) {
+        let end = self.work(&mut recruits, &mut meter, cancel).await;
+        for (key, _) in self.crew.keys() {
+            self.crew.leave(key);
+        }
+        let end = match (end, self.disk.finish().await) {
+            (Ok(end), Ok(_)) => Ok(end),
+            (Err(error), _) | (Ok(_), Err(error)) => Err(error),
+        };
+        (end, self.crew, self.download)
+    }
+
+    async fn work(
+        &mut self,
+        recruits: &mut mpsc::Receiver<Recruit>,
+        meter: &mut Meter,
+        cancel: &CancellationToken,
+    ) -> Result<End, StoreError> {
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            if let Some(end) = self.act() {
+                return Ok(end);
+            }
+            let timeout = self.machine.poll_timeout();
+            tokio::select! {
+                () = cancel.cancelled() => return Ok(End::Cancelled),
+                (key, event) = self.crew.next() => self.peer_said(key, event),
+                event = self.disk.next() => self.disk_said(event)?,
+                Some(recruit) = recruits.recv() => self.recruit(recruit),
+                () = sleep_until(timeout) => self.machine.handle_timeout(Instant::now()),
+                _ = tick.tick() => {
+                    if self.tick(meter) {
+                        return Ok(End::Deserted);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Does all that the scheduler says now.
+    fn act(&mut self) -> Option<End> {
+        while let Some(action) = self.machine.poll(Instant::now()) {
+            match action {
+                FetchAction::Request { peer, piece } => self.request(peer, piece),
+                FetchAction::Cancel { peer, piece } => {
+                    if let Some(member) = self.crew.get_mut(peer) {
+                        member.cancel(piece);
+                    }
+                }
+                FetchAction::Have { pieces } => {
+                    let numbers: Vec<u32> = pieces.iter().map(|piece| piece.get()).collect();
+                    let id = self.manifest.id();
+                    self.crew.tell_have(id, &numbers);
+                    self.services.net.publish_have(id, &numbers);
+                }
+                FetchAction::CheckChunk(chunk) => self.disk.check(chunk),
+                FetchAction::Ban { peer, offence } => self.ban(peer, offence),
+                FetchAction::Lift { peer } => self.lift(peer),
+                FetchAction::Disconnect { peer } => self.dismiss(peer),
+                FetchAction::Condemned => return Some(End::Condemned),
+                FetchAction::Finished => return Some(End::Finished),
+            }
+        }
+        None
+    }
+
+    fn request(&mut self, key: PeerKey, piece: crate::snapshot::PieceIndex) {
+        let Some(member) = self.crew.get_mut(key) else {
+            return;
+        };
+        let place = self.manifest.piece(piece);
+        let chunk = self.manifest.unique_chunk(place.chunk).id;
+        match member
+            .asker
+            .request(chunk, place.index_in_chunk, place.len)
+        {
+            Ok(id) => member.asked(id, piece),
+            // The stream is gone; its last event is on its way and frees the
+            // piece.
+            Err(error) => tracing::debug!(peer = %member.peer, %error, "not asked"),
+        }
+    }
+
+    fn recruit(&mut self, recruit: Recruit) {
+        let Some(key) = self.crew.join(recruit.peer, recruit.client) else {
+            return;
+        };
+        let rtt = self
+            .services
+            .net
+            .connected()
+            .iter()
+            .find(|peer| peer.peer == recruit.peer)
+            .and_then(|peer| peer.rtt)
+            .unwrap_or(UNKNOWN_RTT);
+        self.machine.handle_joined(key, rtt, Instant::now());
+        let own = Holding::Pieces(Bytes::copy_from_slice(self.download.have().as_bytes()));
+        if let Some(member) = self.crew.get(key) {
+            member.open(self.manifest.id(), own);
+        }
+    }
+
+    fn peer_said(&mut self, key: PeerKey, event: PieceEvent) {
+        let now = Instant::now();
+        let Some(member) = self.crew.get_mut(key) else {
+            return;
+        };
+        match event {
+            PieceEvent::Holdings { holding, .. } => self.holding(key, holding),
+            PieceEvent::Have { pieces, .. } => self.machine.handle_have(key, &pieces, now),
+            PieceEvent::Holds { id, chunks } => self.holds(key, id, &chunks),
+            PieceEvent::Started { id } => {
+                if let Some(piece) = member.piece(id) {
+                    self.machine.handle_started(key, piece, now);
+                }
+            }
+            PieceEvent::Progress { id, bytes } => {
+                if let Some(piece) = member.piece(id) {
+                    let more = member.advance(id, bytes);
+                    self.machine.handle_progress(key, piece, more, now);
+                }
+            }
+            PieceEvent::Received { id, bytes } => {
+                let more = member.advance(id, bytes.len() as u32);
+                if let Some(piece) = member.settle(id) {
+                    self.machine.handle_progress(key, piece, more, now);
+                    if self.machine.handle_received(key, piece, now) {
+                        self.disk.receive(key, piece, bytes);
+                    }
+                }
+            }
+            PieceEvent::Refused { id, refusal } => {
+                if let Some(piece) = member.settle(id) {
+                    self.machine.handle_refused(key, piece, refusal, now);
+                }
+            }
+            PieceEvent::Aborted { id } => {
+                if let Some(piece) = member.settle(id) {
+                    self.machine.handle_aborted(key, piece, now);
+                }
+            }
+            PieceEvent::Closed(closed) => self.closed(key, &closed),
+        }
+    }
+
+    fn holding(&mut self, key: PeerKey, holding: Holding) {
+        let now = Instant::now();
+        let told = match holding {
+            Holding::Complete => PeerHolding::Complete,
+            Holding::Pieces(bits) => {
+                match Bitmap::from_bytes(self.manifest.piece_count(), &bits) {
+                    Ok(bits) => PeerHolding::Pieces(bits),
+                    Err(error) => {
+                        tracing::warn!(peer = ?self.peer(key), %error, "a false bitmap");
+                        self.machine.handle_fault(key, now);
+                        return;
+                    }
+                }
+            }
+            Holding::Refused(_) => {
+                self.machine.handle_holding(key, PeerHolding::Nothing, now);
+                self.probe(key);
+                return;
+            }
+        };
+        self.machine.handle_holding(key, told, now);
+    }
+
+    /// Asks a peer without this snapshot for chunks of it that it may have under
+    /// another manifest.
+    fn probe(&mut self, key: PeerKey) {
+        let have = self.download.have();
+        let lacking: Vec<UniqueIndex> = self
+            .manifest
+            .unique_indexes()
+            .filter(|chunk| {
+                self.manifest
+                    .pieces_of(*chunk)
+                    .any(|piece| !have.contains(piece.get()))
+            })
+            .take(MAX_PROBE_CHUNKS)
+            .collect();
+        let ids: Vec<ChunkId> = lacking
+            .iter()
+            .map(|chunk| self.manifest.unique_chunk(*chunk).id)
+            .collect();
+        if ids.is_empty() {
+            return;
+        }
+        if let Some(member) = self.crew.get_mut(key)
+            && let Ok(id) = member.asker.probe(&ids)
+        {
+            member.probed(id, lacking);
+        }
+    }
+
+    fn holds(&mut self, key: PeerKey, id: crate::wire::RequestId, bits: &Bitmap) {
+        let Some(chunks) = self
+            .crew
+            .get_mut(key)
+            .and_then(|member| member.probe_answered(id))
+        else {
+            return;
+        };
+        let held: Vec<UniqueIndex> = bits
+            .iter()
+            .filter_map(|number| chunks.get(number as usize).copied())
+            .collect();
+        if held.is_empty() {
+            // It has nothing for us: its place is another's.
+            self.machine.handle_left(key, Instant::now());
+            self.dismiss(key);
+        } else {
+            self.machine.handle_chunks(key, &held, Instant::now());
+        }
+    }
+
+    fn closed(&mut self, key: PeerKey, closed: &Closed) {
+        let now = Instant::now();
+        tracing::debug!(peer = ?self.peer(key), %closed, "piece stream ended");
+        if let Some(fault) = closed.blame() {
+            tracing::warn!(peer = ?self.peer(key), %fault, "a peer broke the piece protocol");
+            self.machine.handle_fault(key, now);
+        } else {
+            self.machine.handle_left(key, now);
+            self.dismiss(key);
+        }
+    }
+
+    fn disk_said(&mut self, event: DiskEvent) -> Result<(), StoreError> {
+        let now = Instant::now();
+        match event {
+            DiskEvent::Verified(pieces) => {
+                for (peer, piece, good) in pieces {
+                    if good {
+                        self.delivered_at = now;
+                        self.have_bytes += u64::from(self.manifest.piece(piece).len);
+                        self.machine.handle_verified(peer, piece, now);
+                    } else {
+                        self.machine.handle_bad(peer, piece, now);
+                    }
+                }
+            }
+            DiskEvent::Checked(chunk, ChunkVerdict::Checked) => {
+                self.machine.handle_chunk_checked(chunk, true, now);
+            }
+            DiskEvent::Checked(chunk, ChunkVerdict::ManifestFalse) => {
+                self.machine.handle_chunk_checked(chunk, false, now);
+            }
+            DiskEvent::Checked(chunk, ChunkVerdict::Damaged(pieces)) => {
+                tracing::error!(
+                    snapshot = %self.manifest.id(), chunk = chunk.get(), pieces = pieces.len(),
+                    "the disk gave back other bytes than were written; the chunk is fetched again"
+                );
+                for piece in pieces {
+                    self.have_bytes -= u64::from(self.manifest.piece(piece).len);
+                }
+                self.machine.handle_lost(chunk, now);
+            }
+            DiskEvent::Synced => {}
+            DiskEvent::Failed(error) => return Err(error),
+        }
+        Ok(())
+    }
+
+    /// Tells progress and looks the peers over; true when the download is
+    /// deserted.
+    fn tick(&mut self, meter: &mut Meter) -> bool {
+        let now = Instant::now();
+        for peer in self.services.net.connected() {
+            if let Some(rtt) = peer.rtt
+                && self.crew.contains(&peer.peer)
+            {
+                self.machine
+                    .handle_rtt(super::crew::key_of(&peer.peer), rtt, now);
+            }
+        }
+        let stats = self.machine.stats(now);
+        let delivering = stats.peers.iter().filter(|p| p.connected && p.outstanding > 0);
+        let peers = delivering.count() as u32;
+        meter.tell(self.have_bytes, peers);
+        self.services
+            .download_progress(&self.manifest, self.have_bytes, meter.rate(), peers);
+        if stats.nowhere > 0 && now - self.sought_at >= SEEK_EVERY {
+            self.sought_at = now;
+            self.seek();
+        }
+        now - self.delivered_at >= self.patience
+    }
+
+    /// Asks the recruiter for holders of chunks that nobody here has.
+    fn seek(&self) {
+        let have = self.download.have();
+        let mut lacking: Vec<ChunkId> = self
+            .manifest
+            .unique_indexes()
+            .filter(|chunk| {
+                self.manifest
+                    .pieces_of(*chunk)
+                    .any(|piece| !have.contains(piece.get()))
+            })
+            .map(|chunk| self.manifest.unique_chunk(chunk).id)
+            .collect();
+        let count = lacking.len().min(SEEK_CHUNKS);
+        rand::seq::SliceRandom::partial_shuffle(&mut lacking[..], &mut rand::rng(), count);
+        lacking.truncate(count);
+        let _ = self.orders.try_send(Order::Lacking(lacking));
+    }
+
+    fn ban(&mut self, key: PeerKey, offence: Offence) {
+        if let Some(peer) = self.peer(key) {
+            self.crew.leave(key);
+            self.services.referee.ban(peer, offence);
+            let _ = self.orders.try_send(Order::Left(peer));
+        }
+    }
+
+    fn lift(&mut self, key: PeerKey) {
+        if let Some(peer) = self.crew.peer_of(key) {
+            self.services.referee.lift(peer);
+        }
+    }
+
+    fn dismiss(&mut self, key: PeerKey) {
+        if let Some(peer) = self.peer(key) {
+            self.crew.leave(key);
+            let _ = self.orders.try_send(Order::Left(peer));
+        }
+    }
+
+    fn peer(&self, key: PeerKey) -> Option<PeerId> {
+        self.crew.get(key).map(|member| member.peer)
+    }
+}
+
+/// Bytes of these pieces.
+pub(super) fn bytes_of(manifest: &Manifest, pieces: &Bitmap) -> u64 {
+    pieces
+        .iter()
+        .filter_map(|number| manifest.piece_index(number))
+        .map(|piece| u64::from(manifest.piece(piece).len))
+        .sum()
+}
+
+async fn sleep_until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at.into()).await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,281 @@
+//! The second path: a snapshot is found, gathered from many peers at once,
+//! checked, sealed, and served from then on.
+
+mod candidates;
+mod crew;
+mod disk;
+mod find;
+mod gather;
+mod recruit;
+
+pub(super) use find::wrong_chain;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use libp2p::PeerId;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use self::find::{Found, Search};
+use self::gather::{End, Gather};
+use super::command::{Failure, FailureCode, FetchCommand, FetchTarget, Fetched, PeerBytes};
+use super::failure::blocking;
+use super::progress::{Meter, Reporter, byte_progress};
+use super::services::Services;
+use crate::comet::rpc::Rpc;
+use crate::snapshot::{Manifest, ManifestId};
+use crate::store::StoreError;
+
+/// Streams that wait to be taken into a download.
+const RECRUIT_QUEUE: usize = 16;
+/// What a download has to say to its recruiter.
+const ORDER_QUEUE: usize = 64;
+/// False manifests that one `fetch --chain-id` puts up with before it gives up.
+const MAX_FALSE_MANIFESTS: usize = 8;
+
+/// Carries out `fetch`.
+pub(super) async fn fetch(
+    services: &Arc<Services>,
+    command: &FetchCommand,
+    reporter: &Reporter,
+    cancel: &CancellationToken,
+) -> Result<Fetched, Failure> {
+    let started = Instant::now();
+    let rpc = command.node_rpc.as_deref().map(Rpc::new).transpose()?;
+    let named = services.dial_named(&command.bootstrap)?;
+    let patience = Duration::from_secs(command.timeout_s.max(1));
+    let mut refused = BTreeSet::new();
+    loop {
+        let search = Search {
+            services,
+            reporter,
+            rpc: rpc.as_ref(),
+            named: &named,
+            deadline: Instant::now() + patience,
+        };
+        let found = tokio::select! {
+            found = resolve(&search, &command.target, &refused) => found?,
+            () = cancel.cancelled() => {
+                return Err(Failure::interrupted("nothing was fetched yet; the same command starts again"));
+            }
+        };
+        let id = found.manifest.id();
+        match gather(services, found, patience, reporter, cancel).await? {
+            Gathered::Complete(mut fetched) => {
+                if let Some(dir) = &command.out {
+                    export(services, id, dir.clone(), reporter, cancel).await?;
+                }
+                fetched.seconds = started.elapsed().as_secs_f64();
+                return Ok(fetched);
+            }
+            Gathered::FalseManifest => {
+                refused.insert(id);
+                discard(services, id).await?;
+                if matches!(command.target, FetchTarget::Manifest(_))
+                    || refused.len() >= MAX_FALSE_MANIFESTS
+                {
+                    return Err(false_manifest(id));
+                }
+                reporter.note(format!(
+                    "{id} is a false manifest: its pieces do not make its chunks; looking for another"
+                ));
+            }
+        }
+    }
+}
+
+async fn resolve(
+    search: &Search<'_>,
+    target: &FetchTarget,
+    refused: &BTreeSet<ManifestId>,
+) -> Result<Found, Failure> {
+    match target {
+        FetchTarget::Manifest(id) => search.by_id(id.parse()?).await,
+        FetchTarget::Chain { chain_id, height } => {
+            search.by_chain(chain_id, *height, refused).await
+        }
+    }
+}
+
+/// Whether the chain's RPC confirms the application hash of a manifest. A
+/// contradiction is a failure.
+pub(super) async fn prove(rpc: &Rpc, manifest: &Manifest) -> Result<bool, Failure> {
+    let status = rpc.status().await?;
+    if status.chain_id != manifest.chain_id() {
+        return Err(wrong_chain(rpc, &status.chain_id, manifest.chain_id()));
+    }
+    let Some(claimed) = manifest.app_hash() else {
+        return Ok(false);
+    };
+    let hash = rpc.app_hash_after(manifest.height()).await?;
+    if hash != *claimed {
+        return Err(Failure::new(
+            FailureCode::Verification,
+            format!(
+                "{} claims application hash {} at height {}, but the chain has {}",
+                manifest.id(),
+                hex::encode_upper(claimed),
+                manifest.height(),
+                hex::encode_upper(&hash)
+            ),
+        )
+        .hint("the snapshot is not of this chain's state: take another one"));
+    }
+    Ok(true)
+}
+
+enum Gathered {
+    Complete(Fetched),
+    FalseManifest,
+}
+
+async fn gather(
+    services: &Arc<Services>,
+    found: Found,
+    patience: Duration,
+    reporter: &Reporter,
+    cancel: &CancellationToken,
+) -> Result<Gathered, Failure> {
+    let manifest = found.manifest.clone();
+    let id = manifest.id();
+    let mut fetched = Fetched {
+        manifest: id.to_string(),
+        bytes: manifest.unique_bytes(),
+        received_bytes: 0,
+        resumed_bytes: 0,
+        wasted_bytes: 0,
+        seconds: 0.0,
+        proven: found.proven,
+        peers: Vec::new(),
+    };
+    let store = services.store.clone();
+    let begun = manifest.clone();
+    let download =
+        match blocking(move || Ok(store.begin_download(begun))).await? {
+            Ok(download) => Arc::new(download),
+            Err(StoreError::AlreadyComplete(_)) => {
+                fetched.resumed_bytes = fetched.bytes;
+                mark_proven(services, id, found.proven).await?;
+                return Ok(Gathered::Complete(fetched));
+            }
+            Err(error) => return Err(error.into()),
+        };
+    fetched.resumed_bytes = gather::bytes_of(&manifest, &download.have());
+    reporter.phase(format!(
+        "fetching {id}: {} chunks, {} bytes{}",
+        manifest.chunk_count(),
+        manifest.unique_bytes(),
+        if fetched.resumed_bytes > 0 {
+            format!(", {} of them are here already", fetched.resumed_bytes)
+        } else {
+            String::new()
+        }
+    ));
+    services.download_begins(&manifest, fetched.resumed_bytes);
+
+    let (recruit_sender, recruits) = mpsc::channel(RECRUIT_QUEUE);
+    let (orders, order_receiver) = mpsc::channel(ORDER_QUEUE);
+    let recruiter = tokio::spawn(recruit::recruit(
+        services.clone(),
+        id,
+        found.peers,
+        recruit_sender,
+        order_receiver,
+    ));
+    let meter = Meter::new(reporter.clone(), manifest.unique_bytes());
+    let work = Gather::new(services.clone(), download, orders, patience);
+    let (end, crew, download) = work.run(recruits, meter, cancel).await;
+    recruiter.abort();
+    services.download_ends(&id);
+
+    let received = crew.received();
+    fetched.received_bytes = received.values().sum();
+    fetched.wasted_bytes =
+        (fetched.received_bytes + fetched.resumed_bytes).saturating_sub(fetched.bytes);
+    fetched.peers = by_share(&received);
+    match end? {
+        End::Finished => {
+            reporter.phase("sealing the archive");
+            blocking(move || {
+                let download = Arc::into_inner(download).ok_or_else(|| {
+                    Failure::new(FailureCode::Failed, "the download is still in use")
+                })?;
+                Ok(download.seal()?)
+            })
+            .await?;
+            mark_proven(services, id, found.proven).await?;
+            services.shelf_changed();
+            Ok(Gathered::Complete(fetched))
+        }
+        End::Condemned => Ok(Gathered::FalseManifest),
+        End::Cancelled => Err(Failure::interrupted(format!(
+            "{} of {} bytes are here; the same command goes on from there",
+            gather::bytes_of(&manifest, &download.have()),
+            manifest.unique_bytes()
+        ))),
+        End::Deserted => Err(Failure::new(
+            FailureCode::NotFound,
+            format!(
+                "nobody has delivered a piece of {id} for {} seconds",
+                patience.as_secs()
+            ),
+        )
+        .hint(format!(
+            "{} of {} bytes are here and are kept; the same command goes on from there, \
+             --bootstrap names a provider",
+            gather::bytes_of(&manifest, &download.have()),
+            manifest.unique_bytes()
+        ))),
+    }
+}
+
+fn by_share(received: &std::collections::BTreeMap<PeerId, u64>) -> Vec<PeerBytes> {
+    let mut peers: Vec<PeerBytes> = received
+        .iter()
+        .filter(|(_, bytes)| **bytes > 0)
+        .map(|(peer, bytes)| PeerBytes {
+            peer_id: peer.to_string(),
+            bytes: *bytes,
+        })
+        .collect();
+    peers.sort_by(|a, b| b.bytes.cmp(&a.bytes).then(a.peer_id.cmp(&b.peer_id)));
+    peers
+}
+
+async fn mark_proven(services: &Services, id: ManifestId, proven: bool) -> Result<(), Failure> {
+    if !proven {
+        return Ok(());
+    }
+    let store = services.store.clone();
+    blocking(move || Ok(store.set_proven(&id)?)).await
+}
+
+async fn discard(services: &Services, id: ManifestId) -> Result<(), Failure> {
+    let store = services.store.clone();
+    blocking(move || Ok(store.delete(&id)?)).await
+}
+
+fn false_manifest(id: ManifestId) -> Failure {
+    Failure::new(
+        FailureCode::Verification,
+        format!("{id} is a false manifest: pieces that fit it do not make the chunks it names"),
+    )
+    .hint("nothing of it was kept; take a snapshot from another provider")
+}
+
+async fn export(
+    services: &Services,
+    id: ManifestId,
+    dir: std::path::PathBuf,
+    reporter: &Reporter,
+    cancel: &CancellationToken,
+) -> Result<(), Failure> {
+    reporter.phase(format!("writing the chunks into {}", dir.display()));
+    let store = services.store.clone();
+    let mut progress = byte_progress(reporter, cancel);
+    blocking(move || Ok(store.export_files(&id, &dir, &mut progress)?)).await
+}
+
