@@ -4,6 +4,7 @@
 
 use std::path::PathBuf;
 
+use libp2p::Multiaddr;
 use serde::{Deserialize, Serialize};
 
 /// One verb with its arguments. Paths are absolute: the process that carries
@@ -156,6 +157,9 @@ pub enum Progress {
     Phase {
         /// What happens now.
         text: String,
+        /// What comes after it, when that is known: "sealing the archive".
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        next: Option<String>,
     },
     /// Bytes of the phase.
     Bytes {
@@ -222,6 +226,42 @@ pub struct Failure {
     pub message: String,
     /// What to do.
     pub hint: Option<String>,
+}
+
+/// What `start` was told on the command line; it wins over the configuration.
+#[derive(Clone, Debug, Default)]
+pub struct StartOptions {
+    /// Addresses to listen on; empty: the configured ones.
+    pub listen: Vec<Multiaddr>,
+    /// Peers to begin with, beside the configured and remembered ones.
+    pub bootstrap: Vec<Multiaddr>,
+    /// Addresses under which others reach us, beside the configured ones.
+    pub external_addresses: Vec<Multiaddr>,
+    /// `ID@HOST:PORT` of a CometBFT node whose snapshots are taken; comes with
+    /// [`Self::node_rpc`].
+    pub harvest: Option<String>,
+    /// URL of its RPC.
+    pub node_rpc: Option<String>,
+}
+
+/// The first line of `start`: all listeners are bound.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Started {
+    /// Own peer id.
+    pub peer_id: String,
+    /// Addresses bound, with `/p2p/PEER_ID`.
+    pub listen: Vec<String>,
+    /// The status page, `http://127.0.0.1:PORT`.
+    pub api: String,
+}
+
+/// Of `init`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Initialised {
+    /// Own peer id.
+    pub peer_id: String,
+    /// The configuration file.
+    pub config: PathBuf,
 }
 
 /// What a verb gives back.

@@ -1,3 +1,4 @@
 //! The hall: the only place where rooms meet.
 
 pub mod command;
+pub mod remote;

@@ -1,0 +1,274 @@
+//! The file: reading it, and the commented one that `init` writes.
+
+use std::{
+    fs, io,
+    io::Write,
+    path::{Path, PathBuf},
+};
+
+use super::Config;
+
+/// File name in a home.
+pub const CONFIG_NAME: &str = "config.toml";
+
+/// A configuration is written by hand; what is longer is something else.
+const MAX_CONFIG_BYTES: u64 = 1 << 20;
+
+/// Why there is no configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// Not TOML, or a value of the wrong kind, or a key that is not known.
+    #[error("{0}")]
+    Syntax(String),
+    /// A value that cannot be.
+    #[error("{key}: {problem}")]
+    Value {
+        /// Path of the key, `section.key`.
+        key: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// The file cannot be read or written.
+    #[error("cannot use {}", path.display())]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A problem inside a file.
+    #[error("{} is not a configuration", path.display())]
+    In {
+        /// Which.
+        path: PathBuf,
+        /// The problem.
+        source: Box<ConfigError>,
+    },
+}
+
+impl Config {
+    /// Reads text and checks it.
+    pub fn parse(text: &str) -> Result<Self, ConfigError> {
+        let table: toml::Table =
+            toml::from_str(text).map_err(|error| ConfigError::Syntax(error.to_string()))?;
+        let config: Self = serde_path_to_error::deserialize(table).map_err(|error| {
+            let key = error.path().to_string();
+            ConfigError::Value {
+                key,
+                problem: error.into_inner().to_string().trim_end().to_owned(),
+            }
+        })?;
+        config.check()?;
+        Ok(config)
+    }
+
+    /// Reads `config.toml` of a home; a missing file is the default.
+    pub fn load(home: &Path) -> Result<Self, ConfigError> {
+        let path = home.join(CONFIG_NAME);
+        let file = |source| ConfigError::File {
+            path: path.clone(),
+            source,
+        };
+        let size = match fs::metadata(&path) {
+            Ok(found) => found.len(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Self::default()),
+            Err(error) => return Err(file(error)),
+        };
+        if size > MAX_CONFIG_BYTES {
+            return Err(file(io::Error::other(format!(
+                "it has {size} bytes; at most {MAX_CONFIG_BYTES} are read"
+            ))));
+        }
+        let text = fs::read_to_string(&path).map_err(file)?;
+        Self::parse(&text).map_err(|problem| ConfigError::In {
+            path: path.clone(),
+            source: Box::new(problem),
+        })
+    }
+
+    /// Writes a commented `config.toml` with the defaults into a home that has
+    /// none, and returns its path; the file of a home that has one is left as it
+    /// is. The home must exist.
+    pub fn create(home: &Path, network: &str) -> Result<PathBuf, ConfigError> {
+        let path = home.join(CONFIG_NAME);
+        let file = |source| ConfigError::File {
+            path: path.clone(),
+            source,
+        };
+        // Written whole under another name first: a crash leaves no half file
+        // that the next start refuses.
+        let mut fresh = tempfile::Builder::new()
+            .prefix(".config.")
+            .tempfile_in(home)
+            .map_err(file)?;
+        fresh
+            .write_all(Self::commented(network).as_bytes())
+            .and_then(|()| fresh.as_file().sync_all())
+            .map_err(file)?;
+        match fresh.persist_noclobber(&path) {
+            Ok(_) => {}
+            Err(error) if error.error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(file(error.error)),
+        }
+        Ok(path)
+    }
+
+    /// The text that [`Self::create`] writes: every key with its default, those
+    /// that have none as comments.
+    pub fn commented(network: &str) -> String {
+        TEMPLATE.replace("@NETWORK@", network)
+    }
+}
+
+const TEMPLATE: &str = r#"# Settings of snapswarm. Every key may be left out: what stands here is its
+# default, or, behind a '#', an example. Keys that are not known are refused.
+# Sizes are bytes, or text such as "10 GiB" or "500 MB".
+
+[network]
+# Nodes of different networks do not meet.
+name = "@NETWORK@"
+
+# Addresses to listen on. Without this key: port 26670 over TCP and QUIC, or any
+# free port when that one is taken. To serve others it must be reachable.
+# listen = ["/ip4/0.0.0.0/tcp/26670", "/ip4/0.0.0.0/udp/26670/quic-v1"]
+
+# Addresses under which others reach this node, where a router hides it.
+external_addresses = []
+
+# Peers to begin with, each with its peer id.
+# bootstrap = ["/ip4/192.0.2.7/tcp/26670/p2p/12D3KooW..."]
+bootstrap = []
+
+# A file (in the home, or anywhere) with the pre-shared key of a private network.
+# psk_file = "swarm.key"
+
+# Part in the DHT: "auto" serves when others confirm an address of ours;
+# "server" always (loopback and local networks need it); "client" never.
+mode = "auto"
+
+[store]
+# Newest snapshots kept for each chain; pinned ones are kept beside them.
+max_snapshots = 5
+
+# Disk space for all snapshots together. Without this key: what the disk has.
+# disk_quota = "500 GiB"
+
+# The largest snapshot that `fetch --chain-id` takes.
+max_download_bytes = "200 GiB"
+
+# A snapshot that somebody is downloading from us is kept so long after their
+# last request, within the quota.
+lease_minutes = 10
+
+[upload]
+# Defaults of the two keys below: "open" has no limits, "validator" lets the
+# votes of a validator on this machine go first (12 MB/s, 4 slots).
+profile = "open"
+
+# Bytes a second over all peers; 0 is no limit.
+# bytes_per_s = "25 MB"
+
+# Peers served at once; 0 measures the uplink and decides.
+# slots = 8
+
+[announce]
+# What the DHT learns from us: "manifests+chunks" or "manifests".
+what = "manifests+chunks"
+
+[harvest]
+# A CometBFT node whose new snapshots are taken: its p2p address, and its RPC,
+# which tells the application hash. Both, or none.
+# node = "0123456789abcdef0123456789abcdef01234567@127.0.0.1:26656"
+# rpc = "http://127.0.0.1:26657"
+
+[api]
+# The read-only page with /v1/status and /metrics: loopback only; port 0 takes a
+# free one, which `status` and the first line of `start` tell.
+http = "127.0.0.1:0"
+
+[trust]
+# Snapshots (CIDs) that you trust: where a chain has one of these,
+# `fetch --chain-id` takes no other.
+pinned_manifests = []
+"#;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_commented_file_says_the_defaults() {
+        let config = Config::parse(&Config::commented("testnet-7")).unwrap();
+        let mut expected = Config::default();
+        expected.network.name = "testnet-7".to_owned();
+        assert_eq!(config, expected);
+    }
+
+    #[test]
+    fn the_examples_in_the_comments_are_read_too() {
+        let live: String = Config::commented("public")
+            .lines()
+            .filter(|line| !line.starts_with("bootstrap") && !line.contains("12D3KooW..."))
+            .map(|line| {
+                let example = line.strip_prefix("# ").filter(|rest| {
+                    rest.split_once(" = ")
+                        .is_some_and(|(key, _)| !key.contains(' '))
+                });
+                format!("{}\n", example.unwrap_or(line))
+            })
+            .collect();
+        let config = Config::parse(&live).unwrap();
+        assert_eq!(config.network.listen.len(), 2);
+        assert_eq!(config.upload.bytes_per_s(), 25_000_000);
+        assert!(config.harvest.node.is_some() && config.network.psk_file.is_some());
+    }
+
+    #[test]
+    fn every_key_stands_in_the_commented_file() {
+        let mut full = Config::default();
+        full.network.psk_file = Some("x".into());
+        full.store.disk_quota = Some(super::super::ByteSize(1));
+        full.upload.bytes_per_s = Some(super::super::ByteSize(1));
+        full.upload.slots = Some(1);
+        full.harvest.node = Some("x".to_owned());
+        full.harvest.rpc = Some("x".to_owned());
+        let template = Config::commented("public");
+        for (section, keys) in toml::Table::try_from(&full).unwrap() {
+            assert!(template.contains(&format!("\n[{section}]\n")), "{section}");
+            for key in keys.as_table().unwrap().keys() {
+                assert!(template.contains(&format!("{key} = ")), "{section}.{key}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_configuration_that_is_written_is_read_again_as_the_same() {
+        let mut config = Config::parse(&Config::commented("x")).unwrap();
+        config.store.disk_quota = "10 GiB".parse().ok();
+        config.network.listen = vec!["/ip4/127.0.0.1/tcp/0".parse().unwrap()];
+        let text = toml::to_string(&config).unwrap();
+        assert_eq!(Config::parse(&text).unwrap(), config);
+    }
+
+    #[test]
+    fn a_home_gets_a_file_once_and_keeps_what_was_changed_in_it() {
+        let home = tempfile::tempdir().unwrap();
+        assert_eq!(Config::load(home.path()).unwrap(), Config::default());
+        let path = Config::create(home.path(), "mine").unwrap();
+        assert_eq!(Config::load(home.path()).unwrap().network.name, "mine");
+        fs::write(&path, "[network]\nname = \"changed\"\n").unwrap();
+        Config::create(home.path(), "other").unwrap();
+        assert_eq!(Config::load(home.path()).unwrap().network.name, "changed");
+        assert_eq!(fs::read_dir(home.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_problem_in_the_file_names_the_file_and_the_key() {
+        let home = tempfile::tempdir().unwrap();
+        fs::write(home.path().join(CONFIG_NAME), "[store]\nmax_snapshot = 3\n").unwrap();
+        let error = Config::load(home.path()).unwrap_err();
+        assert!(error.to_string().contains("config.toml"));
+        let inner = std::error::Error::source(&error).unwrap().to_string();
+        assert!(inner.contains("store.max_snapshot"), "{inner}");
+    }
+}

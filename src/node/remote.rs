@@ -1,0 +1,126 @@
+//! Commands over a home's control socket: both ends.
+//!
+//! A command, its progress and its outcome travel as the JSON forms of
+//! [`super::command`]. The daemon's end is [`Door`], the command line's [`ask`].
+
+use std::{path::Path, sync::Arc};
+
+use async_trait::async_trait;
+use serde_json::{Value, json};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::command::{Command, Failure, FailureCode, Outcome, Progress};
+use crate::api::control::{self, CallError, Handler, PROGRESS_QUEUE, SOCKET_NAME};
+
+/// Carries out commands inside a daemon.
+#[async_trait]
+pub trait Carrier: Send + Sync + 'static {
+    /// As `run_local`, on the daemon's own rooms.
+    async fn carry_out(
+        &self,
+        command: Command,
+        progress: mpsc::Sender<Progress>,
+        cancel: CancellationToken,
+    ) -> Result<Outcome, Failure>;
+}
+
+/// A carrier behind the control socket.
+pub struct Door(pub Arc<dyn Carrier>);
+
+#[async_trait]
+impl Handler for Door {
+    async fn run(
+        &self,
+        request: Value,
+        progress: mpsc::Sender<Value>,
+        cancel: CancellationToken,
+    ) -> Result<Value, Value> {
+        let command: Command = serde_json::from_value(request).map_err(|error| {
+            json!(Failure {
+                code: FailureCode::Usage,
+                message: format!("the daemon does not know this command: {error}"),
+                hint: Some(
+                    "use the same version of snapswarm on both sides: restart the daemon"
+                        .to_owned()
+                ),
+            })
+        })?;
+        let (sender, mut said) = mpsc::channel(PROGRESS_QUEUE);
+        let forward = async move {
+            while let Some(value) = said.recv().await {
+                // Full: the client is slow; what is dropped is followed by news.
+                let _ = progress.try_send(json!(value));
+            }
+        };
+        let (outcome, ()) = tokio::join!(self.0.carry_out(command, sender, cancel), forward);
+        outcome
+            .map(|outcome| json!(outcome))
+            .map_err(|failure| json!(failure))
+    }
+}
+
+/// Asks the daemon of a home; `None` when none runs there.
+pub async fn ask(
+    home: &Path,
+    command: &Command,
+    progress: mpsc::Sender<Progress>,
+    cancel: CancellationToken,
+) -> Option<Result<Outcome, Failure>> {
+    let (sender, mut said) = mpsc::channel(PROGRESS_QUEUE);
+    let forward = async move {
+        while let Some(value) = said.recv().await {
+            // A newer daemon may say what this version does not know.
+            if let Ok(value) = serde_json::from_value::<Progress>(value)
+                && progress.send(value).await.is_err()
+            {
+                break;
+            }
+        }
+    };
+    let socket = home.join(SOCKET_NAME);
+    let request = json!(command);
+    let (answer, ()) = tokio::join!(control::call(&socket, &request, sender, cancel), forward);
+    match answer {
+        Err(CallError::NoDaemon) => None,
+        Err(error) => Some(Err(broken(command, &error))),
+        Ok(Ok(value)) => Some(serde_json::from_value(value).map_err(not_understood)),
+        Ok(Err(value)) => Some(Err(
+            serde_json::from_value(value).unwrap_or_else(not_understood)
+        )),
+    }
+}
+
+fn not_understood(error: serde_json::Error) -> Failure {
+    Failure {
+        code: FailureCode::Failed,
+        message: format!("the daemon's answer is not understood: {error}"),
+        hint: Some(
+            "use the same version of snapswarm on both sides: restart the daemon".to_owned(),
+        ),
+    }
+}
+
+fn broken(command: &Command, error: &CallError) -> Failure {
+    let cause =
+        std::error::Error::source(error).map_or_else(String::new, |cause| format!(": {cause}"));
+    let (code, hint) = match (error, command) {
+        (CallError::Gone, Command::Fetch(_)) => (
+            FailureCode::Interrupted,
+            "nothing verified is lost: give the same command again",
+        ),
+        (CallError::Gone, _) => (
+            FailureCode::Failed,
+            "look into the daemon's log, start it again and repeat the command",
+        ),
+        (CallError::NoDaemon | CallError::Connect(_) | CallError::Answer(_), _) => (
+            FailureCode::Failed,
+            "check that the daemon of this home runs as the same user and in the same version",
+        ),
+    };
+    Failure {
+        code,
+        message: format!("{error}{cause}"),
+        hint: Some(hint.to_owned()),
+    }
+}
