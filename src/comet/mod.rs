@@ -1,1 +1,18 @@
-//! (room under construction)
+//! CometBFT seen from outside.
+//!
+//! Two doors, and nothing of the node is changed for either:
+//!
+//! * [`rpc`]: what the chain says about itself (application hashes, heights,
+//!   whether a restore succeeded), asked over the node's RPC. It is the only
+//!   authority here: whoever runs the program named its URL.
+//! * [`peer`]: CometBFT's peer protocol, with nothing but state sync in it. A
+//!   [`peer::Harvester`] takes snapshots from a running node as any peer would;
+//!   [`peer::feed`] gives one snapshot to a joining node. Whatever comes over
+//!   this door is hostile until checked, and it tells neither the application
+//!   hash of a snapshot nor whether a restore succeeded.
+//!
+//! The room knows nothing of the swarm or the disk: it gives and takes
+//! [`Offer`](crate::snapshot::Offer)s and chunk bytes.
+
+pub mod peer;
+pub mod rpc;

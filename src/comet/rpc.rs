@@ -1,0 +1,551 @@
+//! What a CometBFT node says over RPC.
+//!
+//! The node behind the URL is the authority: whoever runs the program chose it.
+//! Even so its answers are bounded ([`MAX_ANSWER_BYTES`]), because a URL may
+//! lead to something else. Only the fields that are needed are read, so that
+//! other versions and chains with other key types are understood as well.
+
+use std::{fmt, time::Duration};
+
+use bytes::Bytes;
+use serde::{Deserialize, Deserializer, de::DeserializeOwned, de::Error as _};
+use serde_json::json;
+
+use super::peer::NodeAddress;
+use crate::snapshot::{MAX_APP_HASH_BYTES, MAX_HEIGHT};
+
+/// One question, connecting included. A healthy node answers in milliseconds; a
+/// node whose application is busy may hold `abci_info` back, and the caller asks
+/// again.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+/// Connecting alone.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// The largest answer read: the commit of 10,000 validators has 3 MB as JSON.
+pub const MAX_ANSWER_BYTES: usize = 16 << 20;
+/// The part of a node's own error text that is passed on.
+const MAX_ERROR_CHARS: usize = 300;
+
+/// A client of one node's RPC. Cheap to clone.
+#[derive(Clone)]
+pub struct Rpc {
+    client: reqwest::Client,
+    url: reqwest::Url,
+}
+
+/// What `/status` says.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct NodeStatus {
+    /// Chain id.
+    pub chain_id: String,
+    /// Node id, 40 hex digits.
+    pub node_id: String,
+    /// The name that its operator gave it.
+    pub moniker: String,
+    /// Version of CometBFT.
+    pub version: String,
+    /// Height of the newest stored block; 0 when there is none yet, also
+    /// between a restore and the first block after it.
+    pub height: u64,
+    /// Height of the oldest stored block; 0 when there is none.
+    pub earliest_height: u64,
+    /// Whether the node says that it is not yet at the tip. Not to be relied on
+    /// alone: it is false after some failed restores.
+    pub catching_up: bool,
+}
+
+/// What `/abci_info` says of the application.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct AppState {
+    /// Height of the application's state; 0 when it is empty.
+    pub height: u64,
+    /// Application hash after that height: the one that header height+1 carries.
+    pub app_hash: Bytes,
+}
+
+/// How far a fed node is, by [`Rpc::restored`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Restored {
+    /// No trace of the snapshot's state yet.
+    NotYet,
+    /// The application holds exactly the snapshot's state; the node has no
+    /// block yet. Now is the moment for [`Rpc::dial_peers`]. The node must not
+    /// be stopped before it stores its first block.
+    State,
+    /// The node has stored blocks above the snapshot.
+    Following {
+        /// Height of the newest.
+        height: u64,
+        /// Whether it says that more are to come.
+        catching_up: bool,
+    },
+}
+
+/// Why a question has no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum RpcError {
+    /// The text is no URL of an RPC.
+    #[error("'{url}' is no RPC address: {problem}; one looks like http://127.0.0.1:26657")]
+    Url {
+        /// The text.
+        url: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// Nobody answers, or not in time.
+    #[error(
+        "the RPC at {url} does not answer ({what}): is the node running and its [rpc] laddr right?"
+    )]
+    Unreachable {
+        /// The RPC.
+        url: String,
+        /// Connecting, or which question.
+        what: &'static str,
+        /// Why.
+        source: reqwest::Error,
+    },
+    /// It answers, but not as CometBFT's RPC does.
+    #[error("{url} does not answer {method} as a CometBFT RPC does: {problem}")]
+    Answer {
+        /// The RPC.
+        url: String,
+        /// The question.
+        method: &'static str,
+        /// What is wrong with the answer.
+        problem: String,
+    },
+    /// It refuses, with its own words.
+    #[error("the RPC at {url} refuses {method}: {message}")]
+    Refused {
+        /// The RPC.
+        url: String,
+        /// The question.
+        method: &'static str,
+        /// The node's words.
+        message: String,
+    },
+    /// The method exists only with `rpc.unsafe`.
+    #[error(
+        "the RPC at {url} does not offer {method}: set `unsafe = true` under [rpc] in the \
+         node's config.toml, with its laddr on loopback only"
+    )]
+    Unsafe {
+        /// The RPC.
+        url: String,
+        /// The question.
+        method: &'static str,
+    },
+    /// The chain is not that far.
+    #[error(
+        "the application hash of height {height} stands in block {needed}, and {url} has \
+         blocks up to {tip} only: wait for it"
+    )]
+    TooNew {
+        /// The RPC.
+        url: String,
+        /// The height asked about.
+        height: u64,
+        /// The block that tells it.
+        needed: u64,
+        /// The node's newest block.
+        tip: u64,
+    },
+    /// The node has pruned that block.
+    #[error(
+        "the application hash of height {height} stands in block {needed}, and {url} keeps \
+         blocks from {earliest} on only: ask a node with a longer history"
+    )]
+    Pruned {
+        /// The RPC.
+        url: String,
+        /// The height asked about.
+        height: u64,
+        /// The block that tells it.
+        needed: u64,
+        /// The node's oldest block.
+        earliest: u64,
+    },
+}
+
+impl RpcError {
+    /// Whether the same question may have an answer later without anyone
+    /// changing something.
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            Self::Unreachable { .. } | Self::TooNew { .. } | Self::Refused { .. } => true,
+            Self::Url { .. } | Self::Answer { .. } | Self::Unsafe { .. } | Self::Pruned { .. } => {
+                false
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Rpc {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Rpc({})", self.url())
+    }
+}
+
+impl Rpc {
+    /// A client for the RPC at `url`: `http://HOST:PORT` or `https://…`; also
+    /// `tcp://HOST:PORT` and `HOST:PORT`, as CometBFT's own settings have them.
+    /// Asks nothing yet.
+    pub fn new(url: &str) -> Result<Self, RpcError> {
+        let wrong = |problem: String| RpcError::Url {
+            url: url.to_owned(),
+            problem,
+        };
+        let full = match url.split_once("://") {
+            Some(("tcp", rest)) => format!("http://{rest}"),
+            Some(_) => url.to_owned(),
+            None => format!("http://{url}"),
+        };
+        let parsed = reqwest::Url::parse(&full).map_err(|error| wrong(error.to_string()))?;
+        if !matches!(parsed.scheme(), "http" | "https") {
+            return Err(wrong(format!("'{}' is not http or https", parsed.scheme())));
+        }
+        if parsed.host_str().is_none_or(str::is_empty) {
+            return Err(wrong("it names no host".to_owned()));
+        }
+        let client = reqwest::Client::builder()
+            .user_agent(concat!("snapswarm/", env!("CARGO_PKG_VERSION")))
+            .connect_timeout(CONNECT_TIMEOUT)
+            .timeout(ANSWER_TIMEOUT)
+            .build()
+            .map_err(|error| wrong(error.to_string()))?;
+        Ok(Self {
+            client,
+            url: parsed,
+        })
+    }
+
+    /// The URL, without a password.
+    pub fn url(&self) -> String {
+        let mut url = self.url.clone();
+        if url.password().is_some() {
+            let _ = url.set_password(Some("***"));
+        }
+        url.as_str().trim_end_matches('/').to_owned()
+    }
+
+    /// What the node says of itself.
+    pub async fn status(&self) -> Result<NodeStatus, RpcError> {
+        let answer: StatusAnswer = self.ask("status", json!({})).await?;
+        Ok(NodeStatus {
+            chain_id: answer.node_info.network,
+            node_id: answer.node_info.id.to_lowercase(),
+            moniker: answer.node_info.moniker,
+            version: answer.node_info.version,
+            height: answer.sync_info.latest_block_height.0,
+            earliest_height: answer.sync_info.earliest_block_height.0,
+            catching_up: answer.sync_info.catching_up,
+        })
+    }
+
+    /// The node's chain id.
+    pub async fn chain_id(&self) -> Result<String, RpcError> {
+        Ok(self.status().await?.chain_id)
+    }
+
+    /// The application hash of the state after `height`, which stands in header
+    /// `height` + 1. [`RpcError::TooNew`] until that block exists.
+    pub async fn app_hash_after(&self, height: u64) -> Result<Bytes, RpcError> {
+        const METHOD: &str = "commit";
+        let wrong = |problem: String| RpcError::Answer {
+            url: self.url(),
+            method: METHOD,
+            problem,
+        };
+        let needed = height.saturating_add(1);
+        if height == 0 || needed > MAX_HEIGHT {
+            return Err(wrong(format!("height {height} is no height of a snapshot")));
+        }
+        let asked = self
+            .ask::<CommitAnswer>(METHOD, json!({ "height": needed.to_string() }))
+            .await;
+        let header = match asked {
+            Ok(answer) => answer.signed_header.header,
+            // The node's own words differ by version: its status tells why.
+            Err(RpcError::Refused { message, .. }) => {
+                return Err(self.why_no_block(METHOD, height, needed, message).await);
+            }
+            Err(error) => return Err(error),
+        };
+        if header.height.0 != needed {
+            return Err(wrong(format!(
+                "header {} instead of {needed}",
+                header.height.0
+            )));
+        }
+        let app_hash = hex::decode(&header.app_hash)
+            .map_err(|_| wrong("an application hash that is not hex".to_owned()))?;
+        if app_hash.is_empty() || app_hash.len() > MAX_APP_HASH_BYTES {
+            return Err(wrong(format!(
+                "an application hash of {} bytes",
+                app_hash.len()
+            )));
+        }
+        Ok(app_hash.into())
+    }
+
+    async fn why_no_block(
+        &self,
+        method: &'static str,
+        height: u64,
+        needed: u64,
+        message: String,
+    ) -> RpcError {
+        let url = self.url();
+        match self.status().await {
+            Ok(status) if needed > status.height => RpcError::TooNew {
+                url,
+                height,
+                needed,
+                tip: status.height,
+            },
+            Ok(status) if needed < status.earliest_height => RpcError::Pruned {
+                url,
+                height,
+                needed,
+                earliest: status.earliest_height,
+            },
+            _ => RpcError::Refused {
+                url,
+                method,
+                message,
+            },
+        }
+    }
+
+    /// What the application says of its state.
+    pub async fn app_state(&self) -> Result<AppState, RpcError> {
+        let answer: AbciInfoAnswer = self.ask("abci_info", json!({})).await?;
+        Ok(AppState {
+            height: answer.response.last_block_height.0,
+            app_hash: answer.response.last_block_app_hash.0.into(),
+        })
+    }
+
+    /// Whether the node took the snapshot of `height` with this application
+    /// hash. One look; the caller asks again until it is content.
+    ///
+    /// Right after the log line "Snapshot restored" the node's `/status` still
+    /// says height 0, until its first block is stored; `/abci_info` tells the
+    /// new state at once.
+    pub async fn restored(&self, height: u64, app_hash: &[u8]) -> Result<Restored, RpcError> {
+        let status = self.status().await?;
+        if status.height > height {
+            return Ok(Restored::Following {
+                height: status.height,
+                catching_up: status.catching_up,
+            });
+        }
+        let app = self.app_state().await?;
+        Ok(if app.height == height && app.app_hash == app_hash {
+            Restored::State
+        } else {
+            Restored::NotYet
+        })
+    }
+
+    /// How many peers the node has.
+    pub async fn peer_count(&self) -> Result<u64, RpcError> {
+        let answer: NetInfoAnswer = self.ask("net_info", json!({})).await?;
+        Ok(answer.n_peers.0)
+    }
+
+    /// Has the node dial these peers and keep them as persistent ones. The
+    /// node's RPC must be started with `unsafe = true`. It answers before it has
+    /// reached them: see [`Rpc::peer_count`].
+    pub async fn dial_peers(&self, peers: &[NodeAddress]) -> Result<(), RpcError> {
+        let peers: Vec<String> = peers.iter().map(NodeAddress::to_string).collect();
+        let params = json!({ "peers": peers, "persistent": true });
+        match self.ask::<serde_json::Value>("dial_peers", params).await {
+            Ok(_) => Ok(()),
+            Err(RpcError::Refused {
+                url,
+                method,
+                message,
+            }) if message.contains("-32601") => Err(RpcError::Unsafe { url, method }),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn ask<T: DeserializeOwned>(
+        &self,
+        method: &'static str,
+        params: serde_json::Value,
+    ) -> Result<T, RpcError> {
+        let question = json!({ "jsonrpc": "2.0", "id": 1, "method": method, "params": params });
+        let unreachable = |source: reqwest::Error| RpcError::Unreachable {
+            url: self.url(),
+            what: if source.is_connect() {
+                "connecting"
+            } else {
+                method
+            },
+            source: source.without_url(),
+        };
+        let wrong = |problem: String| RpcError::Answer {
+            url: self.url(),
+            method,
+            problem,
+        };
+        let mut answer = self
+            .client
+            .post(self.url.clone())
+            .header("content-type", "application/json")
+            .body(question.to_string())
+            .send()
+            .await
+            .map_err(unreachable)?;
+        let status = answer.status();
+        let mut body = Vec::new();
+        while let Some(part) = answer.chunk().await.map_err(unreachable)? {
+            if body.len() + part.len() > MAX_ANSWER_BYTES {
+                return Err(wrong(format!("more than {MAX_ANSWER_BYTES} bytes")));
+            }
+            body.extend_from_slice(&part);
+        }
+        // CometBFT says "internal error" with status 500 and a JSON-RPC body.
+        match serde_json::from_slice::<Answer<T>>(&body) {
+            Ok(Answer {
+                error: Some(error), ..
+            }) => Err(RpcError::Refused {
+                url: self.url(),
+                method,
+                message: error.to_string(),
+            }),
+            Ok(Answer {
+                result: Some(result),
+                ..
+            }) => Ok(result),
+            Ok(_) => Err(wrong(format!("neither result nor error (HTTP {status})"))),
+            Err(_) if !status.is_success() => Err(wrong(format!("HTTP {status}"))),
+            Err(error) => Err(wrong(error.to_string())),
+        }
+    }
+}
+
+#[derive(Deserialize)]
+struct Answer<T> {
+    #[serde(default = "Option::default")]
+    result: Option<T>,
+    error: Option<ErrorAnswer>,
+}
+
+#[derive(Deserialize)]
+struct ErrorAnswer {
+    #[serde(default)]
+    code: i64,
+    #[serde(default)]
+    message: String,
+    #[serde(default)]
+    data: serde_json::Value,
+}
+
+impl fmt::Display for ErrorAnswer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let whole = match &self.data {
+            serde_json::Value::String(data) => format!("{}: {data}", self.message),
+            _ => self.message.clone(),
+        };
+        let clean: String = whole
+            .chars()
+            .filter(|c| !c.is_control())
+            .take(MAX_ERROR_CHARS)
+            .collect();
+        write!(f, "{clean} ({})", self.code)
+    }
+}
+
+/// CometBFT writes 64-bit numbers as strings.
+#[derive(Default)]
+struct Number(u64);
+
+impl<'de> Deserialize<'de> for Number {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        match serde_json::Value::deserialize(from)? {
+            serde_json::Value::String(text) => text
+                .parse()
+                .map(Self)
+                .map_err(|_| D::Error::custom(format!("'{text}' is no number"))),
+            serde_json::Value::Number(number) => number
+                .as_u64()
+                .map(Self)
+                .ok_or_else(|| D::Error::custom(format!("{number} is no height"))),
+            other => Err(D::Error::custom(format!("{other} is no number"))),
+        }
+    }
+}
+
+/// CometBFT writes bytes of ABCI answers as base64, and none as null.
+#[derive(Default)]
+struct Base64(Vec<u8>);
+
+impl<'de> Deserialize<'de> for Base64 {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        use base64::prelude::{BASE64_STANDARD, Engine as _};
+        let text = Option::<String>::deserialize(from)?.unwrap_or_default();
+        BASE64_STANDARD
+            .decode(text)
+            .map(Self)
+            .map_err(D::Error::custom)
+    }
+}
+
+#[derive(Deserialize)]
+struct StatusAnswer {
+    node_info: NodeInfoAnswer,
+    sync_info: SyncInfoAnswer,
+}
+
+#[derive(Deserialize)]
+struct NodeInfoAnswer {
+    id: String,
+    network: String,
+    version: String,
+    moniker: String,
+}
+
+#[derive(Deserialize)]
+struct SyncInfoAnswer {
+    latest_block_height: Number,
+    #[serde(default)]
+    earliest_block_height: Number,
+    catching_up: bool,
+}
+
+#[derive(Deserialize)]
+struct CommitAnswer {
+    signed_header: SignedHeaderAnswer,
+}
+
+#[derive(Deserialize)]
+struct SignedHeaderAnswer {
+    header: HeaderAnswer,
+}
+
+#[derive(Deserialize)]
+struct HeaderAnswer {
+    height: Number,
+    app_hash: String,
+}
+
+#[derive(Deserialize)]
+struct AbciInfoAnswer {
+    response: AppInfoAnswer,
+}
+
+/// Zero fields are left out.
+#[derive(Deserialize)]
+struct AppInfoAnswer {
+    #[serde(default)]
+    last_block_height: Number,
+    #[serde(default)]
+    last_block_app_hash: Base64,
+}
+
+#[derive(Deserialize)]
+struct NetInfoAnswer {
+    n_peers: Number,
+}
