@@ -110,6 +110,10 @@ pub struct FeedCommand {
     pub node_p2p: String,
     /// Its RPC.
     pub node_rpc: String,
+    /// RPC of another node of the chain, which proves the application hash of a
+    /// snapshot that is not proven yet.
+    #[serde(default)]
+    pub chain_rpc: Option<String>,
     /// How long the whole restore may take without any progress, seconds.
     pub timeout_s: u64,
 }

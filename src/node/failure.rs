@@ -1,7 +1,13 @@
 //! How the errors of the rooms become a sentence, a hint and an exit code.
 
 use super::command::{Failure, FailureCode};
-use crate::snapshot::IdError;
+use crate::api::control::ControlError;
+use crate::api::http::HttpError;
+use crate::comet::peer::PeerError;
+use crate::comet::rpc::RpcError;
+use crate::config::ConfigError;
+use crate::net::{IdentityError, NetError};
+use crate::snapshot::{IdError, SourceError};
 use crate::store::{ErrorKind, StoreError};
 
 impl Failure {
@@ -78,4 +84,86 @@ impl From<IdError> for Failure {
         Self::new(FailureCode::Usage, error.to_string())
             .hint("`snapswarm list` shows the names of the snapshots of this home")
     }
+}
+
+impl From<RpcError> for Failure {
+    fn from(error: RpcError) -> Self {
+        let code = match &error {
+            RpcError::Url { .. } => FailureCode::Usage,
+            RpcError::Unreachable { .. }
+            | RpcError::Answer { .. }
+            | RpcError::Refused { .. }
+            | RpcError::Unsafe { .. }
+            | RpcError::TooNew { .. }
+            | RpcError::Pruned { .. } => FailureCode::Failed,
+        };
+        Self::new(code, chain(&error))
+    }
+}
+
+impl From<PeerError> for Failure {
+    fn from(error: PeerError) -> Self {
+        let code = match &error {
+            PeerError::Stopped => FailureCode::Interrupted,
+            PeerError::Chunk { .. } => FailureCode::Storage,
+            _ => FailureCode::Failed,
+        };
+        Self::new(code, chain(&error))
+    }
+}
+
+impl From<SourceError> for Failure {
+    fn from(error: SourceError) -> Self {
+        Self::new(FailureCode::Failed, chain(&error))
+    }
+}
+
+impl From<NetError> for Failure {
+    fn from(error: NetError) -> Self {
+        let code = match &error {
+            NetError::Address { .. } | NetError::Setting { .. } => FailureCode::Usage,
+            NetError::Identity(_) => FailureCode::Storage,
+            _ => FailureCode::Failed,
+        };
+        Self::new(code, chain(&error))
+    }
+}
+
+impl From<IdentityError> for Failure {
+    fn from(error: IdentityError) -> Self {
+        Self::new(FailureCode::Storage, chain(&error))
+    }
+}
+
+impl From<HttpError> for Failure {
+    fn from(error: HttpError) -> Self {
+        Self::new(FailureCode::Failed, chain(&error)).hint(error.hint())
+    }
+}
+
+impl From<ControlError> for Failure {
+    fn from(error: ControlError) -> Self {
+        Self::new(FailureCode::Failed, chain(&error)).hint(error.hint())
+    }
+}
+
+impl From<ConfigError> for Failure {
+    fn from(error: ConfigError) -> Self {
+        Self::new(FailureCode::Usage, chain(&error))
+    }
+}
+
+/// An error and its causes, as one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let more = error.to_string();
+        if !text.contains(&more) {
+            text.push_str(": ");
+            text.push_str(&more);
+        }
+        cause = error.source();
+    }
+    text
 }

@@ -1,0 +1,299 @@
+//! What every path needs at hand: the store, the network, the referee, and the
+//! numbers that status and metrics show.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use libp2p::{Multiaddr, PeerId};
+use tokio::sync::Notify;
+
+use super::command::{DownloadStatus, Failure, FailureCode, HarvestStatus, LimitsNow};
+use super::failure::blocking;
+use super::library::StoreLibrary;
+use super::referee::Referee;
+use crate::config::{ANY_LISTEN, AnnounceWhat, Config, DhtMode as ConfiguredMode};
+use crate::net::pieces::{Budget, UploadLimits};
+use crate::net::{
+    AnnouncePolicy, Announcement, DhtMode, Identity, Net, NetSettings, NetworkName, PreSharedKey,
+};
+use crate::snapshot::{Manifest, ManifestId};
+use crate::store::{Store, StoreSettings};
+
+/// File of the node's libp2p key in the home.
+const IDENTITY_FILE: &str = "identity.key";
+/// File of remembered peers in the home.
+const PEERS_FILE: &str = "peers.json";
+
+/// The rooms of one running process, for one home.
+pub(super) struct Services {
+    pub(super) home: PathBuf,
+    pub(super) config: Config,
+    pub(super) store: Store,
+    pub(super) net: Net,
+    pub(super) budget: Budget,
+    pub(super) referee: Arc<Referee>,
+    pub(super) counters: Counters,
+    limits: Mutex<LimitsNow>,
+    downloads: Mutex<BTreeMap<ManifestId, DownloadStatus>>,
+    harvest: Mutex<Option<HarvestStatus>>,
+    shelf_changed: Notify,
+}
+
+/// What was counted since the process started.
+#[derive(Default)]
+pub(super) struct Counters {
+    pub(super) downloaded_bytes: AtomicU64,
+    pub(super) wasted_bytes: AtomicU64,
+    pub(super) fetches_done: AtomicU64,
+    pub(super) fetches_failed: AtomicU64,
+    pub(super) feeds_done: AtomicU64,
+    pub(super) harvests_done: AtomicU64,
+    pub(super) harvests_failed: AtomicU64,
+    pub(super) storage_faults: AtomicU64,
+}
+
+/// One more.
+pub(super) fn count(counter: &AtomicU64) {
+    counter.fetch_add(1, Ordering::Relaxed);
+}
+
+/// How a process takes part in the swarm.
+pub(super) struct Presence {
+    /// Addresses to listen on.
+    pub(super) listen: Vec<Multiaddr>,
+    /// Addresses at which others reach us.
+    pub(super) external: Vec<Multiaddr>,
+    /// Peers to begin with, beside the configured ones.
+    pub(super) bootstrap: Vec<Multiaddr>,
+}
+
+impl Presence {
+    /// Of a verb that fetches and leaves.
+    pub(super) fn passing() -> Self {
+        Self {
+            listen: any_listen(),
+            external: Vec::new(),
+            bootstrap: Vec::new(),
+        }
+    }
+}
+
+/// Any free port, both transports.
+pub(super) fn any_listen() -> Vec<Multiaddr> {
+    ANY_LISTEN
+        .iter()
+        .filter_map(|address| address.parse().ok())
+        .collect()
+}
+
+/// Opens the store of a home.
+pub(super) async fn open_store(home: &Path, config: &Config) -> Result<Store, Failure> {
+    let settings = StoreSettings {
+        quota_bytes: config.store.disk_quota.map(|quota| quota.0),
+        max_snapshots: config.store.max_snapshots,
+        lease: config.store.lease(),
+        // What a person names by CID is taken whatever its size; the limit on
+        // unnamed ones is kept where they are chosen.
+        max_download_bytes: None,
+    };
+    let home = home.to_owned();
+    blocking(move || Ok(Store::open(&home, settings)?)).await
+}
+
+/// The node's libp2p identity.
+pub(super) async fn identity(home: &Path) -> Result<Identity, Failure> {
+    let path = home.join(IDENTITY_FILE);
+    blocking(move || Ok(Identity::load_or_create(&path)?)).await
+}
+
+impl Services {
+    /// Opens the home and joins the swarm.
+    pub(super) async fn start(
+        home: &Path,
+        config: Config,
+        presence: Presence,
+    ) -> Result<Arc<Self>, Failure> {
+        let store = open_store(home, &config).await?;
+        let identity = identity(home).await?;
+        let settings = net_settings(home, &config, presence)?;
+        let library = Arc::new(StoreLibrary(store.clone()));
+        let net = Net::start(settings, identity, library).await?;
+        let limits = LimitsNow {
+            upload_bytes_per_s: config.upload.bytes_per_s(),
+            upload_slots: config.upload.slots(),
+        };
+        net.set_upload_limits(upload_limits(&limits));
+        let services = Arc::new(Self {
+            home: home.to_owned(),
+            config,
+            store,
+            referee: Arc::new(Referee::new(net.clone())),
+            net,
+            budget: Budget::default(),
+            counters: Counters::default(),
+            limits: Mutex::new(limits),
+            downloads: Mutex::default(),
+            harvest: Mutex::default(),
+            shelf_changed: Notify::new(),
+        });
+        services.announce();
+        Ok(services)
+    }
+
+    /// Begins to dial the peers that the user named; gives their ids, where the
+    /// addresses have them.
+    pub(super) fn dial_named(&self, addresses: &[String]) -> Result<BTreeSet<PeerId>, Failure> {
+        let mut named: BTreeSet<PeerId> = self
+            .config
+            .network
+            .bootstrap
+            .iter()
+            .filter_map(peer_of)
+            .collect();
+        for text in addresses {
+            let address: Multiaddr = text.parse().map_err(|error| {
+                Failure::new(
+                    FailureCode::Usage,
+                    format!("'{text}' is no address of a peer: {error}"),
+                )
+                .hint("an address looks like /ip4/203.0.113.7/tcp/26670/p2p/12D3KooW…")
+            })?;
+            named.extend(peer_of(&address));
+            self.net.dial(address);
+        }
+        Ok(named)
+    }
+
+    /// Tells the network what is to be found here, after the shelf changed.
+    pub(super) fn shelf_changed(&self) {
+        self.announce();
+        self.shelf_changed.notify_one();
+    }
+
+    /// Ends when the shelf changed.
+    pub(super) async fn next_shelf_change(&self) {
+        self.shelf_changed.notified().await;
+    }
+
+    fn announce(&self) {
+        let mut announcement = Announcement {
+            policy: match self.config.announce.what {
+                AnnounceWhat::ManifestsAndChunks => AnnouncePolicy::ManifestsAndChunks,
+                AnnounceWhat::Manifests => AnnouncePolicy::Manifests,
+            },
+            ..Announcement::default()
+        };
+        for stored in self.store.list() {
+            let manifest = &stored.manifest;
+            announcement.chains.insert(manifest.chain_id().to_owned());
+            announcement.manifests.insert(manifest.id());
+            if stored.complete {
+                announcement.chunks.extend(
+                    manifest
+                        .unique_indexes()
+                        .map(|chunk| manifest.unique_chunk(chunk).id),
+                );
+            }
+        }
+        self.net.announce(announcement);
+    }
+
+    /// The upload limits in force.
+    pub(super) fn limits(&self) -> LimitsNow {
+        lock(&self.limits).clone()
+    }
+
+    /// Sets upload limits; what is absent stays.
+    pub(super) fn set_limits(&self, bytes_per_s: Option<u64>, slots: Option<u32>) -> LimitsNow {
+        let mut limits = lock(&self.limits);
+        limits.upload_bytes_per_s = bytes_per_s.unwrap_or(limits.upload_bytes_per_s);
+        limits.upload_slots = slots.unwrap_or(limits.upload_slots);
+        self.net.set_upload_limits(upload_limits(&limits));
+        limits.clone()
+    }
+
+    pub(super) fn download_begins(&self, manifest: &Manifest, done: u64) {
+        self.download_progress(manifest, done, 0, 0);
+        self.announce();
+    }
+
+    pub(super) fn download_progress(&self, manifest: &Manifest, done: u64, rate: u64, peers: u32) {
+        lock(&self.downloads).insert(
+            manifest.id(),
+            DownloadStatus {
+                manifest: manifest.id().to_string(),
+                done,
+                total: manifest.unique_bytes(),
+                rate,
+                peers,
+            },
+        );
+    }
+
+    pub(super) fn download_ends(&self, id: &ManifestId) {
+        lock(&self.downloads).remove(id);
+    }
+
+    pub(super) fn downloads(&self) -> Vec<DownloadStatus> {
+        lock(&self.downloads).values().cloned().collect()
+    }
+
+    pub(super) fn harvest(&self) -> Option<HarvestStatus> {
+        lock(&self.harvest).clone()
+    }
+
+    pub(super) fn set_harvest(&self, status: HarvestStatus) {
+        *lock(&self.harvest) = Some(status);
+    }
+}
+
+/// Plain data stays whole even if a holder panicked.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn upload_limits(limits: &LimitsNow) -> UploadLimits {
+    UploadLimits {
+        bytes_per_second: (limits.upload_bytes_per_s > 0).then_some(limits.upload_bytes_per_s),
+        slots: (limits.upload_slots > 0).then_some(limits.upload_slots),
+    }
+}
+
+fn peer_of(address: &Multiaddr) -> Option<PeerId> {
+    address.iter().find_map(|part| match part {
+        libp2p::multiaddr::Protocol::P2p(peer) => Some(peer),
+        _ => None,
+    })
+}
+
+fn net_settings(home: &Path, config: &Config, presence: Presence) -> Result<NetSettings, Failure> {
+    let network = &config.network;
+    let mut bootstrap = network.bootstrap.clone();
+    bootstrap.extend(presence.bootstrap);
+    let mut external = network.external_addresses.clone();
+    external.extend(presence.external);
+    let pre_shared_key = match config.psk_file(home) {
+        None => None,
+        Some(path) => {
+            let text = std::fs::read_to_string(&path)
+                .map_err(|error| Failure::io(path.display(), &error))?;
+            Some(text.parse::<PreSharedKey>()?)
+        }
+    };
+    Ok(NetSettings {
+        listen: presence.listen,
+        external,
+        bootstrap,
+        network: network.name.parse::<NetworkName>()?,
+        pre_shared_key,
+        mode: match network.mode {
+            ConfiguredMode::Auto => DhtMode::Auto,
+            ConfiguredMode::Server => DhtMode::Server,
+            ConfiguredMode::Client => DhtMode::Client,
+        },
+        peers_file: Some(home.join(PEERS_FILE)),
+        ..NetSettings::default()
+    })
+}

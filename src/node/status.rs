@@ -1,0 +1,106 @@
+//! What a home holds and what its daemon does, for people and for metrics.
+
+use super::command::{LimitsNow, Status, UploadStatus};
+use super::daemon::read;
+use super::services::Services;
+use super::shelf;
+use crate::store::Store;
+use crate::telemetry::{HarvestSample, NetworkSample, Sample, StoreSample, TransferSample};
+
+/// Of a running daemon.
+pub(super) fn of_daemon(services: &Services) -> Status {
+    let pieces = services.net.piece_stats();
+    Status {
+        running: true,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        peer_id: services.net.peer_id().to_string(),
+        listen: services
+            .net
+            .listeners()
+            .iter()
+            .map(ToString::to_string)
+            .collect(),
+        peers: services.net.connected().len() as u32,
+        disk_bytes: services.store.disk_bytes(),
+        quota_bytes: services.config.store.disk_quota.map(|quota| quota.0),
+        snapshots: shelf::summaries(&services.store),
+        downloads: services.downloads(),
+        upload: UploadStatus {
+            bytes: pieces.sent_bytes,
+            active: pieces.active as u32,
+            limits: services.limits(),
+        },
+        harvest: services.harvest(),
+    }
+}
+
+/// Of a home whose daemon does not run.
+pub(super) fn of_home(store: &Store, peer_id: String, quota_bytes: Option<u64>) -> Status {
+    Status {
+        running: false,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        peer_id,
+        listen: Vec::new(),
+        peers: 0,
+        disk_bytes: store.disk_bytes(),
+        quota_bytes,
+        snapshots: shelf::summaries(store),
+        downloads: Vec::new(),
+        upload: UploadStatus {
+            bytes: 0,
+            active: 0,
+            limits: LimitsNow {
+                upload_bytes_per_s: 0,
+                upload_slots: 0,
+            },
+        },
+        harvest: None,
+    }
+}
+
+/// The numbers behind `/metrics`.
+pub(super) fn sample(services: &Services) -> Sample {
+    let net = services.net.stats();
+    let pieces = services.net.piece_stats();
+    let counters = &services.counters;
+    let downloads = services.downloads();
+    let shelf = services.store.list();
+    let complete = shelf.iter().filter(|stored| stored.complete).count() as u64;
+    Sample {
+        start_time_s: 0,
+        network: NetworkSample {
+            peers: net.peers as u64,
+            dht_peers: net.routed_peers as u64,
+            dht_own_records: net.own_records as u64,
+            dht_foreign_records: net.foreign_records as u64,
+            bans: net.banned_peers as u64,
+        },
+        transfer: TransferSample {
+            downloads: downloads.len() as u64,
+            download_peers: downloads.iter().map(|d| u64::from(d.peers)).sum(),
+            downloaded_bytes: read(&counters.downloaded_bytes),
+            wasted_bytes: read(&counters.wasted_bytes),
+            fetches_done: read(&counters.fetches_done),
+            fetches_failed: read(&counters.fetches_failed),
+            uploads: pieces.active as u64,
+            uploaded_bytes: pieces.sent_bytes,
+            refused_requests: pieces.refused,
+            upload_limit_bytes_per_s: services.limits().upload_bytes_per_s,
+            feeds_done: read(&counters.feeds_done),
+        },
+        store: StoreSample {
+            snapshots: complete,
+            partial_snapshots: shelf.len() as u64 - complete,
+            pinned_snapshots: shelf.iter().filter(|stored| stored.pinned).count() as u64,
+            disk_bytes: services.store.disk_bytes(),
+            quota_bytes: services.config.store.disk_quota.map(|quota| quota.0),
+            faults: read(&counters.storage_faults),
+        },
+        harvest: services.harvest().map(|harvest| HarvestSample {
+            connected: harvest.connected,
+            newest_height: harvest.newest_height.unwrap_or(0),
+            snapshots: read(&counters.harvests_done),
+            errors: read(&counters.harvests_failed),
+        }),
+    }
+}

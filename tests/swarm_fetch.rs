@@ -1,0 +1,195 @@
+//! Snapshots travel between real processes.
+
+mod support;
+
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use rand::{RngExt, SeedableRng};
+use support::{Home, chunk_folder, folder_digest, kill, wait};
+
+const CHAIN: &str = "test-chain";
+
+#[test]
+fn a_snapshot_loaded_here_is_fetched_there_byte_for_byte_by_chain_and_by_name() {
+    let chunks = chunk_folder(5, 3_000_000, 1);
+    let provider = Home::new();
+    let cid = provider.load(chunks.path(), CHAIN, 7);
+    let daemon = provider.start::<_, &str>([]);
+
+    let joiner = Home::new();
+    let out = joiner.path().join("out");
+    let fetched = joiner
+        .run([
+            "fetch", "--chain-id", CHAIN, "--bootstrap", &daemon.address(), "--out",
+            out.to_str().unwrap(),
+        ])
+        .ok();
+    assert_eq!(fetched["manifest"], cid.as_str());
+    assert_eq!(fetched["bytes"], 15_000_000);
+    assert_eq!(fetched["received_bytes"], 15_000_000);
+    assert_eq!(fetched["wasted_bytes"], 0);
+    assert_eq!(fetched["proven"], false);
+    assert_eq!(fetched["peers"][0]["peer_id"], daemon.peer_id().as_str());
+    assert_eq!(folder_digest(&out), folder_digest(chunks.path()));
+
+    let by_name = Home::new();
+    let fetched = by_name
+        .run(["fetch", &cid, "--bootstrap", &daemon.address()])
+        .ok();
+    assert_eq!(fetched["manifest"], cid.as_str());
+    assert_eq!(by_name.run(["verify", &cid]).ok()["verified_bytes"], 15_000_000);
+    assert_eq!(daemon.terminate(), Some(0));
+}
+
+#[test]
+fn a_third_node_finds_a_provider_through_a_node_that_has_nothing() {
+    let chunks = chunk_folder(2, 1_500_000, 2);
+    let meeting_point = Home::new();
+    let meeting = meeting_point.start::<_, &str>([]);
+    let provider = Home::new();
+    let cid = provider.load(chunks.path(), CHAIN, 9);
+    let _seeding = provider.start(["--bootstrap", &meeting.address()]);
+
+    let joiner = Home::new();
+    let fetched = joiner
+        .run([
+            "fetch", "--chain-id", CHAIN, "--bootstrap", &meeting.address(), "--timeout", "90",
+        ])
+        .ok();
+    assert_eq!(fetched["manifest"], cid.as_str());
+}
+
+#[test]
+fn killed_twenty_times_a_download_finishes_and_fetches_next_to_nothing_twice() {
+    // 200 MiB at 60 MiB/s: every run has time to be killed in the middle.
+    let chunks = chunk_folder(20, 10 << 20, 3);
+    let provider = Home::new();
+    provider.configure("[upload]\nbytes_per_s = \"40 MiB/s\"\n");
+    let cid = provider.load(chunks.path(), CHAIN, 11);
+    let daemon = provider.start::<_, &str>([]);
+    let seed: u64 = std::env::var("SNAPSWARM_SEED")
+        .ok()
+        .and_then(|seed| seed.parse().ok())
+        .unwrap_or_else(rand::random);
+    println!("replay with SNAPSWARM_SEED={seed}");
+    let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(seed);
+
+    let joiner = Home::new();
+    let address = daemon.address();
+    let fetch = ["fetch", &cid, "--bootstrap", &address];
+    let sent_before = uploaded(&daemon);
+    let mut kills = 0;
+    let mut last = None;
+    for _ in 0..20 {
+        let mut child = joiner
+            .command(fetch)
+            .stdout(std::process::Stdio::null())
+            .stderr(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        let at = Instant::now() + Duration::from_millis(rng.random_range(20..600));
+        while Instant::now() < at {
+            if let Some(status) = child.try_wait().unwrap() {
+                last = Some(status);
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        if last.is_some() {
+            break;
+        }
+        kill(child.id(), Signal::SIGKILL);
+        wait(&mut child);
+        kills += 1;
+    }
+    assert!(last.is_none(), "the download ended before all kills");
+    let done = joiner.run(fetch).ok();
+    assert!(done["resumed_bytes"].as_u64().unwrap() > 0);
+    assert_eq!(joiner.run(["verify", &cid]).ok()["chunks"], 20);
+
+    // A request window at a peer that has everything is at least 8 pieces; what
+    // is lost with a kill is at most what was under way.
+    let sent = uploaded(&daemon) - sent_before;
+    let waste = sent.saturating_sub(20 * (10 << 20));
+    let window = 32 << 20;
+    println!("{kills} kills, {waste} bytes fetched twice");
+    assert!(waste <= kills * window, "{waste} bytes fetched twice");
+}
+
+fn uploaded(daemon: &support::Daemon) -> u64 {
+    let status: serde_json::Value = serde_json::from_str(&daemon.get("/v1/status")).unwrap();
+    status["upload"]["bytes"].as_u64().unwrap()
+}
+
+#[test]
+fn what_a_joiner_has_verified_it_serves_while_it_still_downloads() {
+    let chunks = chunk_folder(12, 4 << 20, 4);
+    let provider = Home::new();
+    provider.configure("[upload]\nbytes_per_s = \"6 MiB/s\"\n");
+    let cid = provider.load(chunks.path(), CHAIN, 13);
+    let daemon = provider.start::<_, &str>([]);
+
+    let (first, second) = (Home::new(), Home::new());
+    let first_daemon = first.start(["--bootstrap", &daemon.address()]);
+    let second_daemon = second.start(["--bootstrap", &first_daemon.address()]);
+    let address = daemon.address();
+    let fetch = ["fetch", &cid, "--bootstrap", &address];
+    let spawn = |home: &Home| {
+        home.command(fetch)
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap()
+    };
+    let (one, two) = (spawn(&first), spawn(&second));
+    let ends = [one, two].map(|child| {
+        let output = child.wait_with_output().unwrap();
+        support::Ran(output).ok()
+    });
+    let from_each_other = |end: &serde_json::Value, other: &str| {
+        let peers = end["peers"].as_array().unwrap();
+        let gave = peers.iter().find(|peer| peer["peer_id"] == other);
+        gave.map_or(0, |peer| peer["bytes"].as_u64().unwrap())
+    };
+    let exchanged = from_each_other(&ends[0], &second_daemon.peer_id())
+        + from_each_other(&ends[1], &first_daemon.peer_id());
+    assert!(
+        exchanged >= 12 << 20,
+        "joiners gave each other only {exchanged} bytes"
+    );
+}
+
+#[test]
+fn a_chunk_is_found_under_another_manifest_by_its_own_digest() {
+    let chunks = chunk_folder(3, 2_000_000, 5);
+    let (old, new) = (Home::new(), Home::new());
+    // The same chunks at two heights are two snapshots.
+    old.load(chunks.path(), CHAIN, 20);
+    new.configure("[upload]\nbytes_per_s = \"200 KiB/s\"\n");
+    let cid = new.load(chunks.path(), CHAIN, 21);
+    let new_daemon = new.start::<_, &str>([]);
+    let joiner = Home::new();
+    let mut child = joiner
+        .command(["fetch", &cid, "--bootstrap", &new_daemon.address()])
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    support::eventually("the download begins", || {
+        joiner
+            .path()
+            .join(format!("downloads/{cid}.bitmap"))
+            .exists()
+            .then_some(())
+    });
+    kill(child.id(), Signal::SIGINT);
+    assert_eq!(wait(&mut child).code(), Some(6));
+    new_daemon.kill();
+
+    // Only the holder of the other snapshot is left.
+    let old_daemon = old.start::<_, &str>([]);
+    let done = joiner
+        .run(["fetch", &cid, "--bootstrap", &old_daemon.address()])
+        .ok();
+    assert_eq!(done["bytes"], 6_000_000);
+    assert_eq!(done["peers"][0]["peer_id"], old_daemon.peer_id().as_str());
+}
