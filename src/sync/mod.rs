@@ -29,8 +29,11 @@ mod rate;
 mod uploads;
 
 pub use bans::{BanTerm, Bans};
-pub use fetch::{Fetch, FetchAction, FetchLimits, FetchStats, HaveWhen, PeerStats, PieceState};
-pub use uploads::{ConnKey, UploadAction, UploadLimits, UploadStats, Uploads};
+pub use fetch::{
+    Fetch, FetchAction, FetchLimits, FetchStats, HaveWhen, MAX_COPIES, MAX_HAVE_BATCH, MAX_WINDOW,
+    PeerStats, PieceState,
+};
+pub use uploads::{ConnKey, MAX_SLOTS, UploadAction, UploadLimits, UploadStats, Uploads};
 
 use crate::snapshot::Bitmap;
 
