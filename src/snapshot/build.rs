@@ -92,3 +92,38 @@ impl ManifestBuilder {
         Manifest::decode(encoded.into())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_manifest_that_grows_too_large_is_not_made() {
+        let fields = || SnapshotFields {
+            chain_id: "chain-1".to_owned(),
+            height: 9,
+            app_hash: None,
+            format: 1,
+            hash: None,
+            metadata: Bytes::new(),
+        };
+        let with_chunks = |count: usize| {
+            let mut builder = ManifestBuilder::new();
+            builder
+                .push(&vec![0; 15 * PIECE_BYTES as usize + 1])
+                .unwrap();
+            // The same entry again and again: hashing so much would take long.
+            let entry = builder.chunks[0].clone();
+            builder.chunks.resize(count, entry);
+            builder.finish(fields())
+        };
+        let small = with_chunks(1).unwrap().encoded().len();
+        let entry = with_chunks(2).unwrap().encoded().len() - small;
+        let most = (super::super::MAX_MANIFEST_BYTES as usize - small) / entry + 1;
+        assert!(with_chunks(most).is_ok());
+        assert!(matches!(
+            with_chunks(most + 1),
+            Err(ManifestError::TooLarge(_))
+        ));
+    }
+}

@@ -153,4 +153,21 @@ mod tests {
             assert_eq!(sha256(buffer), digest, "{} bytes", buffer.len());
         }
     }
+
+    #[test]
+    fn batches_of_every_width_and_of_pieces_of_every_length_agree_with_sha2() {
+        let piece = super::super::PIECE_BYTES as usize;
+        let data: Vec<u8> = (0..piece + 1).map(|n| (n % 253) as u8).collect();
+        for width in 1..=2 * BATCH_PIECES + 1 {
+            let buffers: Vec<&[u8]> = (0..width)
+                .map(|n| &data[n..][..(n * 7919) % 1000])
+                .collect();
+            let digests = buffers.iter().map(|buffer| sha256(buffer));
+            assert!(digests.eq(sha256_many(&buffers)), "{width} buffers");
+        }
+        let lengths = [piece, 0, piece - 1, piece + 1, 1, piece / 2, piece];
+        let buffers = lengths.map(|len| &data[..len]);
+        let digests = buffers.iter().map(|buffer| sha256(buffer));
+        assert!(digests.eq(sha256_many(&buffers)));
+    }
 }

@@ -31,7 +31,7 @@ mod manifest;
 mod rules;
 pub(crate) mod shape;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod traits;
 
 pub use bitmap::{Bitmap, BitmapError};
