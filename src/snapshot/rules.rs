@@ -162,6 +162,8 @@ impl Chunks {
             this.positions.push(number);
             this.total_bytes += u64::from(chunk.size);
         }
+        this.unique.shrink_to_fit();
+        this.piece_hashes.shrink_to_fit();
         Ok(this)
     }
 
