@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use prost::Message;
 
+use super::rules::check_chunk_size;
 use super::{ChunkId, MAX_CHUNKS, Manifest, ManifestError, PIECE_BYTES, hash, proto};
 
 /// What a manifest says beside its chunks.
@@ -12,8 +13,8 @@ pub struct SnapshotFields {
     pub chain_id: String,
     /// The height whose state it is.
     pub height: u64,
-    /// Application hash of that height (header H+1); absent marks the snapshot
-    /// unproven.
+    /// Application hash of that height (header H+1); absent or empty marks the
+    /// snapshot unproven.
     pub app_hash: Option<Bytes>,
     /// ABCI snapshot format.
     pub format: u32,
@@ -45,12 +46,13 @@ impl ManifestBuilder {
         }
     }
 
-    /// Adds the next chunk; gives its name. Its size is judged in
-    /// [`ManifestBuilder::finish`], the number of chunks at once.
+    /// Adds the next chunk; gives its name. After an error the builder is as it
+    /// was before.
     pub fn push(&mut self, chunk: &[u8]) -> Result<ChunkId, ManifestError> {
         if self.chunks.len() >= MAX_CHUNKS as usize {
             return Err(ManifestError::TooManyChunks);
         }
+        check_chunk_size(self.chunks.len(), chunk.len())?;
         self.all.update(chunk);
         let id = ChunkId(hash::sha256(chunk));
         let pieces: Vec<&[u8]> = chunk.chunks(PIECE_BYTES as usize).collect();
@@ -59,14 +61,15 @@ impl ManifestBuilder {
             .flat_map(|digest| digest.0)
             .collect::<Vec<u8>>();
         self.chunks.push(proto::Chunk {
-            size: u32::try_from(chunk.len()).unwrap_or(u32::MAX),
+            size: chunk.len() as u32,
             sha256: Bytes::copy_from_slice(id.digest().as_bytes()),
             pieces: pieces.into(),
         });
         Ok(id)
     }
 
-    /// The manifest of all chunks pushed.
+    /// The manifest of all chunks pushed. It goes through the same checks as
+    /// foreign bytes: what we make, everybody takes.
     pub fn finish(self, fields: SnapshotFields) -> Result<Manifest, ManifestError> {
         let whole = self.all.finish();
         let app_hash = fields.app_hash.unwrap_or_default();
@@ -84,10 +87,43 @@ impl ManifestBuilder {
             content: proto::ContentKind::Opaque as i32,
             chunks: self.chunks,
         };
-        let encoded = Bytes::from(message.encode_to_vec());
-        if encoded.len() > super::MAX_MANIFEST_BYTES as usize {
-            return Err(ManifestError::TooLarge(encoded.len()));
-        }
-        Manifest::check(message, encoded)
+        let encoded = message.encode_to_vec();
+        drop(message);
+        Manifest::decode(encoded.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_manifest_that_grows_too_large_is_not_made() {
+        let fields = || SnapshotFields {
+            chain_id: "chain-1".to_owned(),
+            height: 9,
+            app_hash: None,
+            format: 1,
+            hash: None,
+            metadata: Bytes::new(),
+        };
+        let with_chunks = |count: usize| {
+            let mut builder = ManifestBuilder::new();
+            builder
+                .push(&vec![0; 15 * PIECE_BYTES as usize + 1])
+                .unwrap();
+            // The same entry again and again: hashing so much would take long.
+            let entry = builder.chunks[0].clone();
+            builder.chunks.resize(count, entry);
+            builder.finish(fields())
+        };
+        let small = with_chunks(1).unwrap().encoded().len();
+        let entry = with_chunks(2).unwrap().encoded().len() - small;
+        let most = (super::super::MAX_MANIFEST_BYTES as usize - small) / entry + 1;
+        assert!(with_chunks(most).is_ok());
+        assert!(matches!(
+            with_chunks(most + 1),
+            Err(ManifestError::TooLarge(_))
+        ));
     }
 }

@@ -3,7 +3,10 @@
 use std::{fmt, str::FromStr};
 
 use cid::Cid;
+use cid::multibase::Base;
 use cid::multihash::Multihash;
+
+use super::MAX_CID_TEXT_BYTES;
 
 /// Multicodec `raw`: the block is opaque bytes.
 const CODEC_RAW: u64 = 0x55;
@@ -61,12 +64,42 @@ impl fmt::Debug for Digest {
 /// Why a text is no name of a chunk or a manifest.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum IdError {
-    /// The text does not parse as a CID.
+    /// The text does not parse as a CID. Carries its beginning, without
+    /// characters that a terminal would act on.
     #[error("'{0}' is not a CID (one looks like bafkrei…)")]
     Syntax(String),
     /// A CID of another kind.
     #[error("CID {0} is not of the kind that snapswarm uses (version 1, raw, sha2-256)")]
     Kind(String),
+}
+
+/// Reads a CID in any base. The text must be exactly what the CID is in that
+/// base: the crate also takes whatever stands ahead of `/ipfs/` and behind the
+/// digest.
+fn parse_cid(text: &str) -> Option<Cid> {
+    if text.len() > MAX_CID_TEXT_BYTES {
+        return None;
+    }
+    let cid = Cid::from_str(text).ok()?;
+    let base = match cid.version() {
+        cid::Version::V0 => Base::Base58Btc,
+        cid::Version::V1 => Base::from_code(text.chars().next()?).ok()?,
+    };
+    (cid.to_string_of_base(base).ok()? == text).then_some(cid)
+}
+
+/// The beginning of a text, fit for a message.
+fn shown(text: &str) -> String {
+    const SHOWN_CHARS: usize = 64;
+    let mut shown: String = text
+        .chars()
+        .take(SHOWN_CHARS)
+        .flat_map(char::escape_debug)
+        .collect();
+    if text.chars().nth(SHOWN_CHARS).is_some() {
+        shown.push('…');
+    }
+    shown
 }
 
 macro_rules! name_by_digest {
@@ -103,8 +136,10 @@ macro_rules! name_by_digest {
             type Err = IdError;
 
             fn from_str(text: &str) -> Result<Self, IdError> {
-                let cid = Cid::from_str(text).map_err(|_| IdError::Syntax(text.to_owned()))?;
-                Digest::from_cid(&cid).map(Self)
+                parse_cid(text)
+                    .ok_or_else(|| IdError::Syntax(shown(text)))
+                    .and_then(|cid| Digest::from_cid(&cid))
+                    .map(Self)
             }
         }
     };
@@ -139,5 +174,63 @@ mod tests {
             Err(IdError::Kind(_))
         ));
         assert!(matches!("x".parse::<ChunkId>(), Err(IdError::Syntax(_))));
+        let v0 = Cid::new_v0(*id.to_cid().hash()).unwrap().to_string();
+        assert!(matches!(v0.parse::<ChunkId>(), Err(IdError::Kind(_))));
+        let sha512 = Multihash::wrap(0x13, &[7; 64]).unwrap();
+        let sha512 = Cid::new_v1(CODEC_RAW, sha512).to_string();
+        assert!(matches!(sha512.parse::<ChunkId>(), Err(IdError::Kind(_))));
+        let short = Multihash::wrap(MULTIHASH_SHA2_256, &[7; 31]).unwrap();
+        let short = Cid::new_v1(CODEC_RAW, short).to_string();
+        assert!(matches!(short.parse::<ChunkId>(), Err(IdError::Kind(_))));
+    }
+
+    #[test]
+    fn a_name_is_read_in_every_base_and_has_one_text_in_each() {
+        let id = ChunkId(super::super::hash::sha256(b"hello"));
+        for base in [
+            Base::Base2,
+            Base::Base16Lower,
+            Base::Base16Upper,
+            Base::Base32Lower,
+            Base::Base32Upper,
+            Base::Base58Btc,
+            Base::Base64Url,
+            Base::Base256Emoji,
+        ] {
+            let text = id.to_cid().to_string_of_base(base).unwrap();
+            assert!(text.len() <= MAX_CID_TEXT_BYTES);
+            assert_eq!(text.parse::<ChunkId>(), Ok(id), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_stands_around_a_name_is_not_overlooked() {
+        let id = ChunkId(super::super::hash::sha256(b"hello"));
+        let with_tail = [id.to_cid().to_bytes(), vec![0, 0, 0, 0]].concat();
+        let upper_inside = id.to_string().replace("bafkrei", "bAFKREI");
+        for text in [
+            format!("/ipfs/{id}"),
+            format!("x/ipfs/{id}"),
+            format!("{id}/"),
+            format!(" {id}"),
+            format!("{id}="),
+            format!("B{id}"),
+            cid::multibase::encode(Base::Base32Lower, with_tail),
+            upper_inside,
+        ] {
+            assert!(
+                matches!(text.parse::<ChunkId>(), Err(IdError::Syntax(_))),
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn an_error_shows_the_beginning_of_a_long_or_dangerous_text() {
+        let text = format!("\u{1b}[2J{}", "z".repeat(1 << 20));
+        let shown = text.parse::<ManifestId>().unwrap_err().to_string();
+        assert!(shown.len() < 200, "{shown}");
+        assert!(!shown.contains('\u{1b}'), "{shown}");
+        assert!(shown.contains('…'), "{shown}");
     }
 }

@@ -96,12 +96,25 @@ pub enum BadPiece {
     },
 }
 
-/// Checks each piece against the manifest; results stand in the order given.
+/// Checks each piece against the manifest that minted its number; results stand
+/// in the order given. A piece of another length is not hashed.
 pub fn verify(
     manifest: &Manifest,
     pieces: Vec<ReceivedPiece>,
 ) -> Vec<Result<VerifiedPiece, BadPiece>> {
-    let buffers: Vec<&[u8]> = pieces.iter().map(|piece| &piece.bytes[..]).collect();
+    let fits = |received: &ReceivedPiece| {
+        received.bytes.len() == manifest.piece(received.index).len as usize
+    };
+    let buffers: Vec<&[u8]> = pieces
+        .iter()
+        .map(|received| {
+            if fits(received) {
+                &received.bytes[..]
+            } else {
+                &[]
+            }
+        })
+        .collect();
     let digests = sha256_many(&buffers);
     pieces
         .into_iter()
@@ -139,5 +152,22 @@ mod tests {
         for (buffer, digest) in buffers.iter().zip(many) {
             assert_eq!(sha256(buffer), digest, "{} bytes", buffer.len());
         }
+    }
+
+    #[test]
+    fn batches_of_every_width_and_of_pieces_of_every_length_agree_with_sha2() {
+        let piece = super::super::PIECE_BYTES as usize;
+        let data: Vec<u8> = (0..piece + 1).map(|n| (n % 253) as u8).collect();
+        for width in 1..=2 * BATCH_PIECES + 1 {
+            let buffers: Vec<&[u8]> = (0..width)
+                .map(|n| &data[n..][..(n * 7919) % 1000])
+                .collect();
+            let digests = buffers.iter().map(|buffer| sha256(buffer));
+            assert!(digests.eq(sha256_many(&buffers)), "{width} buffers");
+        }
+        let lengths = [piece, 0, piece - 1, piece + 1, 1, piece / 2, piece];
+        let buffers = lengths.map(|len| &data[..len]);
+        let digests = buffers.iter().map(|buffer| sha256(buffer));
+        assert!(digests.eq(sha256_many(&buffers)));
     }
 }

@@ -28,18 +28,25 @@ mod build;
 mod digest;
 pub mod hash;
 mod manifest;
-pub(crate) mod scan;
+mod rules;
+pub(crate) mod shape;
+#[cfg(test)]
+pub(crate) mod tests;
 mod traits;
 
 pub use bitmap::{Bitmap, BitmapError};
 pub use build::{ManifestBuilder, SnapshotFields};
 pub use digest::{ChunkId, Digest, IdError, ManifestId};
 pub use hash::{BadPiece, ReceivedPiece, VerifiedPiece};
-pub(crate) use manifest::check_chain_id;
 pub use manifest::{
     ChunkIndex, Manifest, ManifestError, Piece, PieceIndex, UniqueChunk, UniqueIndex,
 };
+pub(crate) use rules::check_chain_id;
 pub use traits::{Offer, OpenSnapshot, Source, SourceError, Target, TargetError};
+
+/// The longest text that is read as a CID. In base 2, the widest that CIDs know,
+/// one of ours has 289 characters.
+pub const MAX_CID_TEXT_BYTES: usize = 300;
 
 /// The messages of `proto/snapswarm/v1`, as generated.
 pub(crate) mod proto {
@@ -55,13 +62,20 @@ pub const PIECE_BYTES: u32 = 1 << 20;
 /// 16,000,000 bytes (`statesync/messages.go`); 64 bytes hold its other fields.
 pub const MAX_CHUNK_BYTES: u32 = 16_000_000 - 64;
 
+/// The most pieces that a chunk has.
+pub const MAX_PIECES_PER_CHUNK: u32 = MAX_CHUNK_BYTES.div_ceil(PIECE_BYTES);
+
 /// CometBFT disconnects a peer that offers a snapshot of more chunks
 /// (`statesync/messages.go`).
 pub const MAX_CHUNKS: u32 = 100_000;
 
-/// The largest manifest: with chunks of 10 MiB it describes about 900 GB. It is
-/// held in memory while a snapshot is gathered or served (about twice its size).
+/// The largest manifest: with chunks of 10 MiB it describes about 900 GiB. It is
+/// held in memory while a snapshot is gathered or served, with up to 10 MB of
+/// numbers for the most chunks; twice its size while it is checked.
 pub const MAX_MANIFEST_BYTES: u32 = 32 << 20;
+
+/// More pieces than any manifest has room for: each takes 32 bytes of it.
+pub const MAX_PIECES: u32 = MAX_MANIFEST_BYTES / 32;
 
 /// CometBFT's limit on the length of a chain id (`types/genesis.go`).
 pub const MAX_CHAIN_ID_BYTES: usize = 50;

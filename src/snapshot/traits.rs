@@ -33,8 +33,8 @@ pub enum SourceError {
         format: u32,
     },
     /// The source itself failed.
-    #[error("{0}")]
-    Failed(#[source] Box<dyn std::error::Error + Send + Sync>),
+    #[error(transparent)]
+    Failed(Box<dyn std::error::Error + Send + Sync>),
 }
 
 /// Lists snapshots and opens them.
@@ -59,8 +59,8 @@ pub enum TargetError {
     #[error("the snapshot was refused: {0}")]
     Refused(String),
     /// The target itself failed.
-    #[error("{0}")]
-    Failed(#[source] Box<dyn std::error::Error + Send + Sync>),
+    #[error(transparent)]
+    Failed(Box<dyn std::error::Error + Send + Sync>),
 }
 
 /// Takes one snapshot.

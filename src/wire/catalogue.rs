@@ -4,6 +4,7 @@ use bytes::Bytes;
 use prost::Message;
 
 use super::pieces::{decode_digest, decode_manifest, digest_bytes};
+use super::shapes::{CATALOGUE_REQUEST, CATALOGUE_RESPONSE, MANIFEST_REQUEST, MANIFEST_RESPONSE};
 use super::{
     MAX_ADDRESS_BYTES, MAX_CATALOGUE_BYTES, MAX_CATALOGUE_ENTRIES, MAX_HINT_ADDRESSES,
     MAX_MANIFEST_RESPONSE_BYTES, MAX_PEER_HINTS, MAX_PEER_ID_BYTES, MAX_SHORT_REQUEST_BYTES,
@@ -11,12 +12,8 @@ use super::{
 };
 use crate::snapshot::{
     MAX_APP_HASH_BYTES, MAX_CHUNK_BYTES, MAX_CHUNKS, MAX_HEIGHT, MAX_MANIFEST_BYTES, ManifestId,
-    check_chain_id, proto, scan,
+    check_chain_id, proto,
 };
-
-/// Numbers of the repeated fields of `CatalogueResponse`.
-const ENTRIES_FIELD: u32 = 1;
-const PEERS_FIELD: u32 = 2;
 
 /// Asks what a peer has.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -41,6 +38,7 @@ impl CatalogueRequest {
             bytes.len(),
             MAX_SHORT_REQUEST_BYTES as usize,
         )?;
+        CATALOGUE_REQUEST.check(bytes)?;
         let chain_id = proto::CatalogueRequest::decode(bytes)?.chain_id;
         if chain_id.is_empty() {
             return Ok(Self { chain_id: None });
@@ -94,24 +92,18 @@ pub struct PeerHint {
 }
 
 impl CatalogueResponse {
-    /// The message, without its length. What passes the limits on counts is
-    /// left out.
+    /// The message, without its length. What passes a limit is left out:
+    /// addresses come from other peers, and one that is too long must not make
+    /// the whole answer a fault of ours.
     pub fn encode(&self) -> Vec<u8> {
-        let entries = self.entries.iter().take(MAX_CATALOGUE_ENTRIES);
-        let peers = self.peers.iter().take(MAX_PEER_HINTS);
+        let entries = self.entries.iter().filter(|entry| entry.check().is_ok());
+        let peers = self.peers.iter().filter(|peer| peer.has_id());
         proto::CatalogueResponse {
-            entries: entries.map(CatalogueEntry::to_proto).collect(),
-            peers: peers
-                .map(|peer| proto::PeerHint {
-                    peer_id: peer.peer_id.clone(),
-                    addresses: peer
-                        .addresses
-                        .iter()
-                        .take(MAX_HINT_ADDRESSES)
-                        .cloned()
-                        .collect(),
-                })
+            entries: entries
+                .take(MAX_CATALOGUE_ENTRIES)
+                .map(CatalogueEntry::to_proto)
                 .collect(),
+            peers: peers.take(MAX_PEER_HINTS).map(PeerHint::to_proto).collect(),
         }
         .encode_to_vec()
     }
@@ -119,25 +111,18 @@ impl CatalogueResponse {
     /// Reads the message.
     pub fn decode(bytes: Bytes) -> Result<Self, WireError> {
         limit_len("catalogue", bytes.len(), MAX_CATALOGUE_BYTES as usize)?;
-        for (field, what, limit) in [
-            (ENTRIES_FIELD, "catalogue entries", MAX_CATALOGUE_ENTRIES),
-            (PEERS_FIELD, "peer hints", MAX_PEER_HINTS),
-        ] {
-            if scan::count_field(&bytes, field).map_err(WireError::Syntax)? > limit {
-                return Err(WireError::TooMany { what, limit });
-            }
-        }
+        CATALOGUE_RESPONSE.check(&bytes)?;
         let message = proto::CatalogueResponse::decode(bytes)?;
         Ok(Self {
             entries: message
                 .entries
                 .into_iter()
-                .map(CatalogueEntry::check)
+                .map(CatalogueEntry::from_proto)
                 .collect::<Result<_, _>>()?,
             peers: message
                 .peers
                 .into_iter()
-                .map(PeerHint::check)
+                .map(PeerHint::from_proto)
                 .collect::<Result<_, _>>()?,
         })
     }
@@ -158,61 +143,87 @@ impl CatalogueEntry {
         }
     }
 
-    fn check(entry: proto::CatalogueEntry) -> Result<Self, WireError> {
-        checked_chain_id(&entry.chain_id)?;
-        limit_len("app hash", entry.app_hash.len(), MAX_APP_HASH_BYTES)?;
-        let in_range = |field, value: u64, most: u64| {
-            if value == 0 || value > most {
-                return Err(WireError::Field {
-                    field,
-                    problem: format!("{value} is not in 1 to {most}"),
-                });
-            }
-            Ok(())
-        };
-        in_range("height", entry.height, MAX_HEIGHT)?;
-        in_range("chunks", entry.chunks.into(), MAX_CHUNKS.into())?;
-        in_range(
-            "manifest size",
-            entry.manifest_bytes.into(),
-            MAX_MANIFEST_BYTES.into(),
-        )?;
-        in_range(
-            "total size",
-            entry.total_bytes,
-            u64::from(entry.chunks) * u64::from(MAX_CHUNK_BYTES),
-        )?;
-        Ok(Self {
+    fn from_proto(entry: proto::CatalogueEntry) -> Result<Self, WireError> {
+        let entry = Self {
             manifest: decode_manifest(&entry.manifest)?,
             chain_id: entry.chain_id,
             height: entry.height,
             format: entry.format,
-            app_hash: entry.app_hash,
+            app_hash: detached(&entry.app_hash),
             manifest_bytes: entry.manifest_bytes,
             total_bytes: entry.total_bytes,
             chunks: entry.chunks,
             complete: entry.complete,
-        })
+        };
+        entry.check().map(|()| entry)
+    }
+
+    /// Whether the numbers can be those of a snapshot.
+    fn check(&self) -> Result<(), WireError> {
+        checked_chain_id(&self.chain_id)?;
+        limit_len("app hash", self.app_hash.len(), MAX_APP_HASH_BYTES)?;
+        let in_range = |field, value: u64, least: u64, most: u64| {
+            if value < least || value > most {
+                return Err(WireError::Field {
+                    field,
+                    problem: format!("{value} is not in {least} to {most}"),
+                });
+            }
+            Ok(())
+        };
+        let chunks = u64::from(self.chunks);
+        in_range("height", self.height, 1, MAX_HEIGHT)?;
+        in_range("chunks", chunks, 1, MAX_CHUNKS.into())?;
+        in_range(
+            "manifest size",
+            self.manifest_bytes.into(),
+            1,
+            MAX_MANIFEST_BYTES.into(),
+        )?;
+        in_range(
+            "total size",
+            self.total_bytes,
+            chunks,
+            chunks * u64::from(MAX_CHUNK_BYTES),
+        )
     }
 }
 
 impl PeerHint {
-    fn check(hint: proto::PeerHint) -> Result<Self, WireError> {
-        limit_len("peer id", hint.peer_id.len(), MAX_PEER_ID_BYTES)?;
-        if hint.addresses.len() > MAX_HINT_ADDRESSES {
-            return Err(WireError::TooMany {
-                what: "addresses of a peer",
-                limit: MAX_HINT_ADDRESSES,
+    fn has_id(&self) -> bool {
+        (1..=MAX_PEER_ID_BYTES).contains(&self.peer_id.len())
+    }
+
+    fn to_proto(&self) -> proto::PeerHint {
+        let addresses = self.addresses.iter();
+        proto::PeerHint {
+            peer_id: self.peer_id.clone(),
+            addresses: addresses
+                .filter(|address| (1..=MAX_ADDRESS_BYTES).contains(&address.len()))
+                .take(MAX_HINT_ADDRESSES)
+                .cloned()
+                .collect(),
+        }
+    }
+
+    fn from_proto(hint: proto::PeerHint) -> Result<Self, WireError> {
+        let hint = Self {
+            peer_id: detached(&hint.peer_id),
+            addresses: hint.addresses.iter().map(detached).collect(),
+        };
+        if !hint.has_id() {
+            return Err(WireError::Field {
+                field: "peer id",
+                problem: "is missing".to_owned(),
             });
         }
-        for address in &hint.addresses {
-            limit_len("address", address.len(), MAX_ADDRESS_BYTES)?;
-        }
-        Ok(Self {
-            peer_id: hint.peer_id,
-            addresses: hint.addresses,
-        })
+        Ok(hint)
     }
+}
+
+/// A copy of its own: a few bytes that are kept must not keep the whole message.
+fn detached(bytes: &Bytes) -> Bytes {
+    Bytes::copy_from_slice(bytes)
 }
 
 fn checked_chain_id(chain_id: &str) -> Result<(), WireError> {
@@ -242,6 +253,7 @@ impl ManifestRequest {
             bytes.len(),
             MAX_SHORT_REQUEST_BYTES as usize,
         )?;
+        MANIFEST_REQUEST.check(bytes)?;
         let message = proto::ManifestRequest::decode(bytes)?;
         decode_digest("manifest", &message.manifest).map(|digest| Self(ManifestId(digest)))
     }
@@ -276,17 +288,20 @@ impl ManifestResponse {
             bytes.len(),
             MAX_MANIFEST_RESPONSE_BYTES as usize,
         )?;
+        MANIFEST_RESPONSE.check(bytes)?;
         let message = proto::ManifestResponse::decode(bytes)?;
-        match (message.size, message.refusal) {
-            (0, code) => Refusal::decode(code).map(Self::Refused),
+        let problem = match (message.size, message.refusal) {
+            (0, 0) => "says neither a size nor a refusal",
+            (0, code) => return Refusal::decode(code).map(Self::Refused),
             (size, 0) => {
                 limit_len("manifest", size as usize, MAX_MANIFEST_BYTES as usize)?;
-                Ok(Self::Size(size))
+                return Ok(Self::Size(size));
             }
-            _ => Err(WireError::Field {
-                field: "manifest response",
-                problem: "says two things at once".to_owned(),
-            }),
-        }
+            _ => "says two things at once",
+        };
+        Err(WireError::Field {
+            field: "manifest response",
+            problem: problem.to_owned(),
+        })
     }
 }

@@ -38,10 +38,24 @@
 //! * Request and probe ids are chosen by the asking side and not used again
 //!   while open.
 //! * What breaks these rules ends the stream and counts as a fault of the peer.
+//!
+//! # Messages
+//!
+//! A message is proto3. Before it is decoded it is held against its limits
+//! (`shapes.rs`), so that nothing is allocated for what passes them. Refused are:
+//! a field that stands twice without being repeated, two messages in one `Ask` or
+//! `Answer`, a number that its field cannot hold, a field of another wire type, a
+//! group. Fields that are unknown are skipped, so that a later version may add
+//! some; an unknown kind of `Ask` or `Answer` is a fault, because it would stay
+//! without an answer. What must be understood by both sides needs a new protocol
+//! name.
 
 mod catalogue;
 mod frame;
 mod pieces;
+mod shapes;
+#[cfg(test)]
+mod tests;
 
 pub use catalogue::{
     CatalogueEntry, CatalogueRequest, CatalogueResponse, ManifestRequest, ManifestResponse,
@@ -142,7 +156,7 @@ pub enum WireError {
     #[error("frame kind {0} does not exist")]
     FrameKind(u8),
     /// A frame or message longer than it may be.
-    #[error("a {what} of {found} bytes; at most {limit} are allowed")]
+    #[error("{what}: {found} bytes, at most {limit} are allowed")]
     TooLong {
         /// What it is.
         what: &'static str,

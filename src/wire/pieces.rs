@@ -3,11 +3,10 @@
 use bytes::Bytes;
 use prost::Message;
 
-use super::{
-    FrameHeader, FrameKind, MAX_CONTROL_BYTES, MAX_HAVE_PIECES, MAX_PROBE_CHUNKS, Refusal,
-    WireError, limit_len,
-};
-use crate::snapshot::{Bitmap, ChunkId, Digest, ManifestId, PIECE_BYTES, proto};
+use super::shapes::{ANSWER, ASK};
+use super::{FrameHeader, FrameKind, MAX_CONTROL_BYTES, Refusal, WireError, limit_len};
+use crate::snapshot::shape::Shape;
+use crate::snapshot::{ChunkId, Digest, ManifestId, proto};
 
 /// The number of a request or probe on its stream.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -22,7 +21,8 @@ pub enum Ask {
     Probe {
         /// Number of the probe.
         id: RequestId,
-        /// Chunks asked about.
+        /// Chunks asked about, at most
+        /// [`MAX_PROBE_CHUNKS`](super::MAX_PROBE_CHUNKS).
         chunks: Vec<ChunkId>,
     },
     /// Send this piece.
@@ -31,7 +31,8 @@ pub enum Ask {
         id: RequestId,
         /// The chunk.
         chunk: ChunkId,
-        /// Which piece of the chunk, from 0.
+        /// Which piece of the chunk, from 0; below
+        /// [`MAX_PIECES_PER_CHUNK`](crate::snapshot::MAX_PIECES_PER_CHUNK).
         piece: u32,
     },
     /// Take this request back.
@@ -40,7 +41,7 @@ pub enum Ask {
     Have {
         /// The snapshot.
         manifest: ManifestId,
-        /// Piece numbers.
+        /// Piece numbers, at most [`MAX_HAVE_PIECES`](super::MAX_HAVE_PIECES).
         pieces: Vec<u32>,
     },
     /// What I have of the snapshot.
@@ -71,21 +72,24 @@ pub enum Answer {
     Have {
         /// The snapshot.
         manifest: ManifestId,
-        /// Piece numbers.
+        /// Piece numbers, at most [`MAX_HAVE_PIECES`](super::MAX_HAVE_PIECES).
         pieces: Vec<u32>,
     },
     /// The answer to a probe.
     Holds {
         /// Number of the probe.
         id: RequestId,
-        /// One bit for each chunk asked about, as [`Bitmap`] has them.
+        /// One bit for each chunk asked about, as
+        /// [`Bitmap`](crate::snapshot::Bitmap) has them. Their number can be
+        /// checked only by who asked.
         chunks: Bytes,
     },
     /// The next data frames are this piece.
     Started {
         /// Number of the request.
         id: RequestId,
-        /// Bytes of the piece.
+        /// Bytes of the piece: 1 to
+        /// [`PIECE_BYTES`](crate::snapshot::PIECE_BYTES).
         size: u32,
     },
     /// The piece is not given.
@@ -104,15 +108,16 @@ pub enum Answer {
 pub enum Holding {
     /// Everything.
     Complete,
-    /// Some pieces, as the bytes of a [`Bitmap`] over piece numbers. Their
-    /// number can be checked only by who has the manifest.
+    /// Some pieces, as the bytes of a [`Bitmap`](crate::snapshot::Bitmap) over
+    /// piece numbers. Their number can be checked only by who has the manifest.
     Pieces(Bytes),
     /// Nothing, or nothing for this peer.
     Refused(Refusal),
 }
 
 impl Ask {
-    /// The whole control frame.
+    /// The whole control frame. Panics when the message passes a limit that the
+    /// other side would call a fault.
     pub fn to_frame(&self) -> Bytes {
         use proto::ask::Kind;
         let kind = match self {
@@ -139,13 +144,14 @@ impl Ask {
             }
             Self::Ack { bytes } => Kind::Ack(proto::Ack { bytes: *bytes }),
         };
-        control_frame(&proto::Ask { kind: Some(kind) })
+        control_frame(&proto::Ask { kind: Some(kind) }, &ASK)
     }
 
     /// Reads the payload of a control frame.
     pub fn decode(payload: Bytes) -> Result<Self, WireError> {
         use proto::ask::Kind;
         limit_len("control frame", payload.len(), MAX_CONTROL_BYTES as usize)?;
+        ASK.check(&payload)?;
         let kind = proto::Ask::decode(payload)?
             .kind
             .ok_or_else(unknown_message)?;
@@ -175,7 +181,8 @@ impl Ask {
 }
 
 impl Answer {
-    /// The whole control frame.
+    /// The whole control frame. Panics when the message passes a limit that the
+    /// other side would call a fault.
     pub fn to_frame(&self) -> Bytes {
         use proto::answer::Kind;
         let kind = match self {
@@ -197,13 +204,14 @@ impl Answer {
             }),
             Self::Aborted(id) => Kind::Aborted(proto::Aborted { id: id.0 }),
         };
-        control_frame(&proto::Answer { kind: Some(kind) })
+        control_frame(&proto::Answer { kind: Some(kind) }, &ANSWER)
     }
 
     /// Reads the payload of a control frame.
     pub fn decode(payload: Bytes) -> Result<Self, WireError> {
         use proto::answer::Kind;
         limit_len("control frame", payload.len(), MAX_CONTROL_BYTES as usize)?;
+        ANSWER.check(&payload)?;
         let kind = proto::Answer::decode(payload)?
             .kind
             .ok_or_else(unknown_message)?;
@@ -216,29 +224,20 @@ impl Answer {
                 let (manifest, pieces) = decode_have(have)?;
                 Self::Have { manifest, pieces }
             }
-            Kind::Holds(holds) => {
-                limit_len(
-                    "probe answer",
-                    holds.chunks.len(),
-                    Bitmap::byte_len(MAX_PROBE_CHUNKS as u32),
-                )?;
-                Self::Holds {
-                    id: RequestId(holds.id),
-                    chunks: holds.chunks,
-                }
+            Kind::Holds(holds) => Self::Holds {
+                id: RequestId(holds.id),
+                chunks: holds.chunks,
+            },
+            Kind::Started(proto::Started { size: 0, .. }) => {
+                return Err(WireError::Field {
+                    field: "piece size",
+                    problem: "is zero".to_owned(),
+                });
             }
-            Kind::Started(started) => {
-                if started.size == 0 || started.size > PIECE_BYTES {
-                    return Err(WireError::Field {
-                        field: "piece size",
-                        problem: format!("{} is not in 1 to {PIECE_BYTES}", started.size),
-                    });
-                }
-                Self::Started {
-                    id: RequestId(started.id),
-                    size: started.size,
-                }
-            }
+            Kind::Started(started) => Self::Started {
+                id: RequestId(started.id),
+                size: started.size,
+            },
             Kind::Refused(refused) => Self::Refused {
                 id: RequestId(refused.id),
                 refusal: Refusal::decode(refused.refusal)?,
@@ -248,7 +247,7 @@ impl Answer {
     }
 }
 
-fn control_frame(message: &impl Message) -> Bytes {
+fn control_frame(message: &impl Message, shape: &Shape) -> Bytes {
     let len = message.encoded_len();
     assert!(
         len <= MAX_CONTROL_BYTES as usize,
@@ -263,6 +262,9 @@ fn control_frame(message: &impl Message) -> Bytes {
     message
         .encode(&mut frame)
         .expect("a Vec grows as far as needed");
+    if let Err(error) = shape.check(&frame[super::FRAME_HEADER_BYTES..]) {
+        panic!("a message that no peer would take: {error:?}");
+    }
     frame.into()
 }
 
@@ -286,12 +288,6 @@ pub(super) fn decode_manifest(bytes: &[u8]) -> Result<ManifestId, WireError> {
 }
 
 fn decode_chunks(bytes: &[u8]) -> Result<Vec<ChunkId>, WireError> {
-    if bytes.len() > MAX_PROBE_CHUNKS * 32 {
-        return Err(WireError::TooMany {
-            what: "chunks in a probe",
-            limit: MAX_PROBE_CHUNKS,
-        });
-    }
     bytes
         .chunks(32)
         .map(|digest| decode_digest("chunks", digest).map(ChunkId))
@@ -306,12 +302,6 @@ fn encode_have(manifest: &ManifestId, pieces: &[u32]) -> proto::Have {
 }
 
 fn decode_have(have: proto::Have) -> Result<(ManifestId, Vec<u32>), WireError> {
-    if have.pieces.len() > MAX_HAVE_PIECES {
-        return Err(WireError::TooMany {
-            what: "pieces in a have-message",
-            limit: MAX_HAVE_PIECES,
-        });
-    }
     Ok((decode_manifest(&have.manifest)?, have.pieces))
 }
 
