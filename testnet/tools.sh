@@ -106,8 +106,8 @@ install_cmake() {
 # it is there.
 go_tool() {
     local program=$TOOLS/bin/$1 package=github.com/cometbft/cometbft/$2
-    if [ -x "$program" ] && go version -m "$program" |
-        grep -q "[[:space:]]github.com/cometbft/cometbft[[:space:]]*$COMETBFT_VERSION\b"; then
+    # Tabs stand around the version.
+    if [ -x "$program" ] && [[ $(go version -m "$program") == *"	$COMETBFT_VERSION	"* ]]; then
         return
     fi
     say "$package $COMETBFT_VERSION: missing, installing it into $TOOLS/bin"
