@@ -1,0 +1,315 @@
+//! CometBFT nodes with CometBFT's e2e application in process: their homes,
+//! settings and start.
+
+use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use serde_json::Value;
+use tokio::process::Command;
+use toml::Table;
+
+use crate::network::Network;
+use crate::processes::Processes;
+use crate::rpc::Rpc;
+use crate::tools::Tools;
+
+/// What the e2e application calls its version; a genesis that says otherwise
+/// ends a state sync after its last chunk.
+const APP_VERSION: &str = "1";
+
+/// Bytes a second of a p2p connection. CometBFT's default of 5,120,000 is made
+/// for the internet and would be all that a harvest or a restore can reach.
+const P2P_RATE: i64 = 512_000_000;
+
+/// How long `cometbft` may take to write a few files.
+const FILES_PATIENCE: Duration = Duration::from_secs(60);
+
+/// CometBFT takes no shorter one; the joining node sleeps so long before it
+/// looks at offers.
+const DISCOVERY_TIME: &str = "5s";
+
+/// A node: its home, where it listens, its name among peers.
+#[derive(Clone)]
+pub struct Node {
+    /// What it is called in logs and tables.
+    pub name: String,
+    /// Where it listens for peers.
+    pub p2p: SocketAddr,
+    /// Its RPC.
+    pub rpc: Rpc,
+    home: PathBuf,
+    id: String,
+    rpc_address: SocketAddr,
+}
+
+/// From where a joining node's light client starts, and whom it asks.
+pub struct Trust {
+    /// Height of a header that the node believes.
+    pub height: u64,
+    /// Hash of that block.
+    pub block_hash: String,
+    /// RPC servers of its light client.
+    pub servers: Vec<String>,
+}
+
+impl Node {
+    /// `ID@HOST:PORT`.
+    pub fn peer_address(&self) -> String {
+        format!("{}@{}", self.id, self.p2p)
+    }
+
+    /// Writes the node's settings. A validator gets its peers here; a joining
+    /// node (`trust` is given) gets none and takes no one's advice about
+    /// others: while its state sync runs, whoever is its peer could push
+    /// chunks into its application.
+    pub fn configure(
+        &self,
+        network: &Network,
+        peers: &[Node],
+        trust: Option<&Trust>,
+    ) -> anyhow::Result<()> {
+        let path = self.home.join("config/config.toml");
+        let text = std::fs::read_to_string(&path)
+            .with_context(|| format!("{} cannot be read", path.display()))?;
+        let mut config: Table =
+            toml::from_str(&text).with_context(|| format!("{} is no TOML", path.display()))?;
+        lay_over(&mut config, self.settings(network, peers, trust));
+        write(&path, &toml::to_string(&config)?)?;
+        self.configure_app(network)
+    }
+
+    fn settings(&self, network: &Network, peers: &[Node], trust: Option<&Trust>) -> Table {
+        let peers: Vec<String> = peers
+            .iter()
+            .filter(|peer| peer.id != self.id)
+            .map(Node::peer_address)
+            .collect();
+        let interval = format!("{}ms", network.validators.block_interval().as_millis());
+        let mut settings = toml::toml! {
+            log_level = "statesync:debug,p2p:error,*:info"
+            [rpc]
+            pprof_laddr = ""
+            [p2p]
+            external_address = ""
+            pex = false
+            addr_book_strict = false
+            allow_duplicate_ip = true
+            [tx_index]
+            indexer = "null"
+        };
+        settings.insert("moniker".into(), self.name.clone().into());
+        let mut set = |section: &str, key: &str, value: toml::Value| {
+            let section = settings
+                .entry(section)
+                .or_insert_with(|| Table::new().into());
+            if let Some(section) = section.as_table_mut() {
+                section.insert(key.into(), value);
+            }
+        };
+        set("rpc", "laddr", format!("tcp://{}", self.rpc_address).into());
+        // `dial_peers` is an unsafe route; the listener is on loopback.
+        set("rpc", "unsafe", trust.is_some().into());
+        set("p2p", "laddr", format!("tcp://{}", self.p2p).into());
+        set("p2p", "persistent_peers", peers.join(",").into());
+        set("p2p", "send_rate", P2P_RATE.into());
+        set("p2p", "recv_rate", P2P_RATE.into());
+        set("consensus", "timeout_commit", interval.into());
+        set("statesync", "enable", trust.is_some().into());
+        if let Some(trust) = trust {
+            let height = i64::try_from(trust.height).unwrap_or(i64::MAX);
+            set("statesync", "rpc_servers", trust.servers.join(",").into());
+            set("statesync", "trust_height", height.into());
+            set("statesync", "trust_hash", trust.block_hash.clone().into());
+            set("statesync", "trust_period", "168h0m0s".into());
+            set("statesync", "discovery_time", DISCOVERY_TIME.into());
+        }
+        settings
+    }
+
+    fn configure_app(&self, network: &Network) -> anyhow::Result<()> {
+        let folder = self.home.join("data/app");
+        std::fs::create_dir_all(&folder)
+            .with_context(|| format!("the folder {} cannot be made", folder.display()))?;
+        let mut app = toml::toml! {
+            protocol = "builtin"
+            mode = "full"
+            retain_blocks = 0
+            key_type = "ed25519"
+            // The application would write its whole state after each block;
+            // no node of a run is ever started again.
+            persist_interval = 0
+        };
+        app.insert("chain_id".into(), network.chain_id.clone().into());
+        app.insert("dir".into(), folder.display().to_string().into());
+        let interval = i64::from(network.validators.snapshot_interval);
+        app.insert("snapshot_interval".into(), interval.into());
+        write(&self.home.join("config/app.toml"), &toml::to_string(&app)?)
+    }
+
+    /// Starts the node.
+    pub fn start(&self, tools: &Tools, processes: &mut Processes) -> anyhow::Result<()> {
+        let temporary = self.home.join("tmp");
+        std::fs::create_dir_all(&temporary)
+            .with_context(|| format!("the folder {} cannot be made", temporary.display()))?;
+        let mut command = Command::new(&tools.e2e_node);
+        command
+            .arg(self.home.join("config/app.toml"))
+            .env("CMTHOME", &self.home)
+            // A state sync keeps its chunks in the temporary folder.
+            .env("TMPDIR", temporary);
+        processes.start(&self.name, command)
+    }
+}
+
+/// Makes the homes of all validators and of one more node, which comes last,
+/// under `folder`.
+pub async fn make_homes(
+    network: &Network,
+    folder: &Path,
+    block: LoopbackBlock,
+    tools: &Tools,
+    processes: &Processes,
+) -> anyhow::Result<Vec<Node>> {
+    let mut command = Command::new(&tools.cometbft);
+    command
+        .args(["testnet", "--n", "1", "--populate-persistent-peers=false"])
+        .args(["--v", &network.validators.count.to_string()])
+        .arg("--o")
+        .arg(folder);
+    run(processes, command).await?;
+    let mut nodes = Vec::new();
+    for index in 0..=network.validators.count {
+        let home = folder.join(format!("node{index}"));
+        adapt_genesis(&home, network)?;
+        let mut command = Command::new(&tools.cometbft);
+        command.arg("show-node-id").arg("--home").arg(&home);
+        let ip = block.address(index + 1);
+        let [p2p, rpc_address] = free_addresses(ip)?;
+        let name = if index < network.validators.count {
+            format!("validator-{}", index + 1)
+        } else {
+            "joiner".to_owned()
+        };
+        nodes.push(Node {
+            name,
+            p2p,
+            rpc: Rpc::new(rpc_address)?,
+            home,
+            id: run(processes, command).await?.trim().to_owned(),
+            rpc_address,
+        });
+    }
+    Ok(nodes)
+}
+
+async fn run(processes: &Processes, command: Command) -> anyhow::Result<String> {
+    let output = processes.run("cometbft", command, FILES_PATIENCE).await?;
+    ensure!(
+        output.status.success(),
+        "cometbft has failed ({}){}",
+        output.status,
+        processes.tail("cometbft")
+    );
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+fn adapt_genesis(home: &Path, network: &Network) -> anyhow::Result<()> {
+    let path = home.join("config/genesis.json");
+    let text = std::fs::read_to_string(&path)
+        .with_context(|| format!("{} cannot be read", path.display()))?;
+    let mut genesis: Value =
+        serde_json::from_str(&text).with_context(|| format!("{} is no JSON", path.display()))?;
+    genesis["chain_id"] = network.chain_id.clone().into();
+    genesis["consensus_params"]["version"]["app"] = APP_VERSION.into();
+    write(&path, &serde_json::to_string_pretty(&genesis)?)
+}
+
+fn write(path: &Path, text: &str) -> anyhow::Result<()> {
+    std::fs::write(path, text).with_context(|| format!("{} cannot be written", path.display()))
+}
+
+/// Lays `over` over `under`: tables are merged, other values replaced.
+pub fn lay_over(under: &mut Table, over: Table) {
+    for (key, value) in over {
+        match (under.get_mut(&key), value) {
+            (Some(toml::Value::Table(under)), toml::Value::Table(over)) => lay_over(under, over),
+            (_, value) => {
+                under.insert(key, value);
+            }
+        }
+    }
+}
+
+/// 254 addresses of the loopback range. Each run draws its own, so that two
+/// of them on one machine do not meet.
+#[derive(Clone, Copy)]
+pub struct LoopbackBlock([u8; 2]);
+
+impl LoopbackBlock {
+    /// A random one, away from 127.0 and 127.1, where other things listen.
+    pub fn random() -> Self {
+        Self([rand::random_range(2..=254), rand::random()])
+    }
+
+    /// An address of it; 0 and 255 have no use.
+    pub fn address(self, last: u8) -> IpAddr {
+        IpAddr::from([127, self.0[0], self.0[1], last])
+    }
+}
+
+/// Free TCP ports at `ip`, all different.
+pub fn free_addresses<const N: usize>(ip: IpAddr) -> anyhow::Result<[SocketAddr; N]> {
+    // Held together, so that no port is given twice.
+    let mut held = Vec::with_capacity(N);
+    for _ in 0..N {
+        held.push(TcpListener::bind((ip, 0)).with_context(|| {
+            format!("no port can be taken at {ip}: does this system have the whole of 127.0.0.0/8?")
+        })?);
+    }
+    let mut addresses = [SocketAddr::from((ip, 0)); N];
+    for (address, listener) in addresses.iter_mut().zip(&held) {
+        *address = listener.local_addr()?;
+    }
+    Ok(addresses)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn laying_over_keeps_what_is_not_named() {
+        let mut under = toml::toml! {
+            a = 1
+            [t]
+            b = 2
+            c = 3
+        };
+        let over = toml::toml! {
+            [t]
+            c = 4
+            [u]
+            d = 5
+        };
+        lay_over(&mut under, over);
+        let expected = toml::toml! {
+            a = 1
+            [t]
+            b = 2
+            c = 4
+            [u]
+            d = 5
+        };
+        assert_eq!(under, expected);
+    }
+
+    #[test]
+    fn free_addresses_differ_and_can_be_bound() {
+        let ip = LoopbackBlock::random().address(1);
+        let [a, b] = free_addresses(ip).unwrap();
+        assert_ne!(a, b);
+        assert!(TcpListener::bind(a).is_ok() && TcpListener::bind(b).is_ok());
+    }
+}

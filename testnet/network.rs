@@ -1,0 +1,206 @@
+//! A network as its TOML file describes it. Another network is another file;
+//! nothing of one stands in code.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use serde::Deserialize;
+
+/// More would not find cores on the machines that this is made for, and the
+/// last byte of a loopback address counts them.
+const VALIDATORS_MAX: u8 = 100;
+
+/// CometBFT's RPC takes bodies of 1,000,000 bytes unless told otherwise, and a
+/// transaction travels there with a few characters around it.
+const TRANSACTION_BYTES_MAX: u32 = 900_000;
+
+/// Bytes in a chunk of CometBFT's e2e application; fixed in its source.
+pub const APP_CHUNK_BYTES: u64 = 1_000_000;
+
+/// A network file.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Network {
+    /// What it is called, also in the names of its folders.
+    pub name: String,
+    /// Chain id.
+    pub chain_id: String,
+    /// The nodes that make blocks.
+    pub validators: Validators,
+    /// What is written before anything is fetched.
+    pub load: Load,
+    /// The daemons beside the validators.
+    pub providers: Providers,
+    /// How long each phase may take.
+    pub patience_s: Patience,
+}
+
+/// The nodes that make blocks.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Validators {
+    /// How many.
+    pub count: u8,
+    /// Pause after each block.
+    pub block_interval_ms: u32,
+    /// Blocks between two snapshots.
+    pub snapshot_interval: u32,
+}
+
+/// What is written before anything is fetched.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Load {
+    /// Chunks that the snapshot must have.
+    pub chunks: u32,
+    /// Size of one transaction's value.
+    pub transaction_bytes: u32,
+    /// The values are drawn from it: the same seed, the same state.
+    pub seed: u64,
+}
+
+/// The daemons beside the validators.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Providers {
+    /// The least part of the fetched bytes that each must have delivered.
+    pub min_share_percent: u8,
+    /// Laid over the `config.toml` of each provider's home.
+    #[serde(default)]
+    pub settings: toml::Table,
+}
+
+/// Seconds after which a phase counts as failed.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Patience {
+    /// Until processes answer and the chain makes blocks.
+    pub start: u64,
+    /// Until all providers hold the same large snapshot.
+    pub snapshot: u64,
+    /// Until the new node's snapshot is complete.
+    pub fetch: u64,
+    /// Until the new node's application has taken it.
+    pub restore: u64,
+    /// Until the new node is at the tip.
+    pub catch_up: u64,
+    /// Until a process that was told to stop has stopped.
+    pub stop: u64,
+}
+
+impl Network {
+    /// Reads and checks a network file.
+    pub fn read(path: &Path) -> anyhow::Result<Self> {
+        let text = std::fs::read_to_string(path)
+            .with_context(|| format!("the network file {} cannot be read", path.display()))?;
+        let network: Self = toml::from_str(&text)
+            .with_context(|| format!("the network file {} is not right", path.display()))?;
+        network
+            .check()
+            .with_context(|| format!("the network file {} is not right", path.display()))?;
+        Ok(network)
+    }
+
+    fn check(&self) -> anyhow::Result<()> {
+        let plain = |c: char| c.is_ascii_alphanumeric() || c == '-';
+        ensure!(
+            !self.name.is_empty() && self.name.chars().all(plain),
+            "name = {:?}: use letters, digits and '-'",
+            self.name
+        );
+        // CometBFT's own limit.
+        ensure!(
+            !self.chain_id.is_empty() && self.chain_id.len() <= 50,
+            "chain_id = {:?}: use 1 to 50 characters",
+            self.chain_id
+        );
+        ensure!(
+            (1..=VALIDATORS_MAX).contains(&self.validators.count),
+            "validators.count = {}: use 1 to {VALIDATORS_MAX}",
+            self.validators.count
+        );
+        ensure!(
+            self.validators.snapshot_interval > 0,
+            "validators.snapshot_interval = 0: without snapshots there is nothing to hand out"
+        );
+        ensure!(
+            (1..=TRANSACTION_BYTES_MAX).contains(&self.load.transaction_bytes),
+            "load.transaction_bytes = {}: use 1 to {TRANSACTION_BYTES_MAX}",
+            self.load.transaction_bytes
+        );
+        ensure!(
+            u32::from(self.providers.min_share_percent) * u32::from(self.validators.count) <= 100,
+            "providers.min_share_percent = {}: {} providers cannot give so much each",
+            self.providers.min_share_percent,
+            self.validators.count
+        );
+        Ok(())
+    }
+}
+
+impl Validators {
+    /// Pause after each block.
+    pub fn block_interval(&self) -> Duration {
+        Duration::from_millis(self.block_interval_ms.into())
+    }
+}
+
+impl Load {
+    /// Transactions that fill so many chunks: their values alone are as large
+    /// as all chunks but the last, and keys and punctuation begin that one.
+    pub fn transactions(&self) -> u64 {
+        (u64::from(self.chunks) * APP_CHUNK_BYTES).div_ceil(self.transaction_bytes.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shipped() -> Vec<std::path::PathBuf> {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("testnet/networks");
+        let files: Vec<_> = std::fs::read_dir(folder)
+            .unwrap()
+            .map(|entry| entry.unwrap().path())
+            .collect();
+        assert!(!files.is_empty());
+        files
+    }
+
+    #[test]
+    fn every_shipped_network_file_is_right() {
+        for file in shipped() {
+            let network = Network::read(&file).unwrap();
+            assert_eq!(
+                file.file_stem().unwrap().to_str().unwrap(),
+                network.name,
+                "a file is called as its network is"
+            );
+        }
+    }
+
+    #[test]
+    fn a_misspelt_key_is_refused_by_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("x.toml");
+        let text = std::fs::read_to_string(&shipped()[0]).unwrap();
+        std::fs::write(&file, text.replace("block_interval_ms", "block_interval")).unwrap();
+        let error = format!("{:#}", Network::read(&file).unwrap_err());
+        assert!(error.contains("block_interval"), "{error}");
+    }
+
+    #[test]
+    fn more_than_all_cannot_be_asked_of_the_providers() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("x.toml");
+        let text = std::fs::read_to_string(&shipped()[0]).unwrap();
+        let asked = |share: u8| {
+            let share = format!("min_share_percent = {share}");
+            std::fs::write(&file, text.replace("min_share_percent = 10", &share)).unwrap();
+            Network::read(&file)
+        };
+        assert!(asked(25).is_ok());
+        assert!(asked(26).is_err());
+    }
+}

@@ -1,0 +1,169 @@
+//! A CometBFT node's RPC, as far as a test network needs it. The route form
+//! (`/method?name=value`) is used because the client library in the tree has
+//! no `dial_peers`.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use serde_json::Value;
+
+/// A node that has not answered by then is asked again by whoever waits.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The RPC of one node.
+#[derive(Clone)]
+pub struct Rpc {
+    url: String,
+    client: reqwest::Client,
+}
+
+/// What `/status` tells.
+pub struct NodeStatus {
+    /// Newest block stored.
+    pub height: u64,
+    /// Whether it is still behind; a node whose state sync failed says no.
+    pub catching_up: bool,
+}
+
+/// A header, as far as it is compared.
+pub struct Header {
+    /// Hash of the block.
+    pub block_hash: String,
+    /// Application hash after the block before.
+    pub app_hash: String,
+}
+
+impl Rpc {
+    /// For the node that listens at `address`.
+    pub fn new(address: SocketAddr) -> anyhow::Result<Self> {
+        Ok(Self {
+            url: format!("http://{address}"),
+            client: reqwest::Client::builder()
+                .timeout(REQUEST_TIMEOUT)
+                .build()?,
+        })
+    }
+
+    /// `http://HOST:PORT`.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Calls `method`; values are as the route form wants them: strings in
+    /// quotes, bytes as `0x…`.
+    async fn call(&self, method: &str, values: &[(&str, &str)]) -> anyhow::Result<Value> {
+        let asked = || format!("{}/{method}", self.url);
+        let body: Vec<String> = values
+            .iter()
+            .map(|(name, value)| format!("{name}={}", percent_encoded(value)))
+            .collect();
+        // As a form: a transaction is too long for an address line.
+        let request = self
+            .client
+            .post(asked())
+            .header("content-type", "application/x-www-form-urlencoded")
+            .body(body.join("&"));
+        let answer = request.send().await.with_context(asked)?;
+        let text = answer.text().await.with_context(asked)?;
+        let mut json: Value = serde_json::from_str(&text)
+            .with_context(|| format!("{} answers with no JSON: {text:.200}", asked()))?;
+        if let Some(error) = json.get("error") {
+            bail!("{} answers: {error}", asked());
+        }
+        Ok(json["result"].take())
+    }
+
+    /// `/status`.
+    pub async fn status(&self) -> anyhow::Result<NodeStatus> {
+        let status = self.call("status", &[]).await?;
+        let sync = &status["sync_info"];
+        Ok(NodeStatus {
+            height: number(&sync["latest_block_height"])?,
+            catching_up: sync["catching_up"]
+                .as_bool()
+                .context("catching_up is missing")?,
+        })
+    }
+
+    /// The header at `height`.
+    pub async fn header(&self, height: u64) -> anyhow::Result<Header> {
+        let commit = self
+            .call("commit", &[("height", &height.to_string())])
+            .await?;
+        let signed = &commit["signed_header"];
+        Ok(Header {
+            block_hash: text(&signed["commit"]["block_id"]["hash"])?,
+            app_hash: text(&signed["header"]["app_hash"])?,
+        })
+    }
+
+    /// Hands a transaction `key=value` over and waits until the mempool took
+    /// it.
+    pub async fn broadcast(&self, key: &str, value: &str) -> anyhow::Result<()> {
+        let tx = format!("\"{key}={value}\"");
+        let answer = self.call("broadcast_tx_sync", &[("tx", &tx)]).await?;
+        if answer["code"] != 0 {
+            bail!("{} refuses the transaction {key}: {answer}", self.url);
+        }
+        Ok(())
+    }
+
+    /// The value of `key` in the application, in base64.
+    pub async fn value(&self, key: &str) -> anyhow::Result<String> {
+        let key = format!("0x{}", hex::encode(key));
+        let answer = self.call("abci_query", &[("data", &key)]).await?;
+        text(&answer["response"]["value"])
+    }
+
+    /// Lets the node dial `peers` (`ID@HOST:PORT`) and keep them.
+    pub async fn dial_peers(&self, peers: &[String]) -> anyhow::Result<()> {
+        let peers = serde_json::to_string(peers)?;
+        self.call("dial_peers", &[("persistent", "true"), ("peers", &peers)])
+            .await?;
+        Ok(())
+    }
+
+    /// Number of peers that the node has.
+    pub async fn peers(&self) -> anyhow::Result<u64> {
+        number(&self.call("net_info", &[]).await?["n_peers"])
+    }
+}
+
+fn number(value: &Value) -> anyhow::Result<u64> {
+    value
+        .as_str()
+        .and_then(|text| text.parse().ok())
+        .with_context(|| format!("{value} is no number in a string"))
+}
+
+fn text(value: &Value) -> anyhow::Result<String> {
+    let text = value.as_str().filter(|text| !text.is_empty());
+    Ok(text
+        .with_context(|| format!("{value} is no text"))?
+        .to_owned())
+}
+
+/// For a form's value: all but letters and digits as `%XX`.
+fn percent_encoded(value: &str) -> String {
+    let mut encoded = String::with_capacity(value.len() + 16);
+    for byte in value.bytes() {
+        if byte.is_ascii_alphanumeric() {
+            encoded.push(char::from(byte));
+        } else {
+            encoded.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    encoded
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_forms_value_keeps_no_sign_that_a_form_gives_a_meaning() {
+        assert_eq!(percent_encoded("\"k=v\""), "%22k%3Dv%22");
+        assert_eq!(percent_encoded("a+b&c d"), "a%2Bb%26c%20d");
+    }
+}

@@ -1,0 +1,152 @@
+# shellcheck shell=bash
+# What builds, demo and tests need beside Rust and Go, in one place.
+# Sourced by testnet/demo.sh, testnet/test.sh and .ci/run, from the top folder
+# of the checkout, under `set -euo pipefail`.
+#
+# Everything is installed into the target folder and found there the next time:
+#   TARGET/tools/bin     CometBFT, its e2e application, cargo-deny
+#   TARGET/tools/python  a Python environment: cmake for HDF5, packages for tests
+# Only what a C compiler and Python themselves lack comes from the system's
+# packages: by apt-get for root, otherwise the command to type is printed.
+#
+# The target folder is, in this order: CARGO_TARGET_DIR where it is set;
+# ~/.cache/snapswarm/target where that folder exists (make it once, and all
+# checkouts share what is compiled); else target/ in the checkout.
+
+COMETBFT_VERSION=v0.38.25
+CARGO_DENY_VERSION=0.20.2
+# The HDF5 that is compiled in asks for it.
+CMAKE_MINIMUM=3.26
+
+say() { printf '== %s\n' "$*"; }
+
+fail() {
+    printf 'FAILED: %s\n' "$*" >&2
+    exit 1
+}
+
+# need_packages WHAT PACKAGE…: installs Debian packages, or says how to.
+need_packages() {
+    local what=$1
+    shift
+    if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+        say "$what: missing, installing the packages $*"
+        apt-get update -qq
+        DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >/dev/null
+    else
+        fail "$what: missing. Install it first, on Debian: sudo apt-get install $*"
+    fi
+}
+
+choose_target() {
+    local shared="${HOME:-/nonexistent}/.cache/snapswarm/target"
+    if [ -n "${CARGO_TARGET_DIR:-}" ]; then
+        :
+    elif [ -d "$shared" ]; then
+        CARGO_TARGET_DIR=$shared
+    else
+        CARGO_TARGET_DIR=$PWD/target
+    fi
+    mkdir -p "$CARGO_TARGET_DIR"
+    CARGO_TARGET_DIR=$(cd "$CARGO_TARGET_DIR" && pwd)
+    export CARGO_TARGET_DIR
+    TOOLS=$CARGO_TARGET_DIR/tools
+    mkdir -p "$TOOLS/bin"
+    say "target folder: $CARGO_TARGET_DIR"
+}
+
+# The two languages are the machine's own affair: a person chooses how to
+# install them.
+check_languages() {
+    command -v cargo >/dev/null || fail "cargo: missing. Install Rust $(rust_version) or later first"
+    command -v go >/dev/null || fail "go: missing. Install Go 1.22 or later first"
+}
+
+rust_version() { sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml; }
+
+# HDF5 and the cryptography below TLS are C.
+install_compiler() {
+    if ! command -v cc >/dev/null || ! command -v make >/dev/null; then
+        need_packages "C compiler and make" gcc libc6-dev make
+    fi
+}
+
+install_python() {
+    [ -x "$TOOLS/python/bin/pip" ] && return
+    if ! python3 -c 'import ensurepip, venv' 2>/dev/null; then
+        need_packages "Python with venv" python3 python3-venv
+    fi
+    # A half-made one would be found by its folder.
+    python3 -m venv --clear "$TOOLS/python"
+}
+
+# cmake_is_new PROGRAM
+cmake_is_new() {
+    local version
+    version=$("$1" --version 2>/dev/null | sed -n '1s/.* \([0-9]*\.[0-9]*\).*/\1/p')
+    [ -n "$version" ] && printf '%s\n%s\n' "$CMAKE_MINIMUM" "$version" | sort -VC
+}
+
+# Sets CMAKE, which the build of HDF5 obeys.
+install_cmake() {
+    local candidate
+    for candidate in "${CMAKE:-}" "$TOOLS/python/bin/cmake" "$(command -v cmake || true)"; do
+        if [ -n "$candidate" ] && cmake_is_new "$candidate"; then
+            export CMAKE=$candidate
+            return
+        fi
+    done
+    say "cmake $CMAKE_MINIMUM or later: missing, installing it into $TOOLS/python"
+    install_python
+    "$TOOLS/python/bin/pip" install --quiet --disable-pip-version-check "cmake>=$CMAKE_MINIMUM"
+    export CMAKE=$TOOLS/python/bin/cmake
+}
+
+# go_tool PROGRAM PACKAGE: one of CometBFT's programs, unless that version of
+# it is there.
+go_tool() {
+    local program=$TOOLS/bin/$1 package=github.com/cometbft/cometbft/$2
+    # Tabs stand around the version.
+    if [ -x "$program" ] && [[ $(go version -m "$program") == *"	$COMETBFT_VERSION	"* ]]; then
+        return
+    fi
+    say "$package $COMETBFT_VERSION: missing, installing it into $TOOLS/bin"
+    GOBIN=$TOOLS/bin CGO_ENABLED=0 go install "$package@$COMETBFT_VERSION"
+}
+
+install_cometbft() {
+    go_tool cometbft cmd/cometbft
+    go_tool node test/e2e/node
+}
+
+# What the tests read our files with, to have a second opinion.
+install_test_python() {
+    install_python
+    local wanted=tests/requirements.txt installed=$TOOLS/python/snapswarm-requirements.txt
+    if ! cmp -s "$wanted" "$installed"; then
+        say "Python packages for tests: missing, installing them into $TOOLS/python"
+        "$TOOLS/python/bin/pip" install --quiet --disable-pip-version-check -r "$wanted"
+        cp "$wanted" "$installed"
+    fi
+    export SNAPSWARM_TEST_PYTHON=$TOOLS/python/bin/python
+}
+
+install_cargo_deny() {
+    if [ "$("$TOOLS/bin/cargo-deny" --version 2>/dev/null)" = "cargo-deny $CARGO_DENY_VERSION" ]; then
+        return
+    fi
+    say "cargo-deny $CARGO_DENY_VERSION: missing, installing it into $TOOLS/bin"
+    # Not optimised: it reads a few hundred small files, and compiles in a
+    # fraction of the time. Its own folder, so that it is no part of our build.
+    cargo install --quiet --locked --debug --force --version "$CARGO_DENY_VERSION" cargo-deny \
+        --root "$TOOLS" --target-dir "$TOOLS/cargo-deny-build"
+    rm -rf "$TOOLS/cargo-deny-build"
+}
+
+# What every build needs.
+install_build_tools() {
+    choose_target
+    check_languages
+    install_compiler
+    install_cmake
+}
