@@ -297,7 +297,10 @@ fn newest_of_each(lists: &[Vec<SnapshotSummary>]) -> String {
         let newest = list.iter().max_by_key(|snapshot| snapshot.height);
         newest.map_or_else(
             || "none".to_owned(),
-            |s| format!("height {} with {} chunks", s.height, s.chunks),
+            |s| {
+                let part = if s.complete { "" } else { " in part" };
+                format!("height {} with {} chunks{part}", s.height, s.chunks)
+            },
         )
     };
     lists.iter().map(newest).collect::<Vec<_>>().join(", ")
