@@ -15,9 +15,10 @@
 //! | `comet`, `rpc` | CometBFT nodes: homes and settings; RPC |
 //! | `load` | transactions |
 //! | `swarm` | snapswarm's homes, daemons and verbs |
-//! | `run`, `report` | the phases; what is told about them |
+//! | `run`, `join`, `report` | the phases, those of the new node, what is told about them |
 
 mod comet;
+mod join;
 mod load;
 mod network;
 mod processes;

@@ -22,7 +22,7 @@ pub const APP_CHUNK_BYTES: u64 = 1_000_000;
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Network {
-    /// What it is called, also in the names of its folders.
+    /// What it is called: its folders, and its swarm, which others do not meet.
     pub name: String,
     /// Chain id.
     pub chain_id: String,
@@ -103,10 +103,10 @@ impl Network {
     }
 
     fn check(&self) -> anyhow::Result<()> {
-        let plain = |c: char| c.is_ascii_alphanumeric() || c == '-';
+        let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
         ensure!(
             !self.name.is_empty() && self.name.chars().all(plain),
-            "name = {:?}: use letters, digits and '-'",
+            "name = {:?}: use a-z, 0-9 and '-'",
             self.name
         );
         // CometBFT's own limit.

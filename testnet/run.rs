@@ -4,14 +4,15 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, ensure};
 use snapswarm::node::command::SnapshotSummary;
 
-use crate::comet::{self, LoopbackBlock, Node, Trust};
+use crate::comet::{self, LoopbackBlock, Node};
 use crate::load;
 use crate::network::Network;
 use crate::processes::Processes;
-use crate::report::{self, Report, Share};
+use crate::report::{self, Report};
+use crate::rpc::NodeStatus;
 use crate::swarm::{Home, Provider};
 use crate::tools::Tools;
 
@@ -21,17 +22,30 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 /// Between two lines about a phase that takes long.
 const SAY_EVERY_LOOKS: u32 = 20;
 
-/// Blocks after a snapshot that its light client verification needs: H+1 has
-/// its application hash, H+2 the commit of that.
-const BLOCKS_AFTER_SNAPSHOT: u64 = 2;
-
 /// A run under way.
 pub struct Run<'a> {
-    network: &'a Network,
-    tools: &'a Tools,
+    pub(super) network: &'a Network,
+    pub(super) tools: &'a Tools,
+    pub(super) processes: &'a mut Processes,
+    pub(super) report: Report,
     folder: PathBuf,
-    processes: &'a mut Processes,
-    report: Report,
+}
+
+/// What a look at something found.
+pub(super) enum Look<T> {
+    /// What it is waited for.
+    Found(T),
+    /// Why it has to be looked again, for a person who waits.
+    NotYet(String),
+}
+
+/// Whether `node` answers and has stored block `height`.
+pub(super) async fn at_height(node: &Node, height: u64) -> Look<NodeStatus> {
+    match node.rpc.status().await {
+        Ok(status) if status.height >= height => Look::Found(status),
+        Ok(status) => Look::NotYet(format!("{} is at height {}", node.name, status.height)),
+        Err(error) => Look::NotYet(format!("{error:#}")),
+    }
 }
 
 impl<'a> Run<'a> {
@@ -78,34 +92,29 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    /// Waits until `look` finds something, while all processes are watched.
-    async fn wait_for<T>(
+    /// Looks until something is found, while all processes are watched. An
+    /// error of `look` ends the wait at once.
+    pub(super) async fn wait_for<T>(
         &mut self,
         what: &str,
         patience_s: u64,
-        mut look: impl AsyncFnMut(&Processes) -> anyhow::Result<Option<T>>,
+        mut look: impl AsyncFnMut(&Processes) -> anyhow::Result<Look<T>>,
     ) -> anyhow::Result<T> {
         let deadline = tokio::time::Instant::now() + Duration::from_secs(patience_s);
         let mut looks = 0;
         loop {
             self.processes.check()?;
-            let found = tokio::time::timeout_at(deadline, look(self.processes)).await;
-            let last = match found {
-                Ok(Ok(Some(found))) => return Ok(found),
-                Ok(Ok(None)) => None,
-                Ok(Err(error)) => Some(error),
-                Err(_) => None,
+            let why = match look(self.processes).await? {
+                Look::Found(found) => return Ok(found),
+                Look::NotYet(why) => why,
             };
-            if tokio::time::Instant::now() + LOOK_INTERVAL > deadline {
-                let late = format!("{what}: not within {patience_s} s");
-                return match last {
-                    Some(error) => Err(error.context(late)),
-                    None => bail!(late),
-                };
-            }
+            ensure!(
+                tokio::time::Instant::now() < deadline,
+                "{what}: not within {patience_s} s: {why}"
+            );
             looks += 1;
             if looks % SAY_EVERY_LOOKS == 0 {
-                self.report.say(format!("… waiting: {what}"));
+                self.report.say(format!("… waiting: {what}: {why}"));
             }
             tokio::time::sleep(LOOK_INTERVAL).await;
         }
@@ -124,10 +133,8 @@ impl<'a> Run<'a> {
         let patience = self.network.patience_s.start;
         for node in &nodes {
             let what = format!("the first block at {}", node.name);
-            self.wait_for(&what, patience, async |_| {
-                Ok((node.rpc.status().await?.height > 0).then_some(()))
-            })
-            .await?;
+            self.wait_for(&what, patience, async |_| Ok(at_height(node, 1).await))
+                .await?;
         }
         self.report.phase("validators make blocks");
         self.report.say(format!(
@@ -203,7 +210,10 @@ impl<'a> Run<'a> {
                     .iter()
                     .map(|provider| provider.home.list(processes));
                 let lists = futures::future::try_join_all(lists).await?;
-                Ok(newest_common(&lists, chunks))
+                Ok(match newest_common(&lists, chunks) {
+                    Some(snapshot) => Look::Found(snapshot),
+                    None => Look::NotYet(format!("they have {}", newest_of_each(&lists))),
+                })
             })
             .await?;
         for provider in providers {
@@ -243,179 +253,6 @@ impl<'a> Run<'a> {
         Ok(snapshot)
     }
 
-    async fn fetch(
-        &mut self,
-        home: &Home,
-        snapshot: &SnapshotSummary,
-        providers: &[Provider],
-        validators: &[Node],
-    ) -> anyhow::Result<Vec<Share>> {
-        let patience = Duration::from_secs(self.network.patience_s.fetch);
-        let rpc = validators[0].rpc.url();
-        // One address is enough: the others are found through the swarm.
-        let bootstrap = &providers[0].multiaddr;
-        let fetched = home
-            .fetch(snapshot, bootstrap, rpc, patience, self.processes)
-            .await?;
-        self.processes.check()?;
-        ensure!(
-            fetched.manifest == snapshot.manifest,
-            "fetched {} in place of {}",
-            fetched.manifest,
-            snapshot.manifest
-        );
-        ensure!(
-            fetched.bytes == snapshot.bytes,
-            "fetched {} bytes in place of {}",
-            fetched.bytes,
-            snapshot.bytes
-        );
-        ensure!(
-            fetched.proven,
-            "what was fetched is not compared with the chain"
-        );
-        let names: Vec<(&str, &str)> = providers
-            .iter()
-            .map(|p| (p.home.name.as_str(), p.home.peer_id.as_str()))
-            .collect();
-        let shares = report::shares(&fetched, &names);
-        let least = f64::from(self.network.providers.min_share_percent);
-        if let Some(share) = shares[..providers.len()].iter().find(|s| s.percent < least) {
-            report::print_shares(&shares);
-            bail!("{} gave less than {least} % of the bytes", share.name);
-        }
-        self.report.phase("fetched from all providers at once");
-        self.report.say(format!(
-            "the new node has fetched {:.1} MB in {:.2} s ({} bytes twice or for nothing)",
-            fetched.bytes as f64 / 1e6,
-            fetched.seconds,
-            fetched.wasted_bytes
-        ));
-        Ok(shares)
-    }
-
-    async fn restore(
-        &mut self,
-        home: &Home,
-        snapshot: &SnapshotSummary,
-        joiner: &Node,
-        validators: &[Node],
-    ) -> anyhow::Result<()> {
-        let needed = snapshot.height + BLOCKS_AFTER_SNAPSHOT;
-        let first = &validators[0];
-        let patience = self.network.patience_s.start;
-        self.wait_for(&format!("height {needed}"), patience, async |_| {
-            Ok((first.rpc.status().await?.height >= needed).then_some(()))
-        })
-        .await?;
-        let trust = Trust {
-            height: snapshot.height,
-            block_hash: first.rpc.header(snapshot.height).await?.block_hash,
-            // CometBFT wants two.
-            servers: validators
-                .iter()
-                .cycle()
-                .take(2)
-                .map(|node| node.rpc.url().to_owned())
-                .collect(),
-        };
-        joiner.configure(self.network, &[], Some(&trust))?;
-        joiner.start(self.tools, self.processes)?;
-        self.wait_for("the new node's RPC", patience, async |_| {
-            Ok(joiner.rpc.status().await.ok())
-        })
-        .await?;
-        self.report.phase("an empty node is started");
-
-        let patience = Duration::from_secs(self.network.patience_s.restore);
-        let fed = home
-            .feed(&snapshot.manifest, joiner, patience, self.processes)
-            .await?;
-        self.processes.check()?;
-        ensure!(
-            fed.restored && fed.height == snapshot.height,
-            "the new node has not taken the snapshot: {fed:?}"
-        );
-        let app_hash = first.rpc.header(snapshot.height + 1).await?.app_hash;
-        ensure!(
-            fed.app_hash.eq_ignore_ascii_case(&app_hash),
-            "fed the application hash {}, the chain has {app_hash}",
-            fed.app_hash
-        );
-        self.report.phase("the snapshot is fed and restored");
-        self.report.say(format!(
-            "the new node's application stands at height {}",
-            fed.height
-        ));
-        Ok(())
-    }
-
-    /// Gives the new node its normal peers and waits until it is where the
-    /// validators were when it got them. The height it has then.
-    async fn catch_up(&mut self, joiner: &Node, validators: &[Node]) -> anyhow::Result<u64> {
-        let tip = validators[0].rpc.status().await?.height;
-        let peers: Vec<String> = validators.iter().map(Node::peer_address).collect();
-        joiner.rpc.dial_peers(&peers).await?;
-        let patience = self.network.patience_s.catch_up;
-        let what = format!("the new node at height {tip}");
-        let height = self
-            .wait_for(&what, patience, async |_| {
-                let status = joiner.rpc.status().await?;
-                Ok((!status.catching_up && status.height >= tip).then_some(status.height))
-            })
-            .await?;
-        self.report.phase("caught up by block sync");
-        self.report.say(format!(
-            "the new node is at the tip (height {height}) with {} peers",
-            joiner.rpc.peers().await?
-        ));
-        Ok(height)
-    }
-
-    /// The application hash that the new node and all validators have at
-    /// `height`; an error if they differ in it or in what they answer for a
-    /// key that was written.
-    async fn compare(
-        &mut self,
-        joiner: &Node,
-        validators: &[Node],
-        snapshot: &SnapshotSummary,
-        height: u64,
-    ) -> anyhow::Result<String> {
-        // Header H+1 was part of the restore; the one after it is the first
-        // that says what the new node's own application computed.
-        ensure!(
-            height > snapshot.height + 1,
-            "height {height} says nothing about blocks after the snapshot"
-        );
-        let app_hash = joiner.rpc.header(height).await?.app_hash;
-        let keys = load::keys_to_compare(&self.network.load);
-        for validator in validators {
-            let patience = self.network.patience_s.catch_up;
-            let what = format!("height {height} at {}", validator.name);
-            let header = self
-                .wait_for(&what, patience, async |_| {
-                    Ok(Some(validator.rpc.header(height).await?))
-                })
-                .await?;
-            ensure!(
-                header.app_hash == app_hash,
-                "at height {height} the new node has the application hash {app_hash}, {} has {}",
-                validator.name,
-                header.app_hash
-            );
-            for key in &keys {
-                ensure!(
-                    validator.rpc.value(key).await? == joiner.rpc.value(key).await?,
-                    "the new node and {} answer differently for {key}",
-                    validator.name
-                );
-            }
-        }
-        self.report.phase("application hash compared");
-        Ok(app_hash)
-    }
-
     /// Stops everything; a daemon that does not stop cleanly is an error.
     async fn stop(&mut self, providers: &[Provider]) -> anyhow::Result<()> {
         let patience = Duration::from_secs(self.network.patience_s.stop);
@@ -452,6 +289,21 @@ fn newest_common(lists: &[Vec<SnapshotSummary>], chunks: u32) -> Option<Snapshot
         })
         .max_by_key(|snapshot| snapshot.height)
         .cloned()
+}
+
+/// What each list begins with, in words.
+fn newest_of_each(lists: &[Vec<SnapshotSummary>]) -> String {
+    let newest = |list: &Vec<SnapshotSummary>| {
+        let newest = list.iter().max_by_key(|snapshot| snapshot.height);
+        newest.map_or_else(
+            || "none".to_owned(),
+            |s| {
+                let part = if s.complete { "" } else { " in part" };
+                format!("height {} with {} chunks{part}", s.height, s.chunks)
+            },
+        )
+    };
+    lists.iter().map(newest).collect::<Vec<_>>().join(", ")
 }
 
 #[cfg(test)]

@@ -59,7 +59,7 @@ impl Home {
             folder,
             program: tools.snapswarm.clone(),
         };
-        let arguments = ["init", "--network", network.chain_id.as_str()];
+        let arguments = ["init", "--network", network.name.as_str()];
         let made: Made = home.verb(&arguments, SHORT_VERB, processes).await?;
         home.peer_id = made.peer_id;
         if !settings.is_empty() {
