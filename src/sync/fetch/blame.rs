@@ -97,6 +97,11 @@ impl Fetch {
             self.board.unclaim_all(&peer.holds);
         }
         self.dirty.remove(&key);
+        // What was not said yet has nobody to be said to.
+        self.actions.retain(|action| match action {
+            FetchAction::Request { peer, .. } | FetchAction::Cancel { peer, .. } => *peer != key,
+            _ => true,
+        });
     }
 
     /// The peer stopped delivering: what was asked of it goes to others.

@@ -212,8 +212,7 @@ impl Fetch {
         }
     }
 
-    /// So many more bytes of the piece came. To be said for bytes of requests
-    /// that were taken back as well: they count as waste.
+    /// So many more bytes of the piece came.
     pub fn handle_progress(&mut self, peer: PeerKey, piece: PieceIndex, bytes: u32, now: Instant) {
         self.received_bytes += u64::from(bytes);
         let Some(known) = self.peers.get_mut(&peer) else {
@@ -225,6 +224,12 @@ impl Fetch {
         request.bytes = request.bytes.saturating_add(bytes);
         request.started_at.get_or_insert(now);
         known.moved(bytes, now);
+    }
+
+    /// So many bytes came for requests that were taken back.
+    pub fn handle_stray(&mut self, peer: PeerKey, bytes: u32) {
+        self.received_bytes += u64::from(bytes);
+        self.waste(peer, bytes);
     }
 
     /// All bytes of the piece came. True: verify them and say

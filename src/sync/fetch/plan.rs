@@ -79,12 +79,15 @@ impl Fetch {
         if record.is_out() || record.pause_until.is_some_and(|until| until > now) {
             return false;
         }
-        let idle = peer.requests.is_empty() && !self.verifying.keys().any(|(_, of)| *of == key);
+        let verifying = self.verifying.keys().filter(|(_, of)| *of == key).count();
+        let idle = peer.requests.is_empty() && verifying == 0;
         if self.buffered() >= self.limits.buffered_pieces && !idle {
             return false;
         }
-        let window = peer.window(record, self.rate_guess(now), now);
-        (peer.requests.len() as u32) < window
+        // What a stranger sent may be as wrong as what it has yet to send.
+        let stranger = record.verified == 0;
+        let open = peer.requests.len() + if stranger { verifying } else { 0 };
+        (open as u32) < peer.window(record, self.rate_guess(now), now)
     }
 
     fn ask(&mut self, key: PeerKey, number: u32, now: Instant) {

@@ -1,0 +1,241 @@
+//! The scheduler and the order of uploads in a simulated swarm: virtual time,
+//! everything from a seed. A failing seed is printed; replay it with all that
+//! happened by `SNAPSWARM_SEED=N cargo test --release --test simulation -- --nocapture replay`.
+
+mod simulation {
+    pub mod check;
+    pub mod joiner;
+    pub mod link;
+    pub mod manifest;
+    pub mod plan;
+    pub mod server;
+    pub mod world;
+}
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Duration;
+
+use simulation::plan::{Holds, NodePlan, Plan, Role};
+use simulation::world::World;
+use snapswarm::snapshot::PIECE_BYTES;
+use snapswarm::sync::{HaveWhen, Offence, PeerKey};
+
+/// Each seed that is divisible by this runs twice and must do the same.
+const TWICE_EVERY: u64 = 10;
+
+fn run(plan: Plan) -> World {
+    let mut world = World::new(plan);
+    world.run();
+    world
+}
+
+fn run_seed(seed: u64) {
+    let world = run(Plan::random(seed));
+    for node in &world.nodes {
+        let Some(joiner) = &node.joiner else { continue };
+        for (peer, _) in &joiner.bans {
+            let role = world.nodes[peer.0 as usize].plan.role;
+            assert_ne!(role, Role::Honest, "an honest peer was banned");
+        }
+    }
+    if seed.is_multiple_of(TWICE_EVERY) {
+        let again = run(Plan::random(seed));
+        assert_eq!(world.trace, again.trace, "the same seed went another way");
+    }
+}
+
+fn run_seeds(seeds: std::ops::Range<u64>) {
+    for seed in seeds {
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| run_seed(seed))) {
+            eprintln!(
+                "seed {seed} failed; replay it with SNAPSWARM_SEED={seed} \
+                 cargo test --release --test simulation -- --nocapture replay"
+            );
+            std::panic::resume_unwind(panic);
+        }
+    }
+}
+
+#[test]
+fn replay() {
+    if let Ok(seed) = std::env::var("SNAPSWARM_SEED") {
+        let seed = seed.parse().expect("SNAPSWARM_SEED is a number");
+        println!("{:#?}", Plan::random(seed));
+        run_seed(seed);
+    }
+}
+
+macro_rules! seeds {
+    ($($name:ident $range:expr;)*) => {$(
+        #[test]
+        fn $name() {
+            run_seeds($range);
+        }
+    )*};
+}
+seeds! {
+    every_law_holds_in_seeds_0_to_249 0..250;
+    every_law_holds_in_seeds_250_to_499 250..500;
+    every_law_holds_in_seeds_500_to_749 500..750;
+    every_law_holds_in_seeds_750_to_999 750..1000;
+}
+
+#[test]
+fn three_liars_of_four_are_banned_and_nothing_is_fetched_twice_from_the_honest_one() {
+    for seed in 0..20 {
+        for lie in [Role::Liar(1.0), Role::Short, Role::Mixer, Role::Liar(0.5)] {
+            let mut nodes = vec![NodePlan::joiner(1e6, 125e6)];
+            nodes.extend((0..3).map(|_| NodePlan::seeder(20e6).role(lie)));
+            nodes.push(NodePlan::seeder(5e6));
+            let world = run(Plan::new(seed, 12, 3 * PIECE_BYTES - 5, nodes));
+            let joiner = world.nodes[0].joiner.as_ref().unwrap();
+            let mut banned: Vec<u64> = joiner.bans.iter().map(|(peer, _)| peer.0).collect();
+            banned.sort();
+            assert_eq!(banned, [1, 2, 3], "{lie:?} {:?}", joiner.bans);
+            assert!(
+                joiner
+                    .bans
+                    .iter()
+                    .all(|(_, why)| *why == Offence::WrongBytes)
+            );
+            let honest = &world.nodes[4];
+            assert!(
+                honest.started.values().all(|times| *times == 1),
+                "{:?}",
+                honest.started
+            );
+        }
+    }
+}
+
+#[test]
+fn a_false_manifest_is_condemned_and_no_honest_peer_stays_banned() {
+    for seed in 0..20 {
+        let mut nodes = vec![NodePlan::joiner(1e6, 125e6)];
+        nodes.extend((0..2).map(|_| NodePlan::seeder(20e6)));
+        nodes.extend((0..2).map(|_| NodePlan::seeder(5e6).role(Role::Forger)));
+        let mut plan = Plan::new(seed, 6, 3 * PIECE_BYTES, nodes);
+        plan.false_chunk = Some(seed as u32 % 6);
+        let world = run(plan);
+        let joiner = world.nodes[0].joiner.as_ref().unwrap();
+        assert!(joiner.condemned && joiner.finished_at.is_none());
+        assert!(joiner.book.banned.is_empty(), "{:?}", joiner.book.banned);
+        let banned: Vec<PeerKey> = joiner.bans.iter().map(|(peer, _)| *peer).collect();
+        assert_eq!(banned.len(), joiner.lifted.len());
+    }
+}
+
+#[test]
+fn wrong_bytes_that_were_not_announced_ban_nobody() {
+    for seed in 0..20 {
+        let mut liar = NodePlan::seeder(20e6).role(Role::Liar(1.0));
+        liar.unannounced = true;
+        let nodes = vec![NodePlan::joiner(1e6, 125e6), liar, NodePlan::seeder(5e6)];
+        let world = run(Plan::new(seed, 12, 3 * PIECE_BYTES, nodes));
+        assert!(world.nodes[0].joiner.as_ref().unwrap().bans.is_empty());
+        assert!(
+            world.nodes[1].pieces_started <= 4,
+            "asked again after the first"
+        );
+    }
+}
+
+/// Seconds until the last joiner is done, and what node 0 sent, both against
+/// the bound.
+fn measure(plan: Plan, bound_secs: f64) -> (f64, f64) {
+    let bytes = plan.total_bytes();
+    let world = run(plan);
+    let joiners = world.nodes.iter().filter_map(|node| node.joiner.as_ref());
+    let last = joiners.filter_map(|joiner| joiner.finished_at).max();
+    let seeder = world.nodes.iter().find(|node| node.joiner.is_none());
+    let sent = seeder.map_or(0.0, |node| node.sent_bytes as f64);
+    (last.unwrap().as_secs_f64() / bound_secs, sent / bytes)
+}
+
+const MBIT: f64 = 1e6 / 8.0;
+
+fn four_uplinks(seed: u64, latency_ms: u64, chunk: u32, when: HaveWhen) -> f64 {
+    let latency = Duration::from_micros(latency_ms * 500);
+    let ups = [10.0, 50.0, 100.0, 200.0];
+    let mut nodes = vec![NodePlan::joiner(MBIT, 1e9).latency(Duration::ZERO)];
+    nodes.extend(ups.map(|up| NodePlan::seeder(up * MBIT).latency(latency)));
+    let mut plan = Plan::new(seed, 1000 / (chunk / PIECE_BYTES), chunk, nodes);
+    plan.every_step = false;
+    let bound = plan.total_bytes() / (360.0 * MBIT);
+    measure(plan.have_when(when), bound).0
+}
+
+#[test]
+fn four_unequal_uplinks_are_all_used_to_the_end() {
+    for (latency_ms, chunk, when, bar) in [
+        (1, PIECE_BYTES, HaveWhen::PieceVerified, 1.03),
+        (1, 10 * PIECE_BYTES, HaveWhen::ChunkChecked, 1.03),
+        (50, 10 * PIECE_BYTES, HaveWhen::ChunkChecked, 1.05),
+        (150, 10 * PIECE_BYTES, HaveWhen::ChunkChecked, 1.08),
+    ] {
+        let mut ratios: Vec<f64> = (0..3)
+            .map(|seed| four_uplinks(seed, latency_ms, chunk, when))
+            .collect();
+        ratios.sort_by(f64::total_cmp);
+        println!("S3 {latency_ms} ms, chunks of {chunk}, {when:?}: {ratios:.3?}");
+        assert!(ratios[2] <= bar, "{ratios:?}");
+    }
+}
+
+fn flash_crowd(seed: u64, latency_ms: u64, chunk: u32, when: HaveWhen) -> (f64, f64) {
+    let latency = Duration::from_micros(latency_ms * 250);
+    let joiner = || NodePlan::joiner(100.0 * MBIT, 1000.0 * MBIT).latency(latency);
+    let mut nodes: Vec<NodePlan> = (0..8).map(|_| joiner()).collect();
+    nodes.push(NodePlan::seeder(100.0 * MBIT).latency(latency));
+    let mut plan = Plan::new(seed, 270 / (chunk / PIECE_BYTES), chunk, nodes);
+    plan.every_step = false;
+    let bound = plan.total_bytes() / (100.0 * MBIT);
+    measure(plan.have_when(when), bound)
+}
+
+#[test]
+fn a_flash_crowd_costs_the_seeder_little_more_than_one_copy() {
+    for (latency_ms, chunk, when, bar) in [
+        (1, PIECE_BYTES, HaveWhen::PieceVerified, 1.12),
+        (150, PIECE_BYTES, HaveWhen::PieceVerified, 1.2),
+        (1, PIECE_BYTES, HaveWhen::ChunkChecked, 1.12),
+        (1, 10 * PIECE_BYTES, HaveWhen::PieceVerified, 1.12),
+        (1, 10 * PIECE_BYTES, HaveWhen::ChunkChecked, 2.0),
+    ] {
+        let mut all: Vec<(f64, f64)> = (0..3)
+            .map(|seed| flash_crowd(seed, latency_ms, chunk, when))
+            .collect();
+        all.sort_by(|a, b| a.0.total_cmp(&b.0));
+        println!("S4 {latency_ms} ms, chunks of {chunk}, {when:?}: {all:.3?}");
+        assert!(all[2].0 <= bar, "{all:?}");
+    }
+}
+
+#[test]
+fn a_piece_that_only_slow_and_silent_peers_claim_comes_from_the_honest_one() {
+    let bad = [
+        Role::Trickler,
+        Role::Mute(0),
+        Role::Freezer(0),
+        Role::Boaster,
+        Role::Refuser(snapswarm::wire::Refusal::Busy, 1.0),
+    ];
+    for role in bad {
+        for seed in 0..5 {
+            let mut nodes = vec![NodePlan::joiner(1e6, 125e6)];
+            nodes.extend((0..6).map(|_| {
+                let mut node = NodePlan::seeder(20e6).role(role);
+                if role == Role::Boaster {
+                    node.holds = Holds::Share(3, 0);
+                }
+                node
+            }));
+            nodes.push(NodePlan::seeder(1e6));
+            let plan = Plan::new(seed, 10, 3 * PIECE_BYTES, nodes);
+            let alone = plan.total_bytes() / 1e6;
+            let (ratio, _) = measure(plan, alone);
+            println!("{role:?}: {ratio:.2} of the time from the honest one alone");
+            assert!(ratio < 1.6, "{role:?} held the download up: {ratio}");
+        }
+    }
+}
