@@ -5,13 +5,17 @@
 //! and its connections: in answers that come in, addresses that the teller's
 //! [`Scope`] does not allow are removed before Kademlia sees them, and in answers
 //! that go out those that the asker has no use for.
+//!
+//! It also gives more providers in an answer than Kademlia's twenty: who seeks a
+//! popular snapshot wants twenty to forty neighbours from one look-up.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::task::{Context, Poll};
+use std::time::Instant;
 
 use libp2p::core::Endpoint;
 use libp2p::core::transport::PortUse;
-use libp2p::kad::{self, KadPeer};
+use libp2p::kad::{self, ConnectionType, KadPeer};
 use libp2p::swarm::{
     ConnectionDenied, ConnectionId, FromSwarm, NetworkBehaviour, NotifyHandler, THandler,
     THandlerInEvent, THandlerOutEvent, ToSwarm,
@@ -19,6 +23,7 @@ use libp2p::swarm::{
 use libp2p::{Multiaddr, PeerId};
 
 use super::book::MAX_PEER_ADDRESSES;
+use super::keys::DhtKey;
 use super::records::Records;
 use super::scope::{Scope, believe};
 
@@ -28,13 +33,21 @@ type Told = THandlerOutEvent<Inner>;
 /// What it tells its connections.
 type Tells = THandlerInEvent<Inner>;
 
-/// Peers in one part of an answer; Kademlia's k.
-const MAX_ANSWER_PEERS: usize = 20;
+/// Closer peers in an answer; Kademlia's k.
+const MAX_CLOSER_PEERS: usize = 20;
+/// Providers in an answer. With four addresses of 40 bytes each takes 200 bytes.
+const MAX_PROVIDER_PEERS: usize = 64;
+/// Requests for providers that Kademlia has not answered yet. It answers each in
+/// its next turn, so the limit is for the case that it does not.
+const MAX_UNANSWERED: usize = 1024;
 
 /// The behaviour.
 pub(super) struct Behaviour {
     kad: Inner,
     scopes: HashMap<ConnectionId, Scope>,
+    /// Who asked for the providers of which key, in order: Kademlia's answers
+    /// come in the same order, but do not name the key.
+    unanswered: VecDeque<(ConnectionId, PeerId, Option<DhtKey>)>,
     ignored_addresses: u64,
 }
 
@@ -43,6 +56,7 @@ impl Behaviour {
         Self {
             kad,
             scopes: HashMap::new(),
+            unanswered: VecDeque::new(),
             ignored_addresses: 0,
         }
     }
@@ -86,7 +100,7 @@ impl Behaviour {
 
     /// Removes from an answer what must not pass a connection of this scope.
     fn filter(peers: &mut Vec<KadPeer>, over: Scope) -> usize {
-        peers.truncate(MAX_ANSWER_PEERS);
+        peers.truncate(MAX_CLOSER_PEERS);
         let mut ignored = 0;
         peers.retain_mut(|peer| {
             ignored += believe(&mut peer.multiaddrs, over, MAX_PEER_ADDRESSES);
@@ -114,7 +128,7 @@ impl Behaviour {
         self.ignored_addresses += ignored as u64;
     }
 
-    fn filter_tells(&self, connection: ConnectionId, event: &mut Tells) {
+    fn filter_tells(&mut self, connection: ConnectionId, event: &mut Tells) {
         let over = self.scope(connection);
         match event {
             Tells::FindNodeRes { closer_peers, .. } | Tells::GetRecordRes { closer_peers, .. } => {
@@ -126,9 +140,34 @@ impl Behaviour {
                 ..
             } => {
                 Self::filter(closer_peers, over);
+                self.add_providers(connection, provider_peers);
                 filter_providers(provider_peers, over);
             }
             _ => {}
+        }
+    }
+
+    /// Completes the providers that Kademlia chose for an answer.
+    fn add_providers(&mut self, connection: ConnectionId, providers: &mut Vec<KadPeer>) {
+        let asked = self
+            .unanswered
+            .iter()
+            .position(|(id, ..)| *id == connection);
+        let asked = asked.and_then(|index| self.unanswered.remove(index));
+        let Some((_, asker, Some(key))) = asked else {
+            return;
+        };
+        for (peer, addresses) in self.kad.store_mut().foreign_providers(&key, Instant::now()) {
+            if providers.len() >= MAX_PROVIDER_PEERS {
+                return;
+            }
+            if peer != asker && providers.iter().all(|named| named.node_id != peer) {
+                providers.push(KadPeer {
+                    node_id: peer,
+                    multiaddrs: addresses.to_vec(),
+                    connection_ty: ConnectionType::NotConnected,
+                });
+            }
         }
     }
 }
@@ -136,7 +175,7 @@ impl Behaviour {
 /// A provider without an address that passes is still named: the other side may
 /// be connected to it.
 fn filter_providers(providers: &mut Vec<KadPeer>, over: Scope) -> usize {
-    providers.truncate(MAX_ANSWER_PEERS);
+    providers.truncate(MAX_PROVIDER_PEERS);
     let each = providers.iter_mut();
     each.map(|peer| believe(&mut peer.multiaddrs, over, MAX_PEER_ADDRESSES))
         .sum()
@@ -196,6 +235,8 @@ impl NetworkBehaviour for Behaviour {
         match &event {
             FromSwarm::ConnectionClosed(closed) => {
                 self.scopes.remove(&closed.connection_id);
+                self.unanswered
+                    .retain(|(connection, ..)| *connection != closed.connection_id);
             }
             // A later behaviour may refuse what this one has accepted.
             FromSwarm::ListenFailure(failure) => {
@@ -216,6 +257,11 @@ impl NetworkBehaviour for Behaviour {
         mut event: THandlerOutEvent<Self>,
     ) {
         self.filter_told(connection, &mut event);
+        if let Told::GetProvidersReq { key, .. } = &event {
+            self.unanswered.truncate(MAX_UNANSWERED - 1);
+            let key = DhtKey::from_record_key(key);
+            self.unanswered.push_back((connection, peer, key));
+        }
         self.kad
             .on_connection_handler_event(peer, connection, event);
     }
@@ -239,8 +285,6 @@ impl NetworkBehaviour for Behaviour {
 
 #[cfg(test)]
 mod tests {
-    use libp2p::kad::ConnectionType;
-
     use super::*;
 
     fn peer(addresses: &[&str]) -> KadPeer {
@@ -271,13 +315,13 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_ends_at_twenty_peers() {
+    fn an_answer_ends_at_twenty_closer_peers_and_64_providers() {
         let mut peers: Vec<KadPeer> = (0..100)
             .map(|_| peer(&["/ip4/203.0.113.1/tcp/1"]))
             .collect();
         let mut providers = peers.clone();
         Behaviour::filter(&mut peers, Scope::Public);
         filter_providers(&mut providers, Scope::Public);
-        assert_eq!((peers.len(), providers.len()), (20, 20));
+        assert_eq!((peers.len(), providers.len()), (20, 64));
     }
 }
