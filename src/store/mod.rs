@@ -42,119 +42,254 @@
 //! * Memory grows with the manifests that are here, never with the snapshots.
 //! * Every call may block on the disk and can be made from any thread.
 
+mod car;
+mod catalogue;
+mod disk;
+mod download;
+mod entry;
 mod error;
+mod home;
+mod layout;
+mod open;
+mod retain;
+mod sidecar;
+mod skeleton;
+mod spool;
+mod staged;
+mod state;
+mod transfer;
 mod types;
 
-pub use error::{ErrorKind, StoreError};
-pub use types::{
-    ChunkVerdict, DamagedFile, Exported, FoundChunk, Imported, Origin, Progress, Removed,
-    RemovedBecause, Servable, StoreSettings, Stored, Verified,
-};
+#[cfg(test)]
+mod crash_tests;
+#[cfg(test)]
+mod testing;
 
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
+use tracing::warn;
 
-use crate::snapshot::{
-    Bitmap, ChunkId, ChunkIndex, Manifest, ManifestId, SnapshotFields, UniqueIndex, VerifiedPiece,
+use crate::snapshot::{Bitmap, ChunkId, Manifest, ManifestId, UniqueIndex};
+
+pub use car::check_car;
+pub use download::Download;
+pub use entry::Archive;
+pub use error::{ErrorKind, StoreError};
+pub use spool::Spool;
+pub use types::{
+    ChunkVerdict, DEFAULT_LEASE, DEFAULT_MAX_SNAPSHOTS, DamagedFile, Exported, FoundChunk,
+    Imported, Origin, Progress, Removed, RemovedBecause, Servable, StoreSettings, Stored, Verified,
 };
 
-/// The store of one home; clones are handles to the same one.
+use entry::Entry;
+use state::{Inner, Record};
+
+/// The store of one home; clones are handles to the same one. The home is free
+/// for others when the last handle, spool and download are gone.
 #[derive(Clone)]
-pub struct Store(());
+pub struct Store(Arc<Inner>);
 
-/// Chunks on their way into a snapshot.
-pub struct Spool(());
-
-/// A snapshot under download. Dropping it leaves the download resumable.
-pub struct Download(());
-
-/// A complete snapshot, open for reading; clones share the open file.
-#[derive(Clone)]
-pub struct Archive(());
-
-#[allow(unused_variables, missing_docs)]
 impl Store {
-    pub fn open(home: &Path, settings: StoreSettings) -> Result<Store, StoreError> {
-        unimplemented!()
+    /// Takes the home for this process, making it if it is missing: empties the
+    /// spool, reads the index and manifest of every file, moves damaged ones
+    /// aside.
+    pub fn open(home: &Path, settings: StoreSettings) -> Result<Self, StoreError> {
+        Inner::open(home, settings, |_| ()).map(|inner| Self(Arc::new(inner)))
     }
+
+    /// The home folder.
     pub fn home(&self) -> &Path {
-        unimplemented!()
+        &self.0.home.root
     }
-    /// Newest first.
+
+    /// All snapshots, complete or not: by chain, newest first.
     pub fn list(&self) -> Vec<Stored> {
-        unimplemented!()
+        let mut all: Vec<Stored> = self.0.state().records.values().map(stored).collect();
+        all.sort_by(|a, b| {
+            let chains = a.manifest.chain_id().cmp(b.manifest.chain_id());
+            chains.then(b.manifest.height().cmp(&a.manifest.height()))
+        });
+        all
     }
+
+    /// One snapshot.
     pub fn get(&self, id: &ManifestId) -> Option<Stored> {
-        unimplemented!()
+        self.0.state().records.get(id).map(stored)
     }
+
+    /// The manifest of a snapshot that is here, complete or not.
     pub fn manifest(&self, id: &ManifestId) -> Option<Arc<Manifest>> {
-        unimplemented!()
+        Some(self.0.entry(id)?.manifest().clone())
     }
+
+    /// Files that were moved aside, by this run or an earlier one, and files that
+    /// cannot be read.
     pub fn damaged(&self) -> Vec<DamagedFile> {
-        unimplemented!()
+        self.0.state().damaged.clone()
     }
-    /// Bytes of archives and downloads.
+
+    /// Bytes of archives and downloads together.
     pub fn disk_bytes(&self) -> u64 {
-        unimplemented!()
+        let state = self.0.state();
+        let records = state.records.values();
+        records.map(|record| record.entry.file_bytes()).sum()
     }
+
+    /// Begins a snapshot whose chunks come one at a time.
     pub fn publish(&self) -> Result<Spool, StoreError> {
-        unimplemented!()
+        Spool::create(self.0.clone())
     }
-    /// Resumes where one is there.
+
+    /// Begins a download, or goes on with the one that is here. Pieces that an
+    /// earlier run wrote are found, marked or not.
+    ///
+    /// Fails with [`StoreError::AlreadyComplete`], and with
+    /// [`StoreError::DownloadOpen`] while another handle has the download.
     pub fn begin_download(&self, manifest: Arc<Manifest>) -> Result<Download, StoreError> {
-        unimplemented!()
+        Download::begin(&self.0, manifest)
     }
+
+    /// A complete snapshot, for reading.
     pub fn archive(&self, id: &ManifestId) -> Result<Archive, StoreError> {
-        unimplemented!()
+        transfer::archive(&self.0, id)
     }
+
+    /// What others can have of a snapshot from us.
     pub fn servable(&self, id: &ManifestId) -> Option<Servable> {
-        unimplemented!()
+        Some(self.0.entry(id)?.servable())
     }
-    pub fn find_chunk(&self, id: &ChunkId) -> Option<FoundChunk> {
-        unimplemented!()
+
+    /// Where a verified chunk lies, under whatever manifest; in a complete
+    /// snapshot when there is one.
+    pub fn find_chunk(&self, chunk: &ChunkId) -> Option<FoundChunk> {
+        let (entry, unique) = self.locate(chunk)?;
+        Some(FoundChunk {
+            manifest: entry.id(),
+            unique,
+            size: entry.manifest().unique_chunk(unique).size,
+            offset: entry.contents.offset_of(unique),
+            complete: entry.is_complete(),
+        })
     }
+
+    /// Which of these chunks are here, verified, under whatever manifest.
     pub fn holds(&self, chunks: &[ChunkId]) -> Bitmap {
-        unimplemented!()
+        let mut held = Bitmap::new(chunks.len() as u32);
+        for (number, chunk) in chunks.iter().enumerate() {
+            if self.locate(chunk).is_some() {
+                held.insert(number as u32);
+            }
+        }
+        held
     }
+
+    /// The bytes of a piece of a verified chunk, for a peer that checks them;
+    /// nothing when no such piece is here.
     pub fn read_piece(&self, chunk: &ChunkId, piece: u32) -> Result<Option<Bytes>, StoreError> {
-        unimplemented!()
+        let mut tried: Option<(Arc<Entry>, StoreError)> = None;
+        // A file can get its last name between the look and the read: then there
+        // is another entry to read from.
+        while let Some((entry, unique)) = self.locate(chunk) {
+            if let Some((before, error)) = tried
+                && Arc::ptr_eq(&before, &entry)
+            {
+                warn!(%error, "A piece cannot be read");
+                return Err(error);
+            }
+            let file = self.0.files.get(&entry);
+            match file.and_then(|file| entry.read_piece(&file, unique, piece)) {
+                Ok(bytes) => return Ok(bytes),
+                Err(error) => tried = Some((entry, error)),
+            }
+        }
+        Ok(None)
     }
+
+    fn locate(&self, chunk: &ChunkId) -> Option<(Arc<Entry>, UniqueIndex)> {
+        let state = self.0.state();
+        let mut partial = None;
+        for record in state.records.values() {
+            let entry = &record.entry;
+            match entry.contents.unique_of(chunk) {
+                Some(unique) if entry.is_complete() => return Some((entry.clone(), unique)),
+                Some(unique) if entry.serves(unique) => partial = Some((entry.clone(), unique)),
+                _ => {}
+            }
+        }
+        partial
+    }
+
+    /// Removes a snapshot, pinned, leased or not. Its download, if there is one,
+    /// ends.
     pub fn delete(&self, id: &ManifestId) -> Result<(), StoreError> {
-        unimplemented!()
+        self.0.remove(id).map(|_| ())
     }
+
+    /// Keeps a snapshot whatever its age and the quota.
     pub fn pin(&self, id: &ManifestId) -> Result<(), StoreError> {
-        unimplemented!()
+        self.0.mark(id, |marks| marks.pinned = true)
     }
+
+    /// Lets a snapshot go when its time comes.
     pub fn unpin(&self, id: &ManifestId) -> Result<(), StoreError> {
-        unimplemented!()
+        self.0.mark(id, |marks| marks.pinned = false)
     }
+
+    /// The chain itself confirmed the snapshot's application hash.
     pub fn set_proven(&self, id: &ManifestId) -> Result<(), StoreError> {
-        unimplemented!()
+        self.0.mark(id, |marks| marks.proven = true)
     }
-    /// Someone downloads it from us; unknown names are ignored.
+
+    /// Someone downloads this snapshot from us: its removal waits a while, unless
+    /// the quota needs its bytes. Unknown names are passed over.
     pub fn lease(&self, id: &ManifestId, now: Instant) {
-        unimplemented!()
+        let until = now + self.0.settings.lease;
+        if let Some(record) = self.0.state().records.get_mut(id) {
+            record.leased_until = Some(until);
+        }
     }
+
+    /// Removes what the limits do not allow any more; gives what was removed
+    /// since the last call, also what had to make room meanwhile.
+    ///
+    /// Leases delay the removal of what is too old by
+    /// [`StoreSettings::lease`] at most, counted from the first call that would
+    /// have removed it.
     pub fn enforce(&self, now: Instant) -> Vec<Removed> {
-        unimplemented!()
+        self.0.enforce(now)
     }
+
+    /// Reads a complete snapshot back and checks every byte of every chunk. A
+    /// damaged one is moved aside and not served any more.
     pub fn verify(&self, id: &ManifestId, progress: Progress) -> Result<Verified, StoreError> {
-        unimplemented!()
+        let verified = transfer::verify(&self.archive(id)?, progress);
+        if let Err(error @ StoreError::Damaged { .. }) = &verified {
+            self.0.set_aside(id, error);
+        }
+        verified
     }
+
+    /// Reads a CAR file and checks every byte of it.
     pub fn verify_car(path: &Path, progress: Progress) -> Result<Verified, StoreError> {
-        unimplemented!()
+        transfer::verify_car(path, progress)
     }
+
+    /// Writes a complete snapshot into a new CAR file, which appears when it is
+    /// whole. Every chunk is checked on the way.
     pub fn export_car(
         &self,
         id: &ManifestId,
         path: &Path,
         progress: Progress,
     ) -> Result<Exported, StoreError> {
-        unimplemented!()
+        transfer::export_car(&self.0, &self.archive(id)?, path, progress)
     }
+
+    /// Takes a snapshot from a CAR file. `check` may refuse the manifest before
+    /// anything is written.
     pub fn import_car(
         &self,
         path: &Path,
@@ -162,78 +297,33 @@ impl Store {
         origin: Origin,
         progress: Progress,
     ) -> Result<Imported, StoreError> {
-        unimplemented!()
+        transfer::import_car(&self.0, path, check, origin, progress)
     }
+
+    /// Writes each chunk as a file (`0000`, `0001`, …) into a new or an empty
+    /// folder. Every chunk is checked on the way.
     pub fn export_files(
         &self,
         id: &ManifestId,
-        dir: &Path,
+        folder: &Path,
         progress: Progress,
     ) -> Result<(), StoreError> {
-        unimplemented!()
+        transfer::export_files(&self.0, &self.archive(id)?, folder, progress)
     }
 }
 
-#[allow(unused_variables, missing_docs)]
-impl Spool {
-    pub fn push(&mut self, chunk: &[u8]) -> Result<ChunkId, StoreError> {
-        unimplemented!()
-    }
-    /// Idempotent if the snapshot is here already.
-    pub fn finish(
-        self,
-        fields: SnapshotFields,
-        origin: Origin,
-        proven: bool,
-    ) -> Result<Archive, StoreError> {
-        unimplemented!()
-    }
-}
-
-#[allow(unused_variables, missing_docs)]
-impl Download {
-    pub fn manifest(&self) -> &Arc<Manifest> {
-        unimplemented!()
-    }
-    /// Pieces that are written and verified, by piece number.
-    pub fn have(&self) -> Bitmap {
-        unimplemented!()
-    }
-    /// Distinct chunks that were read back whole, by unique number.
-    pub fn checked(&self) -> Bitmap {
-        unimplemented!()
-    }
-    /// From any thread, many at once; no fsync.
-    pub fn write(&self, pieces: &[VerifiedPiece]) -> Result<(), StoreError> {
-        unimplemented!()
-    }
-    /// Data, then sidecar, durably.
-    pub fn sync(&self) -> Result<(), StoreError> {
-        unimplemented!()
-    }
-    pub fn check_chunk(&self, chunk: UniqueIndex) -> Result<ChunkVerdict, StoreError> {
-        unimplemented!()
-    }
-    pub fn drop_chunk(&self, chunk: UniqueIndex) -> Result<(), StoreError> {
-        unimplemented!()
-    }
-    pub fn seal(self) -> Result<Archive, StoreError> {
-        unimplemented!()
-    }
-}
-
-#[allow(unused_variables, missing_docs)]
-impl Archive {
-    pub fn manifest(&self) -> &Arc<Manifest> {
-        unimplemented!()
-    }
-    pub fn path(&self) -> &Path {
-        unimplemented!()
-    }
-    pub fn read_chunk(&self, index: ChunkIndex) -> Result<Bytes, StoreError> {
-        unimplemented!()
-    }
-    pub fn read_piece(&self, chunk: &ChunkId, piece: u32) -> Result<Option<Bytes>, StoreError> {
-        unimplemented!()
+fn stored(record: &Record) -> Stored {
+    let entry = &record.entry;
+    Stored {
+        manifest: entry.manifest().clone(),
+        complete: entry.is_complete(),
+        have_bytes: entry.have_bytes(),
+        pinned: record.marks.pinned,
+        proven: record.marks.proven,
+        origin: record.marks.origin,
+        added_unix_s: record.marks.added_unix_s,
+        leased_until: record.leased_until,
+        file: entry.path.clone(),
+        file_bytes: entry.file_bytes(),
     }
 }

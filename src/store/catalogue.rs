@@ -1,0 +1,128 @@
+//! What is known about each snapshot beside its bytes: `catalogue.json`.
+//!
+//! ```json
+//! {"version": 1,
+//!  "snapshots": {"bafkrei…": {"pinned": false, "proven": true, "origin": "fetched",
+//!                             "added_unix_s": 1750000000, "sequence": 7}}}
+//! ```
+//!
+//! The whole file is replaced at each change, before the snapshot's own file
+//! appears under its name: a line without a file is dropped at the next open,
+//! and no file is without its line.
+
+use std::collections::BTreeMap;
+use std::io::Read;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::snapshot::ManifestId;
+
+use super::{Origin, StoreError};
+
+const VERSION: u32 = 1;
+
+/// The largest file that is read: room for 100,000 snapshots.
+const MAX_BYTES: u64 = 32 << 20;
+
+/// What is known about one snapshot.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Marks {
+    pub(super) pinned: bool,
+    pub(super) proven: bool,
+    pub(super) origin: Origin,
+    /// For people; the clock may jump.
+    pub(super) added_unix_s: u64,
+    /// The order of arrival, which no clock can disturb.
+    pub(super) sequence: u64,
+}
+
+/// All marks, by name.
+pub(super) type Catalogue = BTreeMap<ManifestId, Marks>;
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    version: u32,
+    snapshots: BTreeMap<String, Marks>,
+}
+
+/// The bytes of the file.
+pub(super) fn encode(catalogue: &Catalogue) -> Vec<u8> {
+    let file = File {
+        version: VERSION,
+        snapshots: catalogue
+            .iter()
+            .map(|(id, marks)| (id.to_string(), *marks))
+            .collect(),
+    };
+    let mut bytes = serde_json::to_vec_pretty(&file).expect("plain data becomes JSON");
+    bytes.push(b'\n');
+    bytes
+}
+
+/// Reads the file's bytes; the error says what is wrong.
+pub(super) fn decode(bytes: &[u8]) -> Result<Catalogue, String> {
+    let file: File = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
+    if file.version != VERSION {
+        return Err(format!(
+            "version {} is unknown here; version {VERSION} is known",
+            file.version
+        ));
+    }
+    file.snapshots
+        .into_iter()
+        .map(|(id, marks)| Ok((id.parse().map_err(|error| format!("{error}"))?, marks)))
+        .collect()
+}
+
+/// Reads the file at `path`; nothing when there is none.
+pub(super) fn load(path: &Path) -> Result<Option<Catalogue>, StoreError> {
+    let file = match std::fs::File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(source) => return Err(StoreError::io("read", path)(source)),
+    };
+    let mut bytes = Vec::new();
+    file.take(MAX_BYTES + 1)
+        .read_to_end(&mut bytes)
+        .map_err(StoreError::io("read", path))?;
+    if bytes.len() as u64 > MAX_BYTES {
+        return Err(StoreError::damaged(
+            path,
+            format!("it has more than {MAX_BYTES} bytes"),
+        ));
+    }
+    decode(&bytes)
+        .map(Some)
+        .map_err(|problem| StoreError::damaged(path, problem))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::snapshot::hash;
+
+    #[test]
+    fn marks_survive_the_file_and_other_files_are_refused() {
+        let marks = Marks {
+            pinned: true,
+            proven: false,
+            origin: Origin::Harvested,
+            added_unix_s: 1_750_000_000,
+            sequence: 3,
+        };
+        let id = ManifestId(hash::sha256(b"manifest"));
+        let catalogue = Catalogue::from([(id, marks)]);
+        let bytes = encode(&catalogue);
+        assert_eq!(decode(&bytes), Ok(catalogue));
+
+        let text = String::from_utf8(bytes).unwrap();
+        decode(text.replace("\"version\": 1", "\"version\": 2").as_bytes()).unwrap_err();
+        decode(text.replace("pinned", "pimmed").as_bytes()).unwrap_err();
+        decode(text.replace("bafkrei", "bafkreo").as_bytes()).unwrap_err();
+        decode(&text.as_bytes()[..text.len() - 3]).unwrap_err();
+        decode(b"").unwrap_err();
+    }
+}

@@ -1,0 +1,403 @@
+//! A snapshot under download.
+
+use std::fs::{File, OpenOptions};
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tracing::info;
+
+use crate::snapshot::hash::{self, BATCH_PIECES, Hasher};
+use crate::snapshot::{Bitmap, Manifest, PIECE_BYTES, PieceIndex, UniqueIndex, VerifiedPiece};
+
+use super::disk::{may_be_written, read_at};
+use super::entry::{Archive, Ended, Entry, Progress};
+use super::staged::Staged;
+use super::state::Inner;
+use super::{ChunkVerdict, StoreError};
+
+/// A snapshot under download. Any number of threads may write, check and sync at
+/// once. Dropping it leaves a download that [`Store::begin_download`] goes on
+/// with.
+///
+/// [`Store::begin_download`]: super::Store::begin_download
+pub struct Download {
+    store: Arc<Inner>,
+    entry: Arc<Entry>,
+    file: File,
+    /// Held while the sidecar is written, so that an older one never replaces a
+    /// newer one.
+    syncing: Mutex<()>,
+}
+
+impl Download {
+    /// Begins, or goes on with what is here.
+    pub(super) fn begin(store: &Arc<Inner>, manifest: Arc<Manifest>) -> Result<Self, StoreError> {
+        let id = manifest.id();
+        if let Some(limit) = store.settings.max_download_bytes
+            && manifest.total_bytes() > limit
+        {
+            return Err(StoreError::TooLarge {
+                id,
+                bytes: manifest.total_bytes(),
+                limit,
+            });
+        }
+        let known = store.claim_download(id)?;
+        let begun = match known {
+            Some(entry) => Self::resume(store, entry),
+            None => Self::start(store, manifest),
+        };
+        if begun.is_err() {
+            store.release_download(&id);
+        }
+        begun
+    }
+
+    fn start(store: &Arc<Inner>, manifest: Arc<Manifest>) -> Result<Self, StoreError> {
+        let staged = Staged::create(store, manifest)?;
+        staged.sync()?;
+        let entry = store.start_download(staged)?;
+        let file = open_for_writing(&entry.path)?;
+        Ok(Self::new(store, entry, file))
+    }
+
+    fn resume(store: &Arc<Inner>, entry: Arc<Entry>) -> Result<Self, StoreError> {
+        let file = open_for_writing(&entry.path)?;
+        let this = Self::new(store, entry, file);
+        let found = this.find_written()?;
+        let have = this.have();
+        info!(
+            manifest = %this.manifest().id(),
+            pieces = have.count(),
+            of = have.len(),
+            found_by_hash = found,
+            "Resuming a download"
+        );
+        Ok(this)
+    }
+
+    fn new(store: &Arc<Inner>, entry: Arc<Entry>, file: File) -> Self {
+        Self {
+            store: store.clone(),
+            entry,
+            file,
+            syncing: Mutex::new(()),
+        }
+    }
+
+    /// What is being downloaded.
+    pub fn manifest(&self) -> &Arc<Manifest> {
+        self.entry.manifest()
+    }
+
+    /// The file that grows.
+    pub fn path(&self) -> &Path {
+        &self.entry.path
+    }
+
+    /// Pieces that are verified and written, by piece number.
+    pub fn have(&self) -> Bitmap {
+        self.progress().pieces.have.clone()
+    }
+
+    /// Distinct chunks that were read back whole, by unique chunk number: those
+    /// that are served.
+    pub fn checked(&self) -> Bitmap {
+        self.progress().pieces.checked.clone()
+    }
+
+    /// Writes pieces; those that are here already are passed over. They survive a
+    /// kill of the process from here on, and a loss of power from the next
+    /// [`Download::sync`] on.
+    pub fn write(&self, pieces: &[VerifiedPiece]) -> Result<(), StoreError> {
+        for verified in pieces {
+            let (index, len) = self.own_piece(verified)?;
+            if self.running()?.pieces.have.contains(index.get()) {
+                continue;
+            }
+            debug_assert_eq!(len as usize, verified.bytes().len());
+            self.store.disk.write_at(
+                &self.file,
+                &self.entry.path,
+                verified.bytes(),
+                self.offset_of(index),
+            )?;
+            let mut progress = self.running()?;
+            progress.pieces.have.insert(index.get());
+            progress.ahead_of_sidecar = true;
+        }
+        Ok(())
+    }
+
+    /// Makes what was written survive a loss of power: data first, then the
+    /// sidecar.
+    pub fn sync(&self) -> Result<(), StoreError> {
+        let _syncing = self.syncing.lock().unwrap_or_else(PoisonError::into_inner);
+        // What is written from here on is left to the next sync.
+        let pieces = {
+            let mut progress = self.running()?;
+            if !std::mem::take(&mut progress.ahead_of_sidecar) {
+                return Ok(());
+            }
+            progress.pieces.clone()
+        };
+        let disk = &self.store.disk;
+        let id = self.entry.id();
+        let synced = disk
+            .sync_data(&self.file, &self.entry.path)
+            .and_then(|()| disk.replace(&self.store.home.sidecar(&id), &pieces.encode(&id)));
+        let mut progress = self.progress();
+        if synced.is_err() {
+            progress.ahead_of_sidecar = true;
+        }
+        if progress.ended.is_some() {
+            // Deleted meanwhile: the sidecar must not outlive its download.
+            let _ = disk.remove(&self.store.home.sidecar(&id));
+        }
+        synced
+    }
+
+    /// Reads a chunk back and checks its SHA-256, writing its other places on
+    /// the way. Only a checked chunk is served.
+    ///
+    /// Pieces that the disk changed are missing again afterwards; for a chunk
+    /// that lacks pieces the verdict names them. The verdict
+    /// that the manifest is false rests on one reading of the chunk in which
+    /// each piece had its SHA-256 and the whole had not.
+    pub fn check_chunk(&self, chunk: UniqueIndex) -> Result<ChunkVerdict, StoreError> {
+        {
+            let progress = self.running()?;
+            if progress.pieces.checked.contains(chunk.get()) {
+                return Ok(ChunkVerdict::Checked);
+            }
+            let missing = |piece: &PieceIndex| !progress.pieces.have.contains(piece.get());
+            let missing: Vec<PieceIndex> =
+                self.manifest().pieces_of(chunk).filter(missing).collect();
+            if !missing.is_empty() {
+                return Ok(ChunkVerdict::Damaged(missing));
+            }
+        }
+        let whole = self.read_whole(chunk, |_, _| ())?;
+        let expected = *self.manifest().unique_chunk(chunk).id.digest();
+        let mut bad = Vec::new();
+        let is_whole = whole == expected || {
+            let again = self.read_whole(chunk, |piece, bytes| {
+                if hash::sha256(bytes) != self.manifest().piece(piece).sha256 {
+                    bad.push(piece);
+                }
+            })?;
+            again == expected
+        };
+        if is_whole {
+            let mut progress = self.running()?;
+            progress.pieces.checked.insert(chunk.get());
+            progress.ahead_of_sidecar = true;
+            return Ok(ChunkVerdict::Checked);
+        }
+        if bad.is_empty() {
+            return Ok(ChunkVerdict::ManifestFalse);
+        }
+        self.forget(chunk, &bad)?;
+        Ok(ChunkVerdict::Damaged(bad))
+    }
+
+    /// Makes all pieces of a chunk missing again, durably.
+    pub fn drop_chunk(&self, chunk: UniqueIndex) -> Result<(), StoreError> {
+        let pieces: Vec<PieceIndex> = self.manifest().pieces_of(chunk).collect();
+        self.forget(chunk, &pieces)
+    }
+
+    /// Ends the download: syncs the file and gives it its name among the complete
+    /// snapshots. All chunks must be checked. May be repeated.
+    pub fn seal(&self) -> Result<Archive, StoreError> {
+        let _syncing = self.syncing.lock().unwrap_or_else(PoisonError::into_inner);
+        let id = self.entry.id();
+        {
+            let progress = self.progress();
+            match progress.ended {
+                Some(Ended::Deleted) => return Err(StoreError::NotFound(id)),
+                Some(Ended::Complete) => {
+                    drop(progress);
+                    let sealed = self.store.complete_already(&id, false)?;
+                    return sealed.ok_or(StoreError::NotFound(id));
+                }
+                None => {}
+            }
+            let checked = &progress.pieces.checked;
+            if !checked.is_full() {
+                return Err(StoreError::Unchecked {
+                    id,
+                    missing: checked.len() - checked.count(),
+                });
+            }
+        }
+        self.store.disk.sync_file(&self.file, &self.entry.path)?;
+        let path = self.store.home.archive(&id);
+        // A seal that failed after its rename is repeated from there.
+        if self.entry.path.exists() || !path.exists() {
+            self.store.disk.rename(&self.entry.path, &path)?;
+        } else {
+            self.store.disk.sync_folder(&self.store.home.snapshots)?;
+        }
+        let entry = self.store.complete_download(&self.entry, path);
+        let manifest = entry.manifest();
+        info!(
+            height = manifest.height(),
+            chain = manifest.chain_id(),
+            chunks = manifest.chunk_count(),
+            bytes = manifest.total_bytes(),
+            manifest = %id,
+            "Fetched state snapshot"
+        );
+        self.store.open_archive(entry)
+    }
+
+    /// Finds pieces that were written and not marked before the last run ended,
+    /// by their hash; gives how many.
+    fn find_written(&self) -> Result<u32, StoreError> {
+        let manifest = self.manifest().clone();
+        let have = self.have();
+        let mut known_data_end = 0;
+        let mut batch = Vec::with_capacity(BATCH_PIECES);
+        let mut found = 0;
+        for index in manifest.piece_indexes() {
+            if have.contains(index.get()) {
+                continue;
+            }
+            let begin = self.offset_of(index);
+            let end = begin + u64::from(manifest.piece(index).len);
+            if may_be_written(&self.file, begin..end, &mut known_data_end) {
+                batch.push(index);
+            }
+            if batch.len() == BATCH_PIECES {
+                found += self.mark_by_hash(&batch)?;
+                batch.clear();
+            }
+        }
+        Ok(found + self.mark_by_hash(&batch)?)
+    }
+
+    /// Marks those of the pieces whose bytes on disk have their SHA-256.
+    fn mark_by_hash(&self, pieces: &[PieceIndex]) -> Result<u32, StoreError> {
+        let mut buffers = Vec::with_capacity(pieces.len());
+        for index in pieces {
+            let mut buffer = vec![0; self.manifest().piece(*index).len as usize];
+            read_at(
+                &self.file,
+                &self.entry.path,
+                &mut buffer,
+                self.offset_of(*index),
+            )?;
+            buffers.push(buffer);
+        }
+        let slices: Vec<&[u8]> = buffers.iter().map(|buffer| &buffer[..]).collect();
+        let digests = hash::sha256_many(&slices);
+        let mut progress = self.running()?;
+        let mut found = 0;
+        for (index, digest) in pieces.iter().zip(digests) {
+            if self.manifest().piece(*index).sha256 == digest {
+                progress.pieces.have.insert(index.get());
+                progress.ahead_of_sidecar = true;
+                found += 1;
+            }
+        }
+        Ok(found)
+    }
+
+    /// Reads a chunk, shows each piece of it to `look`, copies it to its other
+    /// places, and gives the SHA-256 of what was read.
+    fn read_whole(
+        &self,
+        chunk: UniqueIndex,
+        mut look: impl FnMut(PieceIndex, &[u8]),
+    ) -> Result<crate::snapshot::Digest, StoreError> {
+        let path = &self.entry.path;
+        let mut hasher = Hasher::new();
+        let mut buffer = vec![0; PIECE_BYTES as usize];
+        for index in self.manifest().pieces_of(chunk) {
+            let piece = self.manifest().piece(index);
+            let buffer = &mut buffer[..piece.len as usize];
+            let begin = u64::from(piece.offset);
+            let mut places = self.entry.contents.offsets_of(chunk);
+            let first = places.next().expect("each chunk has a place");
+            read_at(&self.file, path, buffer, first + begin)?;
+            for place in places {
+                self.store
+                    .disk
+                    .write_at(&self.file, path, buffer, place + begin)?;
+            }
+            hasher.update(buffer);
+            look(index, buffer);
+        }
+        Ok(hasher.finish())
+    }
+
+    /// Makes pieces of a chunk missing again, durably: a sidecar that still
+    /// claims them would bring them back.
+    fn forget(&self, chunk: UniqueIndex, pieces: &[PieceIndex]) -> Result<(), StoreError> {
+        {
+            let mut progress = self.running()?;
+            progress.pieces.checked.remove(chunk.get());
+            for piece in pieces {
+                progress.pieces.have.remove(piece.get());
+            }
+            progress.ahead_of_sidecar = true;
+        }
+        self.sync()
+    }
+
+    /// Where a piece lies in the file.
+    fn offset_of(&self, index: PieceIndex) -> u64 {
+        let piece = self.manifest().piece(index);
+        self.entry.contents.offset_of(piece.chunk) + u64::from(piece.offset)
+    }
+
+    /// The number and length of a piece, which must be one of this snapshot.
+    fn own_piece(&self, verified: &VerifiedPiece) -> Result<(PieceIndex, u32), StoreError> {
+        let number = verified.index().get();
+        let foreign = StoreError::ForeignPiece {
+            id: self.entry.id(),
+            piece: number,
+        };
+        let Some(index) = self.manifest().piece_index(number) else {
+            return Err(foreign);
+        };
+        let len = self.manifest().piece(index).len;
+        if verified.bytes().len() != len as usize {
+            return Err(foreign);
+        }
+        Ok((index, len))
+    }
+
+    fn progress(&self) -> std::sync::MutexGuard<'_, Progress> {
+        self.entry
+            .progress()
+            .expect("the entry of a download has progress")
+    }
+
+    /// The progress of a download that has not ended.
+    fn running(&self) -> Result<std::sync::MutexGuard<'_, Progress>, StoreError> {
+        let progress = self.progress();
+        match progress.ended {
+            None => Ok(progress),
+            Some(Ended::Deleted) => Err(StoreError::NotFound(self.entry.id())),
+            Some(Ended::Complete) => Err(StoreError::AlreadyComplete(self.entry.id())),
+        }
+    }
+}
+
+impl Drop for Download {
+    fn drop(&mut self) {
+        if self.progress().ended.is_none() {
+            self.store.release_download(&self.entry.id());
+        }
+    }
+}
+
+fn open_for_writing(path: &Path) -> Result<File, StoreError> {
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(path)
+        .map_err(StoreError::io("open", path))
+}

@@ -1,0 +1,148 @@
+//! Names of files and folders in a home, and its lock.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{Read, Seek, Write};
+use std::path::{Path, PathBuf};
+
+use crate::snapshot::ManifestId;
+
+use super::StoreError;
+
+/// Ending of a complete snapshot's file.
+pub(super) const ARCHIVE: &str = ".h5";
+/// Ending of a download's file.
+pub(super) const PART: &str = ".h5.part";
+/// Ending of a download's sidecar.
+pub(super) const SIDECAR: &str = ".bitmap";
+/// Ending of a file that was moved aside.
+pub(super) const DAMAGED: &str = ".damaged";
+
+/// A pid has at most this many digits; no more is read of a lock file.
+const MAX_PID_BYTES: u64 = 20;
+
+/// The folders of one home.
+pub(super) struct Home {
+    pub(super) root: PathBuf,
+    pub(super) snapshots: PathBuf,
+    pub(super) downloads: PathBuf,
+    pub(super) spool: PathBuf,
+    pub(super) catalogue: PathBuf,
+}
+
+impl Home {
+    /// Makes the folders that are missing.
+    pub(super) fn create(root: &Path) -> Result<Self, StoreError> {
+        let home = Self {
+            root: root.to_owned(),
+            snapshots: root.join("snapshots"),
+            downloads: root.join("downloads"),
+            spool: root.join("spool"),
+            catalogue: root.join("catalogue.json"),
+        };
+        for folder in [&home.root, &home.snapshots, &home.downloads, &home.spool] {
+            std::fs::create_dir_all(folder).map_err(StoreError::io("create the folder", folder))?;
+        }
+        Ok(home)
+    }
+
+    pub(super) fn archive(&self, id: &ManifestId) -> PathBuf {
+        self.snapshots.join(format!("{id}{ARCHIVE}"))
+    }
+
+    pub(super) fn part(&self, id: &ManifestId) -> PathBuf {
+        self.downloads.join(format!("{id}{PART}"))
+    }
+
+    pub(super) fn sidecar(&self, id: &ManifestId) -> PathBuf {
+        self.downloads.join(format!("{id}{SIDECAR}"))
+    }
+
+    /// Takes the home for this process until the file is closed. The kernel lets
+    /// go of it when the process ends, however it ends.
+    pub(super) fn lock(&self) -> Result<File, StoreError> {
+        let path = self.root.join("lock");
+        let mut file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&path)
+            .map_err(StoreError::io("open", &path))?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                let mut text = String::new();
+                // Who holds it is only for the message.
+                let _ = (&file).take(MAX_PID_BYTES).read_to_string(&mut text);
+                return Err(StoreError::Locked {
+                    home: self.root.clone(),
+                    pid: text.trim().parse().ok(),
+                });
+            }
+            Err(TryLockError::Error(source)) => return Err(StoreError::io("lock", &path)(source)),
+        }
+        let pid = format!("{}\n", std::process::id());
+        file.set_len(0)
+            .and_then(|()| file.rewind())
+            .and_then(|()| file.write_all(pid.as_bytes()))
+            .map_err(StoreError::io("write", &path))?;
+        Ok(file)
+    }
+}
+
+/// The snapshot that a file is named after, by its ending.
+pub(super) fn named_id(path: &Path, ending: &str) -> Option<ManifestId> {
+    path.file_name()?
+        .to_str()?
+        .strip_suffix(ending)?
+        .parse()
+        .ok()
+}
+
+/// The entries of a folder, in order of their names.
+pub(super) fn entries(folder: &Path) -> Result<Vec<PathBuf>, StoreError> {
+    let mut paths = std::fs::read_dir(folder)
+        .and_then(|entries| {
+            entries
+                .map(|entry| entry.map(|entry| entry.path()))
+                .collect::<Result<Vec<_>, _>>()
+        })
+        .map_err(StoreError::io("list", folder))?;
+    paths.sort();
+    Ok(paths)
+}
+
+/// The path that `path` gets when it is moved aside.
+pub(super) fn aside(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(DAMAGED);
+    PathBuf::from(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_home_is_taken_by_one_at_a_time_and_says_by_whom() {
+        let folder = tempfile::tempdir().unwrap();
+        let home = Home::create(&folder.path().join("deep/home")).unwrap();
+        let lock = home.lock().unwrap();
+        match home.lock().unwrap_err() {
+            StoreError::Locked { pid, .. } => assert_eq!(pid, Some(std::process::id())),
+            other => panic!("{other}"),
+        }
+        drop(lock);
+        home.lock().unwrap();
+    }
+
+    #[test]
+    fn a_pid_file_from_an_earlier_run_does_not_hold_the_home() {
+        let folder = tempfile::tempdir().unwrap();
+        let home = Home::create(folder.path()).unwrap();
+        std::fs::write(folder.path().join("lock"), "4000000000\nlonger than a pid").unwrap();
+        drop(home.lock().unwrap());
+        let text = std::fs::read_to_string(folder.path().join("lock")).unwrap();
+        assert_eq!(text, format!("{}\n", std::process::id()));
+    }
+}

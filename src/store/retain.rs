@@ -1,0 +1,188 @@
+//! What is removed to keep the limits: a pure decision over what is here.
+//!
+//! 1. Of each chain the newest `max_snapshots` complete snapshots stay, by
+//!    height, then by order of arrival. What is pinned stays beside them. An
+//!    older one goes, unless a lease holds it.
+//! 2. While more bytes are here than the quota allows, one more goes: the oldest
+//!    arrival first, a leased one only when nothing else is left, the newest of a
+//!    chain last of all. What is pinned or being downloaded never goes.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::snapshot::ManifestId;
+
+use super::RemovedBecause;
+
+/// One snapshot, as far as its keeping is concerned.
+#[derive(Clone, Debug)]
+pub(super) struct Candidate<'a> {
+    pub(super) id: ManifestId,
+    pub(super) chain_id: &'a str,
+    pub(super) height: u64,
+    /// Order of arrival.
+    pub(super) sequence: u64,
+    pub(super) bytes: u64,
+    pub(super) complete: bool,
+    pub(super) pinned: bool,
+    /// Someone downloads it from us.
+    pub(super) leased: bool,
+    /// It is being downloaded here.
+    pub(super) active: bool,
+}
+
+/// What to do.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(super) struct Plan {
+    /// To be removed, in this order.
+    pub(super) remove: Vec<(ManifestId, RemovedBecause)>,
+    /// Too old, and held by a lease.
+    pub(super) waiting: BTreeSet<ManifestId>,
+    /// Bytes that stay.
+    pub(super) kept_bytes: u64,
+}
+
+/// Decides. `quota` is what the snapshots here may take together.
+pub(super) fn plan(candidates: &[Candidate], max_snapshots: u32, quota: Option<u64>) -> Plan {
+    let mut plan = Plan::default();
+    let mut gone = BTreeSet::new();
+    let mut newest = BTreeSet::new();
+    for chain in by_chain(candidates).values() {
+        newest.extend(chain.first().map(|candidate| candidate.id));
+        for candidate in chain.iter().skip(max_snapshots as usize) {
+            if candidate.pinned {
+                continue;
+            }
+            if candidate.leased {
+                plan.waiting.insert(candidate.id);
+            } else {
+                gone.insert(candidate.id);
+                plan.remove.push((candidate.id, RemovedBecause::Superseded));
+            }
+        }
+    }
+    let mut left: Vec<&Candidate> = candidates
+        .iter()
+        .filter(|candidate| !gone.contains(&candidate.id))
+        .collect();
+    plan.kept_bytes = left.iter().map(|candidate| candidate.bytes).sum();
+    left.retain(|candidate| !candidate.pinned && !candidate.active);
+    left.sort_by_key(|candidate| {
+        (
+            newest.contains(&candidate.id),
+            candidate.leased,
+            candidate.sequence,
+        )
+    });
+    for candidate in left {
+        if quota.is_none_or(|quota| plan.kept_bytes <= quota) {
+            break;
+        }
+        plan.kept_bytes -= candidate.bytes;
+        plan.waiting.remove(&candidate.id);
+        plan.remove.push((candidate.id, RemovedBecause::Quota));
+    }
+    plan
+}
+
+/// The complete snapshots of each chain, newest first.
+fn by_chain<'a, 'b>(candidates: &'b [Candidate<'a>]) -> BTreeMap<&'a str, Vec<&'b Candidate<'a>>> {
+    let mut chains: BTreeMap<&str, Vec<&Candidate>> = BTreeMap::new();
+    for candidate in candidates.iter().filter(|candidate| candidate.complete) {
+        chains
+            .entry(candidate.chain_id)
+            .or_default()
+            .push(candidate);
+    }
+    for chain in chains.values_mut() {
+        chain.sort_by_key(|candidate| std::cmp::Reverse((candidate.height, candidate.sequence)));
+    }
+    chains
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::snapshot::hash;
+
+    fn id(name: u64) -> ManifestId {
+        ManifestId(hash::sha256(&name.to_le_bytes()))
+    }
+
+    /// A complete snapshot of 10 bytes whose height and arrival are `name`.
+    fn snapshot(name: u64) -> Candidate<'static> {
+        Candidate {
+            id: id(name),
+            chain_id: "a",
+            height: name,
+            sequence: name,
+            bytes: 10,
+            complete: true,
+            pinned: false,
+            leased: false,
+            active: false,
+        }
+    }
+
+    fn removed(plan: &Plan) -> Vec<ManifestId> {
+        plan.remove.iter().map(|(id, _)| *id).collect()
+    }
+
+    #[test]
+    fn the_newest_of_each_chain_and_the_pinned_stay() {
+        let mut all: Vec<Candidate> = (1..=5).map(snapshot).collect();
+        all[0].pinned = true;
+        all.push(Candidate {
+            chain_id: "b",
+            ..snapshot(9)
+        });
+        all.push(Candidate {
+            complete: false,
+            ..snapshot(10)
+        });
+        let plan = plan(&all, 2, None);
+        assert_eq!(removed(&plan), [id(3), id(2)]);
+        assert_eq!(plan.kept_bytes, 50);
+    }
+
+    #[test]
+    fn a_lease_delays_a_removal_by_age_and_not_one_by_quota() {
+        let mut all: Vec<Candidate> = (1..=3).map(snapshot).collect();
+        all[0].leased = true;
+        let by_age = plan(&all, 1, None);
+        assert_eq!(removed(&by_age), [id(2)]);
+        assert_eq!(by_age.waiting, BTreeSet::from([id(1)]));
+
+        let by_quota = plan(&all, 1, Some(10));
+        assert_eq!(
+            by_quota.remove,
+            [
+                (id(2), RemovedBecause::Superseded),
+                (id(1), RemovedBecause::Quota)
+            ]
+        );
+        assert!(by_quota.waiting.is_empty());
+    }
+
+    #[test]
+    fn the_quota_takes_the_oldest_arrival_first_and_the_newest_of_a_chain_last() {
+        let mut all: Vec<Candidate> = (1..=4).map(snapshot).collect();
+        // Arrived first and is the newest by height.
+        all[0].height = 100;
+        assert_eq!(removed(&plan(&all, 9, Some(25))), [id(2), id(3)]);
+        assert_eq!(
+            removed(&plan(&all, 9, Some(0))),
+            [id(2), id(3), id(4), id(1)]
+        );
+    }
+
+    #[test]
+    fn what_is_pinned_or_under_download_is_never_removed() {
+        let mut all: Vec<Candidate> = (1..=3).map(snapshot).collect();
+        all[0].pinned = true;
+        all[1].active = true;
+        all[1].complete = false;
+        let plan = plan(&all, 0, Some(0));
+        assert_eq!(removed(&plan), [id(3)]);
+        assert_eq!(plan.kept_bytes, 20);
+    }
+}

@@ -1,0 +1,136 @@
+//! Publishing: chunks come one at a time and become an archive.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+
+use tracing::info;
+
+use crate::snapshot::{
+    ChunkId, MAX_CHUNK_BYTES, Manifest, ManifestBuilder, ManifestError, PIECE_BYTES, SnapshotFields,
+};
+
+use super::disk::read_at;
+use super::entry::Archive;
+use super::staged::Staged;
+use super::state::Inner;
+use super::{Origin, StoreError};
+
+/// Chunks on their way into a snapshot. Only hashes are held in memory; equal
+/// chunks are spooled once. Dropping it leaves nothing behind.
+pub struct Spool {
+    store: Arc<Inner>,
+    file: File,
+    path: PathBuf,
+    builder: ManifestBuilder,
+    /// Where each distinct chunk begins in the file.
+    offsets: BTreeMap<ChunkId, u64>,
+    len: u64,
+    chunks: usize,
+    began: Instant,
+}
+
+impl Spool {
+    pub(super) fn create(store: Arc<Inner>) -> Result<Self, StoreError> {
+        let path = store.disk.temporary("chunks");
+        let file = store.disk.create(&path)?;
+        Ok(Self {
+            store,
+            file,
+            path,
+            builder: ManifestBuilder::new(),
+            offsets: BTreeMap::new(),
+            len: 0,
+            chunks: 0,
+            began: Instant::now(),
+        })
+    }
+
+    /// Takes the next chunk, in ABCI order: 1 to
+    /// [`MAX_CHUNK_BYTES`] bytes.
+    pub fn push(&mut self, chunk: &[u8]) -> Result<ChunkId, StoreError> {
+        if chunk.is_empty() || chunk.len() > MAX_CHUNK_BYTES as usize {
+            return Err(StoreError::Manifest(ManifestError::Chunk {
+                position: self.chunks,
+                problem: format!(
+                    "has {} bytes; 1 to {MAX_CHUNK_BYTES} are possible",
+                    chunk.len()
+                ),
+            }));
+        }
+        let id = self.builder.push(chunk)?;
+        self.chunks += 1;
+        if !self.offsets.contains_key(&id) {
+            self.store
+                .disk
+                .write_at(&self.file, &self.path, chunk, self.len)?;
+            self.offsets.insert(id, self.len);
+            self.len += chunk.len() as u64;
+        }
+        Ok(id)
+    }
+
+    /// Makes the archive of all chunks: written, synced, read back and verified,
+    /// then named. When the same snapshot is complete here already, that one is
+    /// given. An error leaves nothing behind.
+    pub fn finish(
+        mut self,
+        fields: SnapshotFields,
+        origin: Origin,
+        proven: bool,
+    ) -> Result<Archive, StoreError> {
+        let manifest = Arc::new(std::mem::take(&mut self.builder).finish(fields)?);
+        if let Some(archive) = self.store.complete_already(&manifest.id(), proven)? {
+            return Ok(archive);
+        }
+        let staged = Staged::create(&self.store, manifest.clone())?;
+        self.copy_into(&staged, &manifest)?;
+        staged.sync()?;
+        read_back(&staged)?;
+        let archive = self.store.publish(staged, origin, proven)?;
+        info!(
+            height = manifest.height(),
+            chain = manifest.chain_id(),
+            chunks = manifest.chunk_count(),
+            bytes = manifest.total_bytes(),
+            seconds = self.began.elapsed().as_secs_f64(),
+            manifest = %manifest.id(),
+            "Created state snapshot"
+        );
+        Ok(archive)
+    }
+
+    fn copy_into(&self, staged: &Staged, manifest: &Manifest) -> Result<(), StoreError> {
+        let mut buffer = vec![0; PIECE_BYTES as usize];
+        for chunk in manifest.unique_indexes() {
+            let from = self.offsets[&manifest.unique_chunk(chunk).id];
+            for piece in manifest.pieces_of(chunk) {
+                let piece = manifest.piece(piece);
+                let begin = u64::from(piece.offset);
+                let buffer = &mut buffer[..piece.len as usize];
+                read_at(&self.file, &self.path, buffer, from + begin)?;
+                staged.write(chunk, begin, buffer)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Spool {
+    fn drop(&mut self) {
+        // What stays is swept at the next open.
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+/// Reads every chunk of a new archive at each of its places. The piece hashes
+/// come from the same bytes as the chunk hashes, so they vouch for both.
+pub(super) fn read_back(staged: &Staged) -> Result<(), StoreError> {
+    let entry = staged.entry();
+    for index in entry.manifest().chunk_indexes() {
+        entry.read_chunk(&staged.file, index)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,142 @@
+//! An archive that is being made in the spool.
+
+use std::fs::{File, OpenOptions};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::snapshot::{Manifest, UniqueIndex};
+
+use super::disk::Step;
+use super::entry::{Contents, Entry};
+use super::sidecar::Pieces;
+use super::state::Inner;
+use super::{StoreError, skeleton};
+
+/// An archive with index, manifest and a place for each chunk, that does not
+/// count yet. Dropping it removes the file.
+pub(super) struct Staged {
+    store: Arc<Inner>,
+    pub(super) contents: Arc<Contents>,
+    pub(super) file: File,
+    /// Where it is now.
+    path: PathBuf,
+    /// Bytes of the quota that are set aside for it.
+    reserved: u64,
+}
+
+impl Staged {
+    /// Makes room, then the skeleton with index and manifest, and gives the file
+    /// all its blocks, so that a full disk shows now and not at the last chunk.
+    pub(super) fn create(store: &Arc<Inner>, manifest: Arc<Manifest>) -> Result<Self, StoreError> {
+        let estimated = skeleton::estimated_bytes(&manifest);
+        let disk = &store.disk;
+        let path = disk.temporary("h5");
+        store.make_room(estimated)?;
+        let room = Room {
+            store,
+            bytes: estimated,
+        };
+        disk.require_space(&path, estimated)?;
+        disk.step(Step::Skeleton, &path, || Ok(()))?;
+        let made = skeleton::create(&path, &manifest).and_then(|layout| {
+            let file = OpenOptions::new()
+                .read(true)
+                .write(true)
+                .open(&path)
+                .map_err(StoreError::io("open", &path))?;
+            disk.allocate(&file, &path, layout.file_len)?;
+            disk.write_at(&file, &path, &layout.encode(), 0)?;
+            disk.write_at(&file, &path, manifest.encoded(), layout.manifest_offset)?;
+            Ok((layout, file))
+        });
+        match made {
+            Ok((layout, file)) => {
+                room.keep();
+                Ok(Self {
+                    store: store.clone(),
+                    contents: Arc::new(Contents::new(manifest, layout)),
+                    file,
+                    path,
+                    reserved: estimated,
+                })
+            }
+            Err(error) => {
+                let _ = std::fs::remove_file(&path);
+                // libhdf5 does not tell that the disk was full.
+                if matches!(error, StoreError::Hdf5 { .. }) {
+                    disk.require_space(&path, estimated)?;
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Writes a part of a chunk to each of the chunk's places.
+    pub(super) fn write(
+        &self,
+        chunk: UniqueIndex,
+        begin: u64,
+        bytes: &[u8],
+    ) -> Result<(), StoreError> {
+        for offset in self.contents.offsets_of(chunk) {
+            self.store
+                .disk
+                .write_at(&self.file, &self.path, bytes, offset + begin)?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn sync(&self) -> Result<(), StoreError> {
+        self.store.disk.sync_file(&self.file, &self.path)
+    }
+
+    /// The archive where it is now, for reading it back.
+    pub(super) fn entry(&self) -> Entry {
+        Entry::complete(self.contents.clone(), self.path.clone())
+    }
+
+    /// Gives the synced file its name among the complete snapshots.
+    pub(super) fn publish(mut self) -> Result<Entry, StoreError> {
+        let path = self.store.home.archive(&self.contents.manifest.id());
+        self.store.disk.rename(&self.path, &path)?;
+        self.path = PathBuf::new();
+        Ok(Entry::complete(self.contents.clone(), path))
+    }
+
+    /// Gives the synced file its name among the downloads.
+    pub(super) fn start(mut self) -> Result<Entry, StoreError> {
+        let path = self.store.home.part(&self.contents.manifest.id());
+        self.store.disk.rename(&self.path, &path)?;
+        self.path = PathBuf::new();
+        let pieces = Pieces::none(&self.contents.manifest);
+        Ok(Entry::partial(self.contents.clone(), path, pieces))
+    }
+}
+
+impl Drop for Staged {
+    fn drop(&mut self) {
+        self.store.release(self.reserved);
+        if self.path != PathBuf::new() {
+            // What stays is swept at the next open.
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// Bytes of the quota that are given back unless they are kept.
+struct Room<'a> {
+    store: &'a Inner,
+    bytes: u64,
+}
+
+impl Room<'_> {
+    fn keep(self) {
+        std::mem::forget(self);
+    }
+}
+
+impl Drop for Room<'_> {
+    fn drop(&mut self) {
+        self.store.release(self.bytes);
+    }
+}

@@ -1,0 +1,473 @@
+//! What a store knows while it is open, and the changes to it.
+//!
+//! Two locks, always taken in this order: `writing` while the catalogue file is
+//! replaced, `state` for moments only and never while the disk works. Progress of
+//! a single download has a lock of its own, taken after `state` or alone.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Instant, SystemTime};
+
+use tracing::{info, warn};
+
+use crate::snapshot::ManifestId;
+
+use super::catalogue::{self, Catalogue, Marks};
+use super::disk::Disk;
+use super::entry::{Archive, Ended, Entry, OpenFiles, move_aside};
+use super::home::Home;
+use super::retain::{self, Candidate};
+use super::staged::Staged;
+use super::{DamagedFile, Origin, Removed, RemovedBecause, StoreError, StoreSettings};
+
+/// Removals by quota that [`Store::enforce`](super::Store::enforce) has not told
+/// yet. Each stands for a snapshot that was here, so there are never many; the
+/// bound holds if nobody ever asks.
+const MAX_UNTOLD_REMOVALS: usize = 1024;
+
+/// One open store.
+pub(super) struct Inner {
+    pub(super) home: Home,
+    pub(super) settings: StoreSettings,
+    pub(super) disk: Disk,
+    pub(super) files: OpenFiles,
+    state: Mutex<State>,
+    /// Held while the catalogue file is replaced.
+    writing: Mutex<()>,
+    /// Holds the home while it is open.
+    _lock: File,
+}
+
+/// What is here.
+#[derive(Default)]
+pub(super) struct State {
+    pub(super) records: BTreeMap<ManifestId, Record>,
+    pub(super) damaged: Vec<DamagedFile>,
+    /// Marks of snapshots whose files are about to get their names.
+    arriving: Catalogue,
+    /// Downloads whose files are being made.
+    starting: BTreeSet<ManifestId>,
+    pub(super) next_sequence: u64,
+    /// Bytes of the quota set aside for files in the spool.
+    reserved: u64,
+    /// Removals that `enforce` has not told yet.
+    untold: Vec<Removed>,
+}
+
+/// One snapshot.
+pub(super) struct Record {
+    pub(super) entry: Arc<Entry>,
+    pub(super) marks: Marks,
+    /// Someone downloads it from us until then.
+    pub(super) leased_until: Option<Instant>,
+    /// Leases cannot delay its removal beyond this.
+    go_at: Option<Instant>,
+    /// A [`Download`](super::Download) has it open.
+    pub(super) active: bool,
+}
+
+impl Record {
+    pub(super) fn new(entry: Arc<Entry>, marks: Marks) -> Self {
+        Self {
+            entry,
+            marks,
+            leased_until: None,
+            go_at: None,
+            active: false,
+        }
+    }
+
+    fn is_leased(&self, now: Instant) -> bool {
+        self.leased_until.is_some_and(|until| now < until)
+            && self.go_at.is_none_or(|limit| now < limit)
+    }
+}
+
+impl Inner {
+    pub(super) fn new(
+        home: Home,
+        settings: StoreSettings,
+        disk: Disk,
+        state: State,
+        lock: File,
+    ) -> Self {
+        Self {
+            home,
+            settings,
+            disk,
+            files: OpenFiles::default(),
+            state: Mutex::new(state),
+            writing: Mutex::new(()),
+            _lock: lock,
+        }
+    }
+
+    /// No invariant is broken in the middle of a change, so a panic of another
+    /// thread does not end the store.
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn entry(&self, id: &ManifestId) -> Option<Arc<Entry>> {
+        Some(self.state().records.get(id)?.entry.clone())
+    }
+
+    /// Writes the catalogue file as it should be now.
+    pub(super) fn save_catalogue(&self) -> Result<(), StoreError> {
+        let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let catalogue = {
+            let state = self.state();
+            let mut all = state.arriving.clone();
+            all.extend(state.records.iter().map(|(id, record)| (*id, record.marks)));
+            all
+        };
+        self.disk
+            .replace(&self.home.catalogue, &catalogue::encode(&catalogue))
+    }
+
+    /// Enters marks for a snapshot whose file is about to get its name.
+    pub(super) fn announce_arrival(
+        &self,
+        id: ManifestId,
+        origin: Origin,
+        proven: bool,
+    ) -> Result<Marks, StoreError> {
+        let marks = {
+            let mut state = self.state();
+            let before = state.records.get(&id).map(|record| record.marks);
+            let sequence = before.map_or(state.next_sequence, |marks| marks.sequence);
+            let marks = Marks {
+                pinned: before.is_some_and(|marks| marks.pinned),
+                proven: proven || before.is_some_and(|marks| marks.proven),
+                origin,
+                added_unix_s: unix_now(),
+                sequence,
+            };
+            state.next_sequence = state.next_sequence.max(sequence + 1);
+            state.arriving.insert(id, marks);
+            marks
+        };
+        let saved = self.save_catalogue();
+        if saved.is_err() {
+            self.state().arriving.remove(&id);
+        }
+        saved.map(|()| marks)
+    }
+
+    /// Makes a verified and synced archive one of the complete snapshots. When
+    /// the snapshot is complete here already, that one is given.
+    pub(super) fn publish(
+        &self,
+        staged: Staged,
+        origin: Origin,
+        proven: bool,
+    ) -> Result<Archive, StoreError> {
+        let id = staged.contents.manifest.id();
+        if let Some(archive) = self.complete_already(&id, proven)? {
+            return Ok(archive);
+        }
+        let marks = self.announce_arrival(id, origin, proven)?;
+        let published = staged.publish();
+        let mut state = self.state();
+        state.arriving.remove(&id);
+        let entry = Arc::new(published?);
+        let before = state.records.insert(id, Record::new(entry.clone(), marks));
+        drop(state);
+        if let Some(record) = before {
+            self.end_download(&record.entry, Ended::Complete);
+        }
+        self.open_archive(entry)
+    }
+
+    /// The archive of a snapshot that is complete already, marked as proven if
+    /// it now is.
+    pub(super) fn complete_already(
+        &self,
+        id: &ManifestId,
+        proven: bool,
+    ) -> Result<Option<Archive>, StoreError> {
+        let Some(entry) = self.entry(id).filter(|entry| entry.is_complete()) else {
+            return Ok(None);
+        };
+        if proven {
+            self.mark(id, |marks| marks.proven = true)?;
+        }
+        self.open_archive(entry).map(Some)
+    }
+
+    pub(super) fn open_archive(&self, entry: Arc<Entry>) -> Result<Archive, StoreError> {
+        let file = self.files.get(&entry)?;
+        Ok(Archive { entry, file })
+    }
+
+    /// Changes the marks of a snapshot, durably.
+    pub(super) fn mark(
+        &self,
+        id: &ManifestId,
+        change: impl FnOnce(&mut Marks),
+    ) -> Result<(), StoreError> {
+        let changed = {
+            let mut state = self.state();
+            let record = state.records.get_mut(id).ok_or(StoreError::NotFound(*id))?;
+            let before = record.marks;
+            change(&mut record.marks);
+            before != record.marks
+        };
+        if changed {
+            self.save_catalogue()?;
+        }
+        Ok(())
+    }
+
+    /// Ends a download whose record is gone and removes its files.
+    fn end_download(&self, entry: &Entry, why: Ended) {
+        let Some(mut progress) = entry.progress() else {
+            return;
+        };
+        progress.ended = Some(why);
+        drop(progress);
+        for path in [&entry.path, &self.home.sidecar(&entry.id())] {
+            if let Err(error) = self.disk.remove(path) {
+                warn!(%error, "A file of an ended download stays until the next start");
+            }
+        }
+    }
+
+    /// Removes a snapshot, complete or not.
+    pub(super) fn remove(&self, id: &ManifestId) -> Result<Arc<Entry>, StoreError> {
+        let record = self
+            .state()
+            .records
+            .remove(id)
+            .ok_or(StoreError::NotFound(*id))?;
+        self.files.forget(id);
+        if let Err(error) = self.disk.remove(&record.entry.path) {
+            self.state().records.insert(*id, record);
+            return Err(error);
+        }
+        self.end_download(&record.entry, Ended::Deleted);
+        self.save_catalogue()?;
+        Ok(record.entry)
+    }
+
+    /// Moves a complete snapshot aside whose bytes are not what they were.
+    pub(super) fn set_aside(&self, id: &ManifestId, problem: &StoreError) {
+        let Some(record) = self.state().records.remove(id) else {
+            return;
+        };
+        self.files.forget(id);
+        let path = move_aside(&self.disk, &record.entry.path)
+            .unwrap_or_else(|_| record.entry.path.clone());
+        warn!(manifest = %id, file = %path.display(), %problem, "A damaged snapshot was moved aside");
+        self.state().damaged.push(DamagedFile {
+            path,
+            problem: problem.to_string(),
+        });
+        if let Err(error) = self.save_catalogue() {
+            warn!(%error, "The catalogue could not be written");
+        }
+    }
+
+    /// Removes what may go until `needed` more bytes fit the quota, and sets them
+    /// aside. Removes nothing when that cannot be reached.
+    pub(super) fn make_room(&self, needed: u64) -> Result<(), StoreError> {
+        let remove = {
+            let mut state = self.state();
+            let mut remove = Vec::new();
+            if let Some(quota) = self.settings.quota_bytes {
+                let taken = needed.saturating_add(state.reserved);
+                let left = quota.saturating_sub(taken);
+                // No limit by number: nothing is removed here for its age.
+                let plan = state.plan(u32::MAX, Some(left), Instant::now());
+                if taken > quota || plan.kept_bytes > left {
+                    return Err(StoreError::OverQuota {
+                        needed,
+                        quota,
+                        kept: plan.kept_bytes + state.reserved,
+                    });
+                }
+                remove = plan.remove;
+            }
+            state.reserved += needed;
+            remove
+        };
+        let removed = self.remove_all(remove);
+        let mut state = self.state();
+        let room = MAX_UNTOLD_REMOVALS.saturating_sub(state.untold.len());
+        state.untold.extend(removed.into_iter().take(room));
+        Ok(())
+    }
+
+    /// Gives back bytes that [`Inner::make_room`] set aside.
+    pub(super) fn release(&self, bytes: u64) {
+        let mut state = self.state();
+        state.reserved = state.reserved.saturating_sub(bytes);
+    }
+
+    /// Keeps the limits; gives what was removed since the last call.
+    pub(super) fn enforce(&self, now: Instant) -> Vec<Removed> {
+        let (mut removed, remove) = {
+            let mut state = self.state();
+            let quota = self
+                .settings
+                .quota_bytes
+                .map(|quota| quota.saturating_sub(state.reserved));
+            let plan = state.plan(self.settings.max_snapshots, quota, now);
+            let go_at = now + self.settings.lease;
+            for (id, record) in &mut state.records {
+                record.go_at = plan
+                    .waiting
+                    .contains(id)
+                    .then(|| record.go_at.unwrap_or(go_at));
+            }
+            (std::mem::take(&mut state.untold), plan.remove)
+        };
+        removed.extend(self.remove_all(remove));
+        removed
+    }
+
+    fn remove_all(&self, ids: Vec<(ManifestId, RemovedBecause)>) -> Vec<Removed> {
+        let mut removed = Vec::new();
+        for (id, because) in ids {
+            match self.remove(&id) {
+                Ok(entry) => {
+                    let manifest = entry.manifest();
+                    let bytes = entry.file_bytes();
+                    info!(
+                        manifest = %id,
+                        chain = manifest.chain_id(),
+                        height = manifest.height(),
+                        bytes,
+                        ?because,
+                        "Removed state snapshot"
+                    );
+                    removed.push(Removed {
+                        id,
+                        chain_id: manifest.chain_id().to_owned(),
+                        height: manifest.height(),
+                        bytes,
+                        chunks: manifest
+                            .unique_indexes()
+                            .map(|chunk| manifest.unique_chunk(chunk).id)
+                            .collect(),
+                        because,
+                    });
+                }
+                Err(error) => warn!(manifest = %id, %error, "A snapshot could not be removed"),
+            }
+        }
+        removed
+    }
+
+    /// Takes the name for a download that is about to begin: the entry to go on
+    /// with, or nothing when there is none yet.
+    pub(super) fn claim_download(&self, id: ManifestId) -> Result<Option<Arc<Entry>>, StoreError> {
+        let mut state = self.state();
+        let state = &mut *state;
+        match state.records.get_mut(&id) {
+            Some(record) if record.entry.is_complete() => Err(StoreError::AlreadyComplete(id)),
+            Some(record) if record.active => Err(StoreError::DownloadOpen(id)),
+            Some(record) => {
+                record.active = true;
+                Ok(Some(record.entry.clone()))
+            }
+            None if state.starting.insert(id) => Ok(None),
+            None => Err(StoreError::DownloadOpen(id)),
+        }
+    }
+
+    /// Gives the name back.
+    pub(super) fn release_download(&self, id: &ManifestId) {
+        let mut state = self.state();
+        state.starting.remove(id);
+        if let Some(record) = state.records.get_mut(id) {
+            record.active = false;
+        }
+    }
+
+    /// Enters a new download under the name that was claimed.
+    pub(super) fn start_download(&self, staged: Staged) -> Result<Arc<Entry>, StoreError> {
+        let id = staged.contents.manifest.id();
+        let marks = self.announce_arrival(id, Origin::Fetched, false)?;
+        let started = staged.start();
+        let mut state = self.state();
+        state.arriving.remove(&id);
+        let entry = Arc::new(started?);
+        // A publication of the same snapshot may have been faster.
+        if state.records.contains_key(&id) {
+            drop(state);
+            self.end_download(&entry, Ended::Complete);
+            return Err(StoreError::AlreadyComplete(id));
+        }
+        let mut record = Record::new(entry.clone(), marks);
+        record.active = true;
+        state.records.insert(id, record);
+        state.starting.remove(&id);
+        Ok(entry)
+    }
+
+    /// Puts the sealed file of a download in the place of the download.
+    pub(super) fn complete_download(&self, download: &Entry, path: PathBuf) -> Arc<Entry> {
+        let id = download.id();
+        let entry = Arc::new(Entry::complete(download.contents.clone(), path));
+        if let Some(record) = self.state().records.get_mut(&id) {
+            record.entry = entry.clone();
+            record.active = false;
+        }
+        self.files.forget(&id);
+        self.end_download(download, Ended::Complete);
+        entry
+    }
+}
+
+impl State {
+    /// What the limits ask to be removed.
+    fn plan(&self, max_snapshots: u32, quota: Option<u64>, now: Instant) -> retain::Plan {
+        let candidates: Vec<Candidate> = self
+            .records
+            .iter()
+            .map(|(id, record)| {
+                let manifest = record.entry.manifest();
+                Candidate {
+                    id: *id,
+                    chain_id: manifest.chain_id(),
+                    height: manifest.height(),
+                    sequence: record.marks.sequence,
+                    bytes: record.entry.file_bytes(),
+                    complete: record.entry.is_complete(),
+                    pinned: record.marks.pinned,
+                    leased: record.is_leased(now),
+                    active: record.active,
+                }
+            })
+            .collect();
+        retain::plan(&candidates, max_snapshots, quota)
+    }
+
+    /// Lists a file that the system does not let us read; it stays where it is.
+    pub(super) fn note_unreadable(&mut self, path: &Path, error: &StoreError) {
+        warn!(file = %path.display(), %error, "A file cannot be read and is passed over");
+        self.damaged.push(DamagedFile {
+            path: path.to_owned(),
+            problem: error.to_string(),
+        });
+    }
+
+    /// Lists a file that could not be trusted.
+    pub(super) fn note_damage(&mut self, path: &Path, problem: String) {
+        warn!(file = %path.display(), problem, "A damaged file was moved aside");
+        self.damaged.push(DamagedFile {
+            path: path.to_owned(),
+            problem,
+        });
+    }
+}
+
+/// Seconds since 1970, for people.
+pub(super) fn unix_now() -> u64 {
+    SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
+}

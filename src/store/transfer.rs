@@ -1,0 +1,226 @@
+//! Snapshots out of the store into files, and in from a CAR.
+
+use std::fs::File;
+use std::io::{BufReader, BufWriter, Write};
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use tracing::info;
+
+use crate::snapshot::{Manifest, ManifestId};
+
+use super::car::{CarReader, CarWriter, car_bytes};
+use super::entry::Archive;
+use super::staged::Staged;
+use super::state::Inner;
+use super::{Exported, Imported, Origin, Progress, StoreError, Verified};
+
+/// Reads and writes of a CAR are gathered to this size.
+const BUFFER_BYTES: usize = 256 << 10;
+
+fn go_on(progress: &mut Progress, done: u64, total: u64) -> Result<(), StoreError> {
+    match progress(done, total) {
+        ControlFlow::Continue(()) => Ok(()),
+        ControlFlow::Break(()) => Err(StoreError::Stopped),
+    }
+}
+
+/// Reads every chunk at each of its places and checks it.
+pub(super) fn verify(archive: &Archive, mut progress: Progress) -> Result<Verified, StoreError> {
+    let manifest = archive.manifest();
+    let mut done = 0;
+    for index in manifest.chunk_indexes() {
+        done += archive.read_chunk(index)?.len() as u64;
+        go_on(&mut progress, done, manifest.total_bytes())?;
+    }
+    Ok(Verified {
+        id: manifest.id(),
+        chunks: manifest.chunk_count(),
+        bytes: done,
+    })
+}
+
+/// Writes a new CAR file.
+pub(super) fn export_car(
+    store: &Inner,
+    archive: &Archive,
+    path: &Path,
+    mut progress: Progress,
+) -> Result<Exported, StoreError> {
+    if path.symlink_metadata().is_ok() {
+        return Err(StoreError::Exists(path.to_owned()));
+    }
+    let folder = folder_of(path);
+    let manifest = archive.manifest();
+    store.disk.require_space(&folder, car_bytes(manifest))?;
+    // Readable by whom the umask allows, as any file that a person makes.
+    let temporary = tempfile::Builder::new()
+        .prefix(".snapswarm-")
+        .suffix(".car")
+        .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666))
+        .tempfile_in(&folder)
+        .map_err(StoreError::io("create a file in", &folder))?;
+    let failed = |source: std::io::Error| match source.kind() {
+        std::io::ErrorKind::StorageFull => StoreError::NoSpace {
+            path: path.to_owned(),
+            needed: car_bytes(manifest),
+            available: super::disk::free_bytes(&folder).unwrap_or(0),
+        },
+        _ => StoreError::io("write", path)(source),
+    };
+    let writer = BufWriter::with_capacity(BUFFER_BYTES, temporary);
+    let mut car = CarWriter::new(writer, manifest).map_err(failed)?;
+    let mut done = 0;
+    let mut next = 0;
+    for index in manifest.chunk_indexes() {
+        let unique = manifest.unique_at(index);
+        if unique.get() < next {
+            continue;
+        }
+        next = unique.get() + 1;
+        let bytes = archive.read_chunk(index)?;
+        car.block(manifest.unique_chunk(unique).id.digest(), &bytes)
+            .map_err(failed)?;
+        done += bytes.len() as u64;
+        go_on(&mut progress, done, manifest.unique_bytes())?;
+    }
+    let writer = car.finish().map_err(failed)?;
+    let temporary = writer
+        .into_inner()
+        .map_err(|error| failed(error.into_error()))?;
+    temporary.as_file().sync_all().map_err(failed)?;
+    let file = temporary.persist_noclobber(path).map_err(|error| {
+        if error.error.kind() == std::io::ErrorKind::AlreadyExists {
+            StoreError::Exists(path.to_owned())
+        } else {
+            StoreError::io("write", path)(error.error)
+        }
+    })?;
+    sync_folder(&folder)?;
+    let file_bytes = file
+        .metadata()
+        .map_err(StoreError::io("read the size of", path))?
+        .len();
+    Ok(Exported {
+        file: path.to_owned(),
+        file_bytes,
+    })
+}
+
+/// Opens a CAR file and reads its manifest.
+fn open_car(path: &Path) -> Result<CarReader<BufReader<File>>, StoreError> {
+    let file = File::open(path).map_err(StoreError::io("open", path))?;
+    CarReader::open(BufReader::with_capacity(BUFFER_BYTES, file), path)
+}
+
+/// Reads a whole CAR file and checks it.
+pub(super) fn verify_car(path: &Path, progress: Progress) -> Result<Verified, StoreError> {
+    let file = File::open(path).map_err(StoreError::io("open", path))?;
+    super::check_car(BufReader::with_capacity(BUFFER_BYTES, file), path, progress)
+}
+
+/// Makes an archive of a CAR file.
+pub(super) fn import_car(
+    store: &Arc<Inner>,
+    path: &Path,
+    check: &dyn Fn(&Manifest) -> Result<(), String>,
+    origin: Origin,
+    mut progress: Progress,
+) -> Result<Imported, StoreError> {
+    let began = std::time::Instant::now();
+    let mut car = open_car(path)?;
+    let manifest = car.manifest().clone();
+    check(&manifest).map_err(|reason| StoreError::Refused {
+        path: path.to_owned(),
+        reason,
+    })?;
+    if store.complete_already(&manifest.id(), false)?.is_some() {
+        return Ok(Imported {
+            manifest,
+            new: false,
+        });
+    }
+    let staged = Staged::create(store, manifest.clone())?;
+    let mut done = 0;
+    while let Some((chunk, bytes)) = car.next_chunk()? {
+        staged.write(chunk, 0, bytes)?;
+        done += bytes.len() as u64;
+        go_on(&mut progress, done, manifest.unique_bytes())?;
+    }
+    staged.sync()?;
+    super::spool::read_back(&staged)?;
+    store.publish(staged, origin, false)?;
+    info!(
+        height = manifest.height(),
+        chain = manifest.chain_id(),
+        chunks = manifest.chunk_count(),
+        bytes = manifest.total_bytes(),
+        seconds = began.elapsed().as_secs_f64(),
+        manifest = %manifest.id(),
+        "Created state snapshot"
+    );
+    Ok(Imported {
+        manifest,
+        new: true,
+    })
+}
+
+/// Writes each chunk as a file of its own into a new or an empty folder.
+pub(super) fn export_files(
+    store: &Inner,
+    archive: &Archive,
+    folder: &Path,
+    mut progress: Progress,
+) -> Result<(), StoreError> {
+    std::fs::create_dir_all(folder).map_err(StoreError::io("create the folder", folder))?;
+    if !super::home::entries(folder)?.is_empty() {
+        return Err(StoreError::NotEmpty(folder.to_owned()));
+    }
+    let manifest = archive.manifest();
+    store.disk.require_space(folder, manifest.total_bytes())?;
+    let mut done = 0;
+    for index in manifest.chunk_indexes() {
+        let bytes = archive.read_chunk(index)?;
+        // No name ever comes from the network.
+        let path = folder.join(format!("{:04}", index.get()));
+        File::create_new(&path)
+            .and_then(|mut file| {
+                file.write_all(&bytes)?;
+                file.sync_all()
+            })
+            .map_err(|source| match source.kind() {
+                std::io::ErrorKind::StorageFull => StoreError::NoSpace {
+                    path: path.clone(),
+                    needed: manifest.total_bytes() - done,
+                    available: super::disk::free_bytes(folder).unwrap_or(0),
+                },
+                _ => StoreError::io("write", &path)(source),
+            })?;
+        done += bytes.len() as u64;
+        go_on(&mut progress, done, manifest.total_bytes())?;
+    }
+    sync_folder(folder)
+}
+
+/// The archive of a snapshot for a person who named it.
+pub(super) fn archive(store: &Inner, id: &ManifestId) -> Result<Archive, StoreError> {
+    let entry = store.entry(id).ok_or(StoreError::NotFound(*id))?;
+    if !entry.is_complete() {
+        return Err(StoreError::Incomplete(*id));
+    }
+    store.open_archive(entry)
+}
+
+fn folder_of(path: &Path) -> PathBuf {
+    match path.parent() {
+        Some(parent) if parent != Path::new("") => parent.to_owned(),
+        _ => PathBuf::from("."),
+    }
+}
+
+fn sync_folder(folder: &Path) -> Result<(), StoreError> {
+    File::open(folder)
+        .and_then(|folder| folder.sync_all())
+        .map_err(StoreError::io("sync", folder))
+}
