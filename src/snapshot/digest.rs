@@ -73,9 +73,9 @@ pub enum IdError {
     Kind(String),
 }
 
-/// Reads a CID in any base. The text must be exactly what the CID is in that
-/// base: the crate also takes whatever stands ahead of `/ipfs/` and behind the
-/// digest.
+/// Reads a CID in any base but identity, which is no text to print. The text must
+/// be exactly what the CID is in that base: the crate also takes whatever stands
+/// ahead of `/ipfs/` and behind the digest.
 fn parse_cid(text: &str) -> Option<Cid> {
     if text.len() > MAX_CID_TEXT_BYTES {
         return None;
@@ -85,18 +85,19 @@ fn parse_cid(text: &str) -> Option<Cid> {
         cid::Version::V0 => Base::Base58Btc,
         cid::Version::V1 => Base::from_code(text.chars().next()?).ok()?,
     };
+    // The crate panics when it shows bytes that are not UTF-8 in base identity.
+    if base == Base::Identity {
+        return None;
+    }
     (cid.to_string_of_base(base).ok()? == text).then_some(cid)
 }
 
 /// The beginning of a text, fit for a message.
 fn shown(text: &str) -> String {
     const SHOWN_CHARS: usize = 64;
-    let mut shown: String = text
-        .chars()
-        .take(SHOWN_CHARS)
-        .flat_map(char::escape_debug)
-        .collect();
-    if text.chars().nth(SHOWN_CHARS).is_some() {
+    let mut printable = text.chars().flat_map(char::escape_debug);
+    let mut shown: String = printable.by_ref().take(SHOWN_CHARS).collect();
+    if printable.next().is_some() {
         shown.push('…');
     }
     shown
@@ -209,6 +210,7 @@ mod tests {
         let with_tail = [id.to_cid().to_bytes(), vec![0, 0, 0, 0]].concat();
         let upper_inside = id.to_string().replace("bafkrei", "bAFKREI");
         for text in [
+            format!("\0\u{1}U\u{12} a{}", "é".repeat(16)),
             format!("/ipfs/{id}"),
             format!("x/ipfs/{id}"),
             format!("{id}/"),
