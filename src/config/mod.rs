@@ -173,7 +173,7 @@ pub enum UploadProfile {
 impl UploadConfig {
     /// Beside a validator: enough to be of use, a tenth of a gigabit uplink.
     pub const VALIDATOR_BYTES_PER_S: u64 = 12_000_000;
-    /// Beside a validator: few disks seeks and little memory at a time.
+    /// Beside a validator: few seeks and little memory at a time.
     pub const VALIDATOR_SLOTS: u32 = 4;
     /// The protocol has no use for more: `facts/swarm-policy.md` caps at 64.
     pub const MAX_SLOTS: u32 = 64;
