@@ -104,6 +104,11 @@ impl Carrier for Fake {
                     "the feed was interrupted",
                 ))
             }
+            Command::Dump(_) => {
+                cancel.cancelled().await;
+                self.cancelled.send(()).unwrap();
+                std::future::pending().await
+            }
             Command::Pin(asked) => Ok(Outcome::Changed(Changed {
                 manifest: asked.manifest,
                 done: "pinned".to_owned(),
@@ -423,6 +428,22 @@ async fn ctrl_c_stops_cleanly_and_says_how_to_go_on() {
             "{told}"
         );
     }
+}
+
+#[tokio::test]
+async fn a_second_ctrl_c_leaves_at_once() {
+    let mut daemon = Daemon::start().await;
+    let mut child = program(daemon.home.path())
+        .args(["dump", CID, "x.car"])
+        .spawn()
+        .unwrap();
+    let id = Pid::from_raw(child.id().unwrap() as i32);
+    timeout(PATIENCE, daemon.asked.recv()).await.unwrap();
+    kill(id, Signal::SIGINT).unwrap();
+    timeout(PATIENCE, daemon.cancelled.recv()).await.unwrap();
+    kill(id, Signal::SIGINT).unwrap();
+    let status = timeout(PATIENCE, child.wait()).await.unwrap().unwrap();
+    assert_eq!(status.code(), Some(6));
 }
 
 #[tokio::test]

@@ -16,10 +16,10 @@ pub(super) struct Arguments {
     #[command(flatten)]
     snapshot: Cid,
     /// The joining node's p2p listener
-    #[arg(long, value_name = "ID@HOST:PORT", value_parser = super::node_address)]
+    #[arg(long, value_name = "ID@HOST:PORT", value_parser = super::arguments::node_address)]
     node_p2p: String,
     /// Its RPC
-    #[arg(long, value_name = "URL", value_parser = super::rpc_url)]
+    #[arg(long, value_name = "URL", value_parser = super::arguments::rpc_url)]
     node_rpc: String,
     /// How long the restore may take without any progress
     #[arg(long, value_name = "SECONDS", default_value_t = 600)]

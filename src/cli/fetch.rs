@@ -16,10 +16,14 @@ use crate::node::command::{Command, Failure, FetchCommand, FetchTarget, Fetched,
 #[command(after_help = "Examples:\n  \
     snapswarm fetch --chain-id my-chain --node-rpc http://127.0.0.1:26657\n  \
     snapswarm fetch bafkrei... --out chunks/")]
-#[group(id = "what", required = true, multiple = false, args = ["cid", "chain_id"])]
 pub(super) struct Arguments {
     /// The snapshot with this name
-    #[arg(value_name = "CID", value_parser = super::cid)]
+    #[arg(
+        value_name = "CID",
+        value_parser = super::arguments::cid,
+        required_unless_present = "chain_id",
+        conflicts_with = "chain_id"
+    )]
     cid: Option<String>,
     /// The newest complete snapshot of this chain
     #[arg(long, value_name = "ID")]
@@ -29,14 +33,15 @@ pub(super) struct Arguments {
         long,
         value_name = "H",
         requires = "chain_id",
+        conflicts_with = "cid",
         value_parser = clap::value_parser!(u64).range(1..)
     )]
     height: Option<u64>,
     /// Peer to begin with, beside the configured ones; may be repeated
-    #[arg(long, value_name = "MULTIADDR", value_parser = super::bootstrap)]
+    #[arg(long, value_name = "MULTIADDR", value_parser = super::arguments::bootstrap)]
     bootstrap: Vec<Multiaddr>,
     /// A CometBFT RPC of the chain, which confirms the application hash
-    #[arg(long, value_name = "URL", value_parser = super::rpc_url)]
+    #[arg(long, value_name = "URL", value_parser = super::arguments::rpc_url)]
     node_rpc: Option<String>,
     /// Write the chunks as files 0000, 0001, … into this new or empty folder
     #[arg(long, value_name = "DIR")]
@@ -110,7 +115,8 @@ fn peers(fetched: &Fetched) -> String {
     let all: u64 = fetched.peers.iter().map(|peer| peer.bytes).sum();
     let mut table = text::Table::new(&["PEER", ">BYTES", ">SHARE"]);
     for peer in &fetched.peers {
-        let share = u128::from(peer.bytes) * 100 / u128::from(all.max(1));
+        let all = u128::from(all.max(1));
+        let share = (u128::from(peer.bytes) * 100 + all / 2) / all;
         table.row([
             peer.peer_id.clone(),
             text::bytes(peer.bytes),

@@ -30,16 +30,16 @@ pub(super) struct Arguments {
     )]
     height: Option<u64>,
     /// The application hash: of header H+1
-    #[arg(long, value_name = "HEX", value_parser = super::hex_bytes)]
+    #[arg(long, value_name = "HEX", value_parser = super::arguments::hex_bytes)]
     app_hash: Option<String>,
     /// The ABCI snapshot's format
     #[arg(long, value_name = "N")]
     format: Option<u32>,
     /// The ABCI snapshot's hash [default: SHA-256 over all chunks]
-    #[arg(long, value_name = "HEX", value_parser = super::hex_bytes)]
+    #[arg(long, value_name = "HEX", value_parser = super::arguments::hex_bytes)]
     hash: Option<String>,
     /// The ABCI snapshot's metadata
-    #[arg(long, value_name = "HEX", value_parser = super::hex_bytes)]
+    #[arg(long, value_name = "HEX", value_parser = super::arguments::hex_bytes)]
     metadata: Option<String>,
 }
 

@@ -11,6 +11,7 @@
 //! [`text::safe`].
 
 mod answer;
+mod arguments;
 mod home;
 mod interrupt;
 pub mod screen;
@@ -39,12 +40,11 @@ use std::{
     process::ExitCode,
 };
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Parser, Subcommand};
 use tokio::sync::mpsc;
 
-use self::screen::Screen;
+use self::{arguments::Cid, screen::Screen};
 use crate::{
-    config,
     node::{
         self,
         command::{Command, Failure, FailureCode, Outcome},
@@ -56,12 +56,14 @@ use crate::{
 /// Progress values between the work and the screen.
 const PROGRESS_QUEUE: usize = 64;
 
+/// Above the options that all verbs have, in their help.
+const EVERYWHERE: &str = "Options of every verb";
+
 /// Peer-to-peer snapshot distribution for CometBFT chains.
 #[derive(Debug, Parser)]
 #[command(
     name = "snapswarm",
     version,
-    propagate_version = true,
     after_help = "Example: a new node gets a snapshot and is fed from it\n  \
         snapswarm fetch --chain-id my-chain --node-rpc http://127.0.0.1:26657\n\n\
         Exit codes: 0 done, 1 failed, 2 wrong use, 3 not found, 4 verification failed,\n\
@@ -69,13 +71,13 @@ const PROGRESS_QUEUE: usize = 64;
 )]
 pub struct Cli {
     /// The folder with identity, settings and snapshots [default: SNAPSWARM_HOME, or ~/.snapswarm]
-    #[arg(long, global = true, value_name = "DIR")]
+    #[arg(long, global = true, value_name = "DIR", help_heading = EVERYWHERE)]
     home: Option<PathBuf>,
     /// Write one JSON document to stdout at the end
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = EVERYWHERE)]
     json: bool,
     /// Write logs as JSON lines (SNAPSWARM_LOG=debug says what is logged)
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = EVERYWHERE)]
     log_json: bool,
     #[command(subcommand)]
     verb: Verb,
@@ -99,21 +101,13 @@ enum Verb {
     Limits(limits::Arguments),
 }
 
-/// A snapshot's name.
-#[derive(Debug, Args)]
-struct Cid {
-    /// The snapshot, as `list` shows it
-    #[arg(value_name = "CID", value_parser = cid)]
-    cid: String,
-}
-
 impl Cli {
     /// Reads the arguments. Help and wrong use are answered here; the error is
     /// the exit code.
     pub fn read(arguments: impl IntoIterator<Item = OsString>) -> Result<Self, ExitCode> {
-        let arguments: Vec<OsString> = arguments.into_iter().collect();
-        Self::try_parse_from(&arguments).map_err(|error| {
-            let json = arguments
+        let given: Vec<OsString> = arguments.into_iter().collect();
+        Self::try_parse_from(&given).map_err(|error| {
+            let json = given
                 .iter()
                 .take_while(|argument| *argument != "--")
                 .any(|argument| argument == "--json");
@@ -122,7 +116,7 @@ impl Cli {
                 let _ = error.print();
                 return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
             }
-            answer::failure(true, &usage(&error))
+            answer::failure(true, &arguments::usage(&error))
         })
     }
 
@@ -252,59 +246,6 @@ fn chain(error: &(dyn Error + 'static)) -> String {
     line
 }
 
-/// What clap found, without its colours and its usage lines.
-fn usage(error: &clap::Error) -> Failure {
-    let rendered = error.render().to_string();
-    let told = rendered
-        .split("\n\nUsage:")
-        .next()
-        .and_then(|text| text.split("\n\nFor more information").next())
-        .unwrap_or_default();
-    let message = told
-        .trim_start_matches("error: ")
-        .split_whitespace()
-        .collect::<Vec<_>>()
-        .join(" ");
-    failure(
-        FailureCode::Usage,
-        message,
-        Some("`snapswarm --help` and `snapswarm VERB --help` show the use with examples"),
-    )
-}
-
-fn cid(text: &str) -> Result<String, String> {
-    config::check_cid(text)?;
-    Ok(text.to_owned())
-}
-
-fn rpc_url(text: &str) -> Result<String, String> {
-    config::check_rpc_url(text)?;
-    Ok(text.to_owned())
-}
-
-fn node_address(text: &str) -> Result<String, String> {
-    config::check_node_address(text)?;
-    Ok(text.to_owned())
-}
-
-fn bootstrap(text: &str) -> Result<libp2p::Multiaddr, String> {
-    let address = multiaddr(text)?;
-    config::check_bootstrap(&address)?;
-    Ok(address)
-}
-
-fn multiaddr(text: &str) -> Result<libp2p::Multiaddr, String> {
-    text.parse()
-        .map_err(|error| format!("is no multiaddress such as /ip4/192.0.2.7/tcp/26670 ({error})"))
-}
-
-fn hex_bytes(text: &str) -> Result<String, String> {
-    match hex::decode(text) {
-        Ok(_) => Ok(text.to_ascii_lowercase()),
-        Err(error) => Err(format!("is no hex: {error}")),
-    }
-}
-
 /// Writes a line to stdout at once, for whoever waits for it.
 fn first_line(line: &str) -> std::io::Result<()> {
     let mut stdout = std::io::stdout().lock();
@@ -314,19 +255,12 @@ fn first_line(line: &str) -> std::io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
-
-    #[test]
-    fn the_tree_of_verbs_is_sound() {
-        Cli::command().debug_assert();
-    }
 
     #[test]
     fn an_error_is_told_with_its_causes() {
         let inner = std::io::Error::other("the cable is out");
-        let error = config::ConfigError::File {
+        let error = crate::config::ConfigError::File {
             path: "x.toml".into(),
             source: inner,
         };

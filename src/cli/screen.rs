@@ -104,7 +104,6 @@ impl ProgressView {
             None => self.screen.line(&self.phase),
             Some(bar) => {
                 bar.set_style(waiting());
-                bar.set_prefix("");
                 bar.set_message(self.phase.clone());
                 if !self.ticking {
                     bar.enable_steady_tick(TICK);
@@ -198,16 +197,15 @@ impl Write for LogLine {
 
 impl Drop for LogLine {
     fn drop(&mut self) {
-        let line = std::mem::take(&mut self.bytes);
-        let write = || {
-            // A log that cannot be written must not stop what it tells about.
-            let _ = io::stderr().write_all(&line);
-        };
-        match &self.screen.bar {
-            Some(bar) => bar.suspend(write),
-            None => write(),
-        }
+        // A log that cannot be written must not stop what it tells about.
+        self.screen.line(&log_line(&self.bytes));
     }
+}
+
+/// A log line without its end, harmless on a terminal: logs carry what peers
+/// say. The escapes are JSON's, which both forms of log may hold.
+fn log_line(bytes: &[u8]) -> String {
+    text::safe_json(String::from_utf8_lossy(bytes).trim_end_matches('\n'))
 }
 
 #[cfg(test)]
@@ -229,6 +227,14 @@ mod tests {
         assert_eq!(
             bytes_line(&news(1 << 30, Some(262), 4), Some("sealing the archive")),
             "1.0 GiB of 4.0 GiB (25 %), 12.0 MiB/s, 4 peers, 4:22 left, then: sealing the archive"
+        );
+    }
+
+    #[test]
+    fn a_log_line_with_a_peers_words_stays_one_harmless_line() {
+        assert_eq!(
+            log_line("peer says \u{1b}[2Jhi\nINFO fake\u{9b}\n".as_bytes()),
+            "peer says \\u001b[2Jhi\\u000aINFO fake\\u009b"
         );
     }
 

@@ -22,19 +22,19 @@ use crate::node::{
     snapswarm start --harvest 6d7f...@127.0.0.1:26656 --node-rpc http://127.0.0.1:26657")]
 pub(super) struct Arguments {
     /// Address to listen on, instead of the configured ones; may be repeated
-    #[arg(long, value_name = "MULTIADDR", value_parser = super::multiaddr)]
+    #[arg(long, value_name = "MULTIADDR", value_parser = super::arguments::multiaddr)]
     listen: Vec<Multiaddr>,
     /// Peer to begin with, beside the configured ones; may be repeated
-    #[arg(long, value_name = "MULTIADDR", value_parser = super::bootstrap)]
+    #[arg(long, value_name = "MULTIADDR", value_parser = super::arguments::bootstrap)]
     bootstrap: Vec<Multiaddr>,
     /// Address under which others reach this node; may be repeated
-    #[arg(long, value_name = "MULTIADDR", value_parser = super::multiaddr)]
+    #[arg(long, value_name = "MULTIADDR", value_parser = super::arguments::multiaddr)]
     external_address: Vec<Multiaddr>,
     /// Take every new snapshot of this CometBFT node over its p2p port
-    #[arg(long, value_name = "ID@HOST:PORT", value_parser = super::node_address, requires = "node_rpc")]
+    #[arg(long, value_name = "ID@HOST:PORT", value_parser = super::arguments::node_address, requires = "node_rpc")]
     harvest: Option<String>,
     /// The RPC of that node, which tells the application hash
-    #[arg(long, value_name = "URL", value_parser = super::rpc_url, requires = "harvest")]
+    #[arg(long, value_name = "URL", value_parser = super::arguments::rpc_url, requires = "harvest")]
     node_rpc: Option<String>,
 }
 

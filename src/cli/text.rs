@@ -204,7 +204,7 @@ mod tests {
         table.row(["x".to_owned(), "12345678".to_owned()]);
         assert_eq!(
             table.render(),
-            "CHAIN           HEIGHT\none\\u{a}two         7\nx             12345678\n"
+            "CHAIN          HEIGHT\none\\u{a}two         7\nx            12345678\n"
         );
     }
 }
