@@ -9,7 +9,7 @@
 
 pub mod metrics;
 
-use std::{env, io::IsTerminal};
+use std::env;
 
 use tracing_subscriber::{
     EnvFilter,
@@ -60,7 +60,9 @@ where
         .with_env_filter(filter)
         .with_timer(SystemTime)
         .with_writer(writer)
-        .with_ansi(!settings.json && std::io::stderr().is_terminal());
+        // Without colours every escape character in a line is somebody else's,
+        // so that the writer can make lines safe for a terminal.
+        .with_ansi(false);
     let done = if settings.json {
         logs.json().flatten_event(true).try_init()
     } else {

@@ -1,0 +1,29 @@
+//! `snapswarm delete`
+
+use clap::Args;
+
+use super::{Cid, text};
+use crate::node::command::{Command, ManifestCommand, Outcome};
+
+/// Remove a snapshot from the home
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  snapswarm delete bafkrei...")]
+pub(super) struct Arguments {
+    #[command(flatten)]
+    snapshot: Cid,
+}
+
+impl Arguments {
+    pub(super) fn command(&self) -> Command {
+        Command::Delete(ManifestCommand {
+            manifest: self.snapshot.cid.clone(),
+        })
+    }
+}
+
+pub(super) fn text(outcome: &Outcome) -> Option<String> {
+    let Outcome::Changed(changed) = outcome else {
+        return None;
+    };
+    Some(format!("Deleted: {}\n", text::safe(&changed.manifest)))
+}

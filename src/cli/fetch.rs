@@ -1,0 +1,180 @@
+//! `snapswarm fetch`
+
+use std::path::PathBuf;
+
+use clap::Args;
+use libp2p::Multiaddr;
+
+use super::{home, text};
+use crate::node::command::{Command, Failure, FetchCommand, FetchTarget, Fetched, Outcome};
+
+/// Download a snapshot from many peers at once
+///
+/// Every byte is verified. An interrupted download goes on where it stopped
+/// when the same command is given again.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  \
+    snapswarm fetch --chain-id my-chain --node-rpc http://127.0.0.1:26657\n  \
+    snapswarm fetch bafkrei... --out chunks/")]
+pub(super) struct Arguments {
+    /// The snapshot with this name
+    #[arg(
+        value_name = "CID",
+        value_parser = super::arguments::cid,
+        required_unless_present = "chain_id",
+        conflicts_with = "chain_id"
+    )]
+    cid: Option<String>,
+    /// The newest complete snapshot of this chain
+    #[arg(long, value_name = "ID")]
+    chain_id: Option<String>,
+    /// Of the chain, the snapshot at this height
+    #[arg(
+        long,
+        value_name = "H",
+        requires = "chain_id",
+        conflicts_with = "cid",
+        value_parser = clap::value_parser!(u64).range(1..)
+    )]
+    height: Option<u64>,
+    /// Peer to begin with, beside the configured ones; may be repeated
+    #[arg(long, value_name = "MULTIADDR", value_parser = super::arguments::bootstrap)]
+    bootstrap: Vec<Multiaddr>,
+    /// A CometBFT RPC of the chain, which confirms the application hash
+    #[arg(long, value_name = "URL", value_parser = super::arguments::rpc_url)]
+    node_rpc: Option<String>,
+    /// Write the chunks as files 0000, 0001, … into this new or empty folder
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// How long to look for somebody who has it
+    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    timeout: u64,
+}
+
+impl Arguments {
+    pub(super) fn command(&self) -> Result<Command, Failure> {
+        let target = match (&self.cid, &self.chain_id) {
+            (Some(cid), _) => FetchTarget::Manifest(cid.clone()),
+            (None, chain_id) => FetchTarget::Chain {
+                chain_id: chain_id.clone().unwrap_or_default(),
+                height: self.height,
+            },
+        };
+        Ok(Command::Fetch(FetchCommand {
+            target,
+            bootstrap: self.bootstrap.iter().map(Multiaddr::to_string).collect(),
+            node_rpc: self.node_rpc.clone(),
+            out: self.out.as_deref().map(home::absolute).transpose()?,
+            timeout_s: self.timeout,
+        }))
+    }
+}
+
+pub(super) fn text(outcome: &Outcome) -> Option<String> {
+    let Outcome::Fetched(fetched) = outcome else {
+        return None;
+    };
+    let mut out = format!(
+        "Fetched {} in {}{}: {}\n",
+        text::bytes(fetched.bytes),
+        text::seconds(fetched.seconds),
+        text::mean_rate(fetched.received_bytes, fetched.seconds)
+            .map_or_else(String::new, |rate| format!(" ({rate})")),
+        text::safe(&fetched.manifest),
+    );
+    if fetched.resumed_bytes > 0 {
+        out += &format!(
+            "{} were here already and were not fetched again.\n",
+            text::bytes(fetched.resumed_bytes)
+        );
+    }
+    if fetched.wasted_bytes > 0 {
+        out += &format!(
+            "{} came twice or were wrong.\n",
+            text::bytes(fetched.wasted_bytes)
+        );
+    }
+    out += &peers(fetched);
+    out += if fetched.proven {
+        "Bytes checked, application hash confirmed by the chain's RPC.\n"
+    } else {
+        "Bytes checked, state not proven: no RPC of the chain confirmed the application hash \
+         (--node-rpc).\n"
+    };
+    out += &format!(
+        "Next: snapswarm feed {} --node-p2p ID@HOST:PORT --node-rpc URL\n",
+        text::safe(&fetched.manifest)
+    );
+    Some(out)
+}
+
+fn peers(fetched: &Fetched) -> String {
+    if fetched.peers.is_empty() {
+        return String::new();
+    }
+    let all: u64 = fetched.peers.iter().map(|peer| peer.bytes).sum();
+    let mut table = text::Table::new(&["PEER", ">BYTES", ">SHARE"]);
+    for peer in &fetched.peers {
+        let all = u128::from(all.max(1));
+        let share = (u128::from(peer.bytes) * 100 + all / 2) / all;
+        table.row([
+            peer.peer_id.clone(),
+            text::bytes(peer.bytes),
+            format!("{share} %"),
+        ]);
+    }
+    table.render()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::node::command::PeerBytes;
+
+    fn fetched(proven: bool) -> Outcome {
+        Outcome::Fetched(Fetched {
+            manifest: "bafk".to_owned(),
+            bytes: 16 << 20,
+            received_bytes: 12 << 20,
+            resumed_bytes: 5 << 20,
+            wasted_bytes: 1 << 20,
+            seconds: 2.0,
+            proven,
+            peers: vec![
+                PeerBytes {
+                    peer_id: "evil\u{1b}[2J".to_owned(),
+                    bytes: 9 << 20,
+                },
+                PeerBytes {
+                    peer_id: "good".to_owned(),
+                    bytes: 3 << 20,
+                },
+            ],
+        })
+    }
+
+    #[test]
+    fn what_is_proven_and_what_is_only_checked_is_said() {
+        assert!(
+            text(&fetched(false))
+                .unwrap()
+                .contains("Bytes checked, state not proven")
+        );
+        let proven = text(&fetched(true)).unwrap();
+        assert!(proven.contains("confirmed") && !proven.contains("not proven"));
+    }
+
+    #[test]
+    fn the_outcome_tells_rate_resume_waste_and_shares_and_is_safe_on_a_terminal() {
+        let text = text(&fetched(true)).unwrap();
+        for part in [
+            "16.0 MiB in 2.0 s (6.0 MiB/s)",
+            "5.0 MiB were here",
+            "1.0 MiB came twice",
+            "75 %",
+        ] {
+            assert!(text.contains(part), "{part}: {text}");
+        }
+        assert!(!text.contains('\u{1b}'));
+    }
+}

@@ -1,0 +1,78 @@
+//! The home: where it is, and making one when it is missing.
+
+use std::{
+    env,
+    path::{Path, PathBuf},
+};
+
+use super::{failure, screen::Screen, text};
+use crate::{
+    config::{CONFIG_NAME, Config, ConfigError},
+    node::{
+        self,
+        command::{Failure, FailureCode},
+    },
+};
+
+/// The variable that names the home.
+pub const HOME_VARIABLE: &str = "SNAPSWARM_HOME";
+
+/// The home's name in the user's own folder.
+const DEFAULT_NAME: &str = ".snapswarm";
+
+/// Where the home is: the flag, the variable, or `~/.snapswarm`; absolute.
+pub fn find(flag: Option<&Path>) -> Result<PathBuf, Failure> {
+    let named = flag
+        .map(Path::to_owned)
+        .or_else(|| {
+            env::var_os(HOME_VARIABLE)
+                .filter(|value| !value.is_empty())
+                .map(PathBuf::from)
+        })
+        .or_else(|| env::home_dir().map(|home| home.join(DEFAULT_NAME)))
+        .ok_or_else(|| {
+            failure(
+                FailureCode::Usage,
+                "there is no folder for the home: the user has none",
+                Some("name one with --home DIR"),
+            )
+        })?;
+    absolute(&named)
+}
+
+/// The same path for a process with another working folder.
+pub fn absolute(path: &Path) -> Result<PathBuf, Failure> {
+    std::path::absolute(path).map_err(|error| {
+        failure(
+            FailureCode::Usage,
+            format!("{} is no path: {error}", path.display()),
+            None,
+        )
+    })
+}
+
+/// The home's settings; a home that is missing is made, with defaults.
+pub fn open(home: &Path, screen: &Screen) -> Result<Config, Failure> {
+    if !home.join(CONFIG_NAME).exists() {
+        let made = node::init(home, None)?;
+        screen.line(&format!(
+            "Made a home with default settings: {}",
+            text::safe(&made.config.display().to_string())
+        ));
+    }
+    Config::load(home).map_err(|error| refused(&error))
+}
+
+fn refused(error: &ConfigError) -> Failure {
+    let code = match error {
+        ConfigError::File { .. } => FailureCode::Storage,
+        ConfigError::Syntax(_) | ConfigError::Value { .. } | ConfigError::In { .. } => {
+            FailureCode::Usage
+        }
+    };
+    failure(
+        code,
+        super::chain(error),
+        Some("mend the file, or move it away: the next command writes one with defaults"),
+    )
+}

@@ -1,0 +1,98 @@
+//! `snapswarm list`
+
+use clap::Args;
+
+use super::text;
+use crate::node::command::{Command, Outcome, SnapshotSummary};
+
+/// Show all snapshots of the home
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  snapswarm list --json | jq -r '.snapshots[].manifest'")]
+pub(super) struct Arguments {}
+
+impl Arguments {
+    pub(super) fn command(&self) -> Command {
+        Command::List
+    }
+}
+
+pub(super) fn text(outcome: &Outcome) -> Option<String> {
+    let Outcome::List(list) = outcome else {
+        return None;
+    };
+    Some(table(&list.snapshots))
+}
+
+/// Snapshots as `list` and `status` show them.
+pub(super) fn table(snapshots: &[SnapshotSummary]) -> String {
+    if snapshots.is_empty() {
+        return "No snapshot is here yet: see `fetch`, `load` and `start --harvest`.\n".to_owned();
+    }
+    let mut table = text::Table::new(&[
+        "CHAIN", ">HEIGHT", ">FORMAT", ">CHUNKS", ">SIZE", ">HERE", "STATE", "KEPT", "FROM", "CID",
+    ]);
+    for snapshot in snapshots {
+        table.row([
+            snapshot.chain_id.clone(),
+            snapshot.height.to_string(),
+            snapshot.format.to_string(),
+            snapshot.chunks.to_string(),
+            text::bytes(snapshot.bytes),
+            here(snapshot),
+            proof(snapshot).to_owned(),
+            if snapshot.pinned { "pinned" } else { "" }.to_owned(),
+            snapshot.origin.clone(),
+            snapshot.manifest.clone(),
+        ]);
+    }
+    table.render()
+}
+
+fn here(snapshot: &SnapshotSummary) -> String {
+    if snapshot.complete {
+        return "all".to_owned();
+    }
+    // 100 % of the bytes is not yet a sealed archive.
+    let percent = u128::from(snapshot.have_bytes) * 100 / u128::from(snapshot.bytes.max(1));
+    format!("{} %", percent.min(99))
+}
+
+/// Whether more than transport damage was checked.
+pub(super) fn proof(snapshot: &SnapshotSummary) -> &'static str {
+    if snapshot.proven {
+        "proven"
+    } else {
+        "not proven"
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_chain_id_of_a_stranger_cannot_break_the_table() {
+        let summary = SnapshotSummary {
+            manifest: "bafk".to_owned(),
+            chain_id: "x\n\u{1b}[31mfake".to_owned(),
+            height: 7,
+            format: 1,
+            chunks: 2,
+            bytes: 100,
+            have_bytes: 100,
+            complete: false,
+            pinned: true,
+            proven: false,
+            origin: "fetched".to_owned(),
+        };
+        let text = table(&[summary]);
+        assert_eq!(text.lines().count(), 2);
+        assert!(!text.contains('\u{1b}'));
+        assert!(text.contains("99 %") && text.contains("not proven") && text.contains("pinned"));
+    }
+
+    #[test]
+    fn an_empty_home_says_how_to_fill_it() {
+        assert!(table(&[]).contains("fetch"));
+    }
+}

@@ -1,0 +1,248 @@
+//! What a person sees on stderr while a verb works: a bar on a terminal, plain
+//! lines elsewhere. Logs take the same way, so that they do not tear the bar.
+
+use std::{
+    io::{self, IsTerminal, Write},
+    time::{Duration, Instant},
+};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use tracing_subscriber::fmt::MakeWriter;
+
+use super::text;
+use crate::node::command::Progress;
+
+/// Where there is no terminal, bytes are told so often.
+const LINE_EVERY: Duration = Duration::from_secs(5);
+
+/// A bar without bytes shows that it lives.
+const TICK: Duration = Duration::from_millis(120);
+
+/// Stderr, shared by progress and logs.
+#[derive(Clone)]
+pub struct Screen {
+    bar: Option<ProgressBar>,
+}
+
+impl Screen {
+    /// A bar where stderr is a terminal.
+    pub fn new() -> Self {
+        let bar = io::stderr().is_terminal().then(|| {
+            let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+            bar.set_style(waiting());
+            bar
+        });
+        Self { bar }
+    }
+
+    /// Writes a line above the bar. A stderr that is gone loses it.
+    pub fn line(&self, line: &str) {
+        let write = || {
+            let _ = writeln!(io::stderr(), "{line}");
+        };
+        match &self.bar {
+            Some(bar) => bar.suspend(write),
+            None => write(),
+        }
+    }
+
+    /// Begins to show the progress of a verb.
+    pub fn progress(&self) -> ProgressView {
+        ProgressView {
+            screen: self.clone(),
+            phase: String::new(),
+            next: None,
+            told: Instant::now(),
+            ticking: false,
+        }
+    }
+}
+
+impl Default for Screen {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// One verb's progress.
+pub struct ProgressView {
+    screen: Screen,
+    phase: String,
+    next: Option<String>,
+    told: Instant,
+    ticking: bool,
+}
+
+impl ProgressView {
+    /// Shows news.
+    pub fn show(&mut self, news: &Progress) {
+        match news {
+            Progress::Phase { text, next } => {
+                self.phase = text::safe(text);
+                self.next = next.as_deref().map(text::safe);
+                self.told = Instant::now();
+                self.begin_phase();
+            }
+            Progress::Bytes { done, total, .. } => {
+                let line = bytes_line(news, self.next.as_deref());
+                if let Some(bar) = &self.screen.bar {
+                    bar.set_style(measured());
+                    bar.set_length(*total);
+                    bar.set_position(*done);
+                    bar.set_prefix(line);
+                } else if self.told.elapsed() >= LINE_EVERY || done == total {
+                    self.told = Instant::now();
+                    self.screen.line(&format!("{}: {line}", self.phase));
+                }
+            }
+            Progress::Note { text } => self.screen.line(&text::safe(text)),
+        }
+    }
+
+    fn begin_phase(&mut self) {
+        match &self.screen.bar {
+            None => self.screen.line(&self.phase),
+            Some(bar) => {
+                bar.set_style(waiting());
+                bar.set_message(self.phase.clone());
+                if !self.ticking {
+                    bar.enable_steady_tick(TICK);
+                    self.ticking = true;
+                }
+            }
+        }
+    }
+}
+
+impl Drop for ProgressView {
+    fn drop(&mut self) {
+        if let Some(bar) = &self.screen.bar {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+fn waiting() -> ProgressStyle {
+    style("{spinner} {msg} ({elapsed})")
+}
+
+fn measured() -> ProgressStyle {
+    style("{spinner} {msg} [{bar:24}] {prefix}")
+}
+
+fn style(template: &str) -> ProgressStyle {
+    ProgressStyle::with_template(template)
+        .unwrap_or_else(|_| ProgressStyle::default_bar())
+        .progress_chars("=> ")
+}
+
+/// `1.0 GiB of 4.0 GiB (25 %), 12.0 MiB/s, 4 peers, 0:42 left, then: sealing`
+fn bytes_line(news: &Progress, next: Option<&str>) -> String {
+    let Progress::Bytes {
+        done,
+        total,
+        rate,
+        peers,
+        eta_s,
+    } = news
+    else {
+        return String::new();
+    };
+    let percent = u128::from(*done) * 100 / u128::from(*total).max(1);
+    let mut line = format!(
+        "{} of {} ({percent} %), {}",
+        text::bytes(*done),
+        text::bytes(*total),
+        text::rate(*rate),
+    );
+    if *peers > 0 {
+        line += &format!(", {}", text::count(u64::from(*peers), "peer", "peers"));
+    }
+    if let Some(eta) = eta_s.filter(|_| done < total) {
+        line += &format!(", {}:{:02} left", eta / 60, eta % 60);
+    }
+    if let Some(next) = next {
+        line += &format!(", then: {next}");
+    }
+    line
+}
+
+impl<'a> MakeWriter<'a> for Screen {
+    type Writer = LogLine;
+
+    fn make_writer(&'a self) -> LogLine {
+        LogLine {
+            screen: self.clone(),
+            bytes: Vec::new(),
+        }
+    }
+}
+
+/// One log line on its way; written when it is whole.
+pub struct LogLine {
+    screen: Screen,
+    bytes: Vec<u8>,
+}
+
+impl Write for LogLine {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.bytes.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Drop for LogLine {
+    fn drop(&mut self) {
+        // A log that cannot be written must not stop what it tells about.
+        self.screen.line(&log_line(&self.bytes));
+    }
+}
+
+/// A log line without its end, harmless on a terminal: logs carry what peers
+/// say. The escapes are JSON's, which both forms of log may hold.
+fn log_line(bytes: &[u8]) -> String {
+    text::safe_json(String::from_utf8_lossy(bytes).trim_end_matches('\n'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn news(done: u64, eta_s: Option<u64>, peers: u32) -> Progress {
+        Progress::Bytes {
+            done,
+            total: 4 << 30,
+            rate: 12 << 20,
+            peers,
+            eta_s,
+        }
+    }
+
+    #[test]
+    fn a_line_tells_bytes_rate_peers_time_left_and_what_comes_next() {
+        assert_eq!(
+            bytes_line(&news(1 << 30, Some(262), 4), Some("sealing the archive")),
+            "1.0 GiB of 4.0 GiB (25 %), 12.0 MiB/s, 4 peers, 4:22 left, then: sealing the archive"
+        );
+    }
+
+    #[test]
+    fn a_log_line_with_a_peers_words_stays_one_harmless_line() {
+        assert_eq!(
+            log_line("peer says \u{1b}[2Jhi\nINFO fake\u{9b}\n".as_bytes()),
+            "peer says \\u001b[2Jhi\\u000aINFO fake\\u009b"
+        );
+    }
+
+    #[test]
+    fn what_is_not_known_is_left_out() {
+        assert_eq!(
+            bytes_line(&news(4 << 30, Some(0), 0), None),
+            "4.0 GiB of 4.0 GiB (100 %), 12.0 MiB/s"
+        );
+    }
+}

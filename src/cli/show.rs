@@ -1,0 +1,83 @@
+//! `snapswarm show`
+
+use clap::Args;
+
+use super::{Cid, list, text};
+use crate::node::command::{Command, ManifestCommand, Outcome};
+
+/// Chunks that the text form lists; a screen holds no more, `--json` has all.
+const CHUNK_LINES: usize = 40;
+
+/// Show one snapshot with its chunks
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  snapswarm show bafkrei...")]
+pub(super) struct Arguments {
+    #[command(flatten)]
+    snapshot: Cid,
+}
+
+impl Arguments {
+    pub(super) fn command(&self) -> Command {
+        Command::Show(ManifestCommand {
+            manifest: self.snapshot.cid.clone(),
+        })
+    }
+}
+
+pub(super) fn text(outcome: &Outcome) -> Option<String> {
+    let Outcome::Shown(shown) = outcome else {
+        return None;
+    };
+    let snapshot = &shown.snapshot;
+    let app_hash = match &shown.app_hash {
+        Some(hash) if snapshot.proven => format!("{hash} (confirmed by the chain's RPC)"),
+        Some(hash) => format!("{hash} (as its maker says; not proven)"),
+        None => "none; state not proven".to_owned(),
+    };
+    let mut out = text::facts(&[
+        ("snapshot", snapshot.manifest.clone()),
+        ("chain", snapshot.chain_id.clone()),
+        ("height", snapshot.height.to_string()),
+        ("app hash", app_hash),
+        ("format", snapshot.format.to_string()),
+        ("hash", shown.hash.clone()),
+        ("metadata", shown.metadata.clone()),
+        (
+            "size",
+            format!(
+                "{} in {}, {} here{}",
+                text::bytes(snapshot.bytes),
+                text::count(u64::from(snapshot.chunks), "chunk", "chunks"),
+                text::bytes(snapshot.have_bytes),
+                if snapshot.complete { ", complete" } else { "" },
+            ),
+        ),
+        ("manifest", text::bytes(u64::from(shown.manifest_bytes))),
+        ("state", list::proof(snapshot).to_owned()),
+        (
+            "pinned",
+            if snapshot.pinned { "yes" } else { "no" }.to_owned(),
+        ),
+        ("from", snapshot.origin.clone()),
+        ("file", shown.file.display().to_string()),
+    ]);
+    let mut table = text::Table::new(&[">CHUNK", ">BYTES", "CID"]);
+    for chunk in shown.chunks.iter().take(CHUNK_LINES) {
+        table.row([
+            chunk.index.to_string(),
+            chunk.size.to_string(),
+            chunk.cid.clone(),
+        ]);
+    }
+    out.push('\n');
+    out += &table.render();
+    if let Some(more) = shown
+        .chunks
+        .len()
+        .checked_sub(CHUNK_LINES)
+        .filter(|more| *more > 0)
+    {
+        out += &format!("… and {more} more (--json lists all)\n");
+    }
+    Some(out)
+}

@@ -1,0 +1,143 @@
+//! `snapswarm status`
+
+use clap::Args;
+
+use super::{limits, list, text};
+use crate::node::command::{Command, HarvestStatus, Outcome, Status};
+
+/// Show what the home holds and what its daemon does
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  snapswarm status --json | jq .peers")]
+pub(super) struct Arguments {}
+
+impl Arguments {
+    pub(super) fn command(&self) -> Command {
+        Command::Status
+    }
+}
+
+pub(super) fn text(outcome: &Outcome) -> Option<String> {
+    let Outcome::Status(status) = outcome else {
+        return None;
+    };
+    let mut facts = vec![
+        (
+            "daemon",
+            if status.running {
+                format!("runs, version {}", status.version)
+            } else {
+                "does not run (`snapswarm start` starts it)".to_owned()
+            },
+        ),
+        ("peer id", status.peer_id.clone()),
+    ];
+    facts.extend(
+        status
+            .listen
+            .iter()
+            .map(|address| ("listens on", address.clone())),
+    );
+    if status.running {
+        facts.push(("peers", status.peers.to_string()));
+        facts.push((
+            "uploads",
+            format!(
+                "{} under way, {} sent, limit {}",
+                status.upload.active,
+                text::bytes(status.upload.bytes),
+                limits::sentence(&status.upload.limits),
+            ),
+        ));
+    }
+    if let Some(harvest) = &status.harvest {
+        facts.push(("harvest", harvest_line(harvest)));
+    }
+    facts.push(("disk", disk(status)));
+    let mut out = text::facts(&facts);
+    out.push('\n');
+    out += &list::table(&status.snapshots);
+    if !status.downloads.is_empty() {
+        let mut table = text::Table::new(&["DOWNLOAD", ">HERE", ">OF", ">RATE", ">PEERS"]);
+        for download in &status.downloads {
+            table.row([
+                download.manifest.clone(),
+                text::bytes(download.done),
+                text::bytes(download.total),
+                text::rate(download.rate),
+                download.peers.to_string(),
+            ]);
+        }
+        out.push('\n');
+        out += &table.render();
+    }
+    Some(out)
+}
+
+fn disk(status: &Status) -> String {
+    let used = text::bytes(status.disk_bytes);
+    match status.quota_bytes {
+        Some(quota) => format!("{used} of {} (quota)", text::bytes(quota)),
+        None => used,
+    }
+}
+
+fn harvest_line(harvest: &HarvestStatus) -> String {
+    let state = if harvest.connected {
+        "connected"
+    } else {
+        "not connected"
+    };
+    let newest = harvest
+        .newest_height
+        .map_or_else(String::new, |height| format!(", newest height {height}"));
+    let error = harvest
+        .last_error
+        .as_ref()
+        .map_or_else(String::new, |error| format!(", last error: {error}"));
+    format!("{}: {state}{newest}{error}", harvest.node)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::node::command::{LimitsNow, UploadStatus};
+
+    #[test]
+    fn a_status_tells_what_runs_and_an_error_of_the_node_cannot_steer_the_terminal() {
+        let status = Status {
+            running: true,
+            version: "1.2.3".to_owned(),
+            peer_id: "12D3".to_owned(),
+            listen: vec!["/ip4/127.0.0.1/tcp/1".to_owned()],
+            peers: 3,
+            disk_bytes: 2048,
+            quota_bytes: Some(4096),
+            snapshots: Vec::new(),
+            downloads: Vec::new(),
+            upload: UploadStatus {
+                bytes: 1024,
+                active: 1,
+                limits: LimitsNow {
+                    upload_bytes_per_s: 0,
+                    upload_slots: 0,
+                },
+            },
+            harvest: Some(HarvestStatus {
+                node: "id@host:1".to_owned(),
+                connected: false,
+                newest_height: Some(9),
+                last_error: Some("\u{1b}[2Jgone".to_owned()),
+            }),
+        };
+        let text = text(&Outcome::Status(Box::new(status))).unwrap();
+        for part in [
+            "version 1.2.3",
+            "not connected",
+            "newest height 9",
+            "2.0 KiB of 4.0 KiB",
+        ] {
+            assert!(text.contains(part), "{part}: {text}");
+        }
+        assert!(!text.contains('\u{1b}'));
+    }
+}

@@ -1,0 +1,557 @@
+//! The real program: its help, its wrong use, and its verbs against a daemon
+//! whose answers are made up.
+
+use std::{
+    os::unix::fs::PermissionsExt,
+    path::Path,
+    process::{Output, Stdio},
+    sync::Arc,
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use serde_json::Value;
+use snapswarm::{
+    api::control,
+    node::{
+        command::{
+            Changed, Command, Failure, FailureCode, Fetched, LimitsNow, Outcome, PeerBytes,
+            Progress, SnapshotList, SnapshotSummary,
+        },
+        remote::{Carrier, Door},
+    },
+};
+use tokio::{process, sync::mpsc, time::timeout};
+use tokio_util::sync::CancellationToken;
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+const CID: &str = "bafkreifzjut3te7nhyekklss27nh3k72ysco7y32koao5eei66wof36n5e";
+
+const VERBS: [&str; 14] = [
+    "init", "load", "start", "fetch", "feed", "list", "show", "verify", "dump", "delete", "pin",
+    "unpin", "status", "limits",
+];
+
+fn program(home: &Path) -> process::Command {
+    let mut command = process::Command::new(env!("CARGO_BIN_EXE_snapswarm"));
+    command
+        .env("SNAPSWARM_HOME", home)
+        .env_remove("SNAPSWARM_LOG")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true);
+    command
+}
+
+async fn run(home: &Path, arguments: &[&str]) -> Output {
+    let child = program(home).args(arguments).spawn().unwrap();
+    timeout(PATIENCE, child.wait_with_output())
+        .await
+        .expect("the program takes too long")
+        .unwrap()
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+fn json(output: &Output) -> Value {
+    let text = stdout(output);
+    assert_eq!(text.lines().count(), 1, "one document: {text}");
+    serde_json::from_str(&text).unwrap()
+}
+
+/// A daemon that answers every command with what a test needs.
+struct Fake {
+    asked: mpsc::UnboundedSender<Command>,
+    cancelled: mpsc::UnboundedSender<()>,
+}
+
+#[async_trait]
+impl Carrier for Fake {
+    async fn carry_out(
+        &self,
+        command: Command,
+        progress: mpsc::Sender<Progress>,
+        cancel: CancellationToken,
+    ) -> Result<Outcome, Failure> {
+        self.asked.send(command.clone()).unwrap();
+        match command {
+            Command::List => Ok(Outcome::List(SnapshotList {
+                snapshots: vec![hostile_snapshot()],
+            })),
+            Command::Fetch(_) => {
+                for news in fetch_progress() {
+                    progress.send(news).await.unwrap();
+                }
+                Ok(Outcome::Fetched(fetched()))
+            }
+            Command::Feed(_) => {
+                cancel.cancelled().await;
+                self.cancelled.send(()).unwrap();
+                Err(failure(
+                    FailureCode::Interrupted,
+                    "the feed was interrupted",
+                ))
+            }
+            Command::Dump(_) => {
+                cancel.cancelled().await;
+                self.cancelled.send(()).unwrap();
+                std::future::pending().await
+            }
+            Command::Pin(asked) => Ok(Outcome::Changed(Changed {
+                manifest: asked.manifest,
+                done: "pinned".to_owned(),
+            })),
+            Command::Verify(_) => Err(failure(FailureCode::Verification, "chunk 3 is wrong")),
+            Command::Show(_) => Err(failure(FailureCode::NotFound, "evil\u{1b}[2J\u{9b}")),
+            Command::Limits(asked) => Ok(Outcome::Limits(LimitsNow {
+                upload_bytes_per_s: asked.upload_bytes_per_s.unwrap_or(7),
+                upload_slots: asked.upload_slots.unwrap_or(3),
+            })),
+            _ => Err(failure(FailureCode::Policy, "not by this daemon")),
+        }
+    }
+}
+
+fn failure(code: FailureCode, message: &str) -> Failure {
+    Failure {
+        code,
+        message: message.to_owned(),
+        hint: None,
+    }
+}
+
+fn hostile_snapshot() -> SnapshotSummary {
+    SnapshotSummary {
+        manifest: CID.to_owned(),
+        chain_id: "chain\u{1b}[31m\u{202e}\u{9b}x".to_owned(),
+        height: 1000,
+        format: 1,
+        chunks: 16,
+        bytes: 16 << 20,
+        have_bytes: 16 << 20,
+        complete: true,
+        pinned: false,
+        proven: false,
+        origin: "fetched".to_owned(),
+    }
+}
+
+fn fetch_progress() -> Vec<Progress> {
+    let bytes = |done| Progress::Bytes {
+        done,
+        total: 16 << 20,
+        rate: 1 << 20,
+        peers: 4,
+        eta_s: Some(8),
+    };
+    vec![
+        Progress::Phase {
+            text: "downloading".to_owned(),
+            next: Some("sealing".to_owned()),
+        },
+        bytes(1 << 20),
+        bytes(8 << 20),
+        bytes(16 << 20),
+        Progress::Note {
+            text: "peer \u{1b}[2Jevil was banned".to_owned(),
+        },
+    ]
+}
+
+fn fetched() -> Fetched {
+    Fetched {
+        manifest: CID.to_owned(),
+        bytes: 16 << 20,
+        received_bytes: 16 << 20,
+        resumed_bytes: 0,
+        wasted_bytes: 0,
+        seconds: 2.0,
+        proven: false,
+        peers: vec![PeerBytes {
+            peer_id: "12D3KooW".to_owned(),
+            bytes: 16 << 20,
+        }],
+    }
+}
+
+struct Daemon {
+    home: tempfile::TempDir,
+    asked: mpsc::UnboundedReceiver<Command>,
+    cancelled: mpsc::UnboundedReceiver<()>,
+}
+
+impl Daemon {
+    async fn start() -> Self {
+        let home = tempfile::tempdir().unwrap();
+        let socket = control::bind(&home.path().join("api.sock")).await.unwrap();
+        let (asked_sender, asked) = mpsc::unbounded_channel();
+        let (cancelled_sender, cancelled) = mpsc::unbounded_channel();
+        let fake = Fake {
+            asked: asked_sender,
+            cancelled: cancelled_sender,
+        };
+        tokio::spawn(control::serve(
+            socket,
+            Arc::new(Door(Arc::new(fake))),
+            CancellationToken::new(),
+        ));
+        Self {
+            home,
+            asked,
+            cancelled,
+        }
+    }
+
+    async fn run(&self, arguments: &[&str]) -> Output {
+        run(self.home.path(), arguments).await
+    }
+}
+
+#[tokio::test]
+async fn every_verb_has_a_help_with_an_example() {
+    let home = tempfile::tempdir().unwrap();
+    let all = stdout(&run(home.path(), &["--help"]).await);
+    assert!(all.contains("Example") && all.contains("Exit codes"));
+    for verb in VERBS {
+        assert!(
+            all.contains(&format!("\n  {verb} ")),
+            "{verb} is missing: {all}"
+        );
+        let help = run(home.path(), &[verb, "--help"]).await;
+        assert_eq!(help.status.code(), Some(0));
+        let help = stdout(&help);
+        let example = help.split("Example").nth(1).unwrap_or_default();
+        assert!(
+            example.contains("snapswarm ") && example.contains(verb),
+            "{verb}: {help}"
+        );
+        assert!(help.contains("--home") && help.contains("--json"), "{help}");
+    }
+    assert_eq!(std::fs::read_dir(home.path()).unwrap().count(), 0);
+}
+
+const NODE: &str = "0123456789abcdef0123456789abcdef01234567@127.0.0.1:26656";
+
+#[tokio::test]
+async fn wrong_use_exits_with_2_and_a_sentence_and_as_json_with_a_document() {
+    let home = tempfile::tempdir().unwrap();
+    let wrong: &[&[&str]] = &[
+        &[],
+        &["dance"],
+        &["list", "--sideways"],
+        &["show"],
+        &["show", "not-a-cid"],
+        &["verify", "not-a-cid"],
+        &["load", "x"],
+        &["load", "x", "--kind", "files", "--chain-id", "c"],
+        &["load", "x", "--kind", "file", "--height", "1"],
+        &[
+            "load",
+            "x",
+            "--kind",
+            "file",
+            "--chain-id",
+            "c",
+            "--height",
+            "0",
+        ],
+        &["load", "x", "--kind", "car", "--app-hash", "xyz"],
+        &["fetch"],
+        &["fetch", CID, "--chain-id", "c"],
+        &["fetch", CID, "--height", "1"],
+        &["fetch", CID, "--bootstrap", "/ip4/127.0.0.1/tcp/1"],
+        &["fetch", CID, "--node-rpc", "127.0.0.1:26657"],
+        &["start", "--harvest", NODE],
+        &["start", "--listen", "localhost:1"],
+        &[
+            "feed",
+            CID,
+            "--node-p2p",
+            "127.0.0.1:1",
+            "--node-rpc",
+            "http://h",
+        ],
+        &["init", "--network", "NOT A NAME"],
+        &["limits", "--upload-bytes-per-s", "much"],
+        &["limits", "--upload-slots", "65"],
+    ];
+    for arguments in wrong {
+        let text = run(home.path(), arguments).await;
+        assert_eq!(text.status.code(), Some(2), "{arguments:?}");
+        assert!(stdout(&text).is_empty(), "{arguments:?}");
+        assert!(!stderr(&text).is_empty(), "{arguments:?}");
+        let mut as_json = vec!["--json"];
+        as_json.extend(*arguments);
+        let output = run(home.path(), &as_json).await;
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}");
+        let document = json(&output);
+        assert_eq!(document["error"]["code"], "usage", "{document}");
+        let message = document["error"]["message"].as_str().unwrap();
+        assert!(!message.is_empty() && !message.contains('\n'), "{document}");
+        assert!(document["error"]["hint"].is_string(), "{document}");
+    }
+    assert_eq!(std::fs::read_dir(home.path()).unwrap().count(), 0);
+}
+
+#[tokio::test]
+async fn a_verb_goes_through_the_daemon_of_its_home() {
+    let mut daemon = Daemon::start().await;
+    let output = daemon.run(&["list", "--json"]).await;
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    assert_eq!(json(&output)["snapshots"][0]["manifest"], CID);
+    assert!(matches!(daemon.asked.recv().await, Some(Command::List)));
+    let mode = std::fs::metadata(daemon.home.path().join("api.sock")).unwrap();
+    assert_eq!(mode.permissions().mode() & 0o777, 0o600);
+    let files = std::fs::read_dir(daemon.home.path()).unwrap().count();
+    assert_eq!(files, 1, "the daemon's home is its own matter");
+}
+
+#[tokio::test]
+async fn the_flag_wins_over_the_variable() {
+    let daemon = Daemon::start().await;
+    let other = tempfile::tempdir().unwrap();
+    let home = daemon.home.path().to_str().unwrap();
+    let output = run(other.path(), &["pin", CID, "--home", home]).await;
+    assert_eq!(stdout(&output), format!("Pinned: {CID}\n"));
+}
+
+#[tokio::test]
+async fn nothing_from_the_network_reaches_the_terminal_unescaped() {
+    let daemon = Daemon::start().await;
+    for arguments in [
+        &["list"][..],
+        &["list", "--json"],
+        &["show", CID],
+        &["show", CID, "--json"],
+        &["fetch", CID],
+    ] {
+        let output = daemon.run(arguments).await;
+        for text in [stdout(&output), stderr(&output)] {
+            let hostile = |c: char| (c.is_control() && c != '\n') || c == '\u{202e}';
+            assert!(!text.contains(hostile), "{arguments:?}: {text:?}");
+        }
+    }
+    let text = stdout(&daemon.run(&["list"]).await);
+    assert_eq!(text.lines().count(), 2);
+    assert!(text.contains("not proven"));
+}
+
+#[tokio::test]
+async fn a_download_tells_its_progress_on_stderr_and_its_outcome_on_stdout() {
+    let daemon = Daemon::start().await;
+    let output = daemon.run(&["fetch", CID]).await;
+    assert_eq!(output.status.code(), Some(0));
+    let told = stderr(&output);
+    assert_eq!(
+        told.lines().collect::<Vec<_>>(),
+        [
+            "downloading",
+            // Lines between the first and the last are held back for seconds.
+            "downloading: 16.0 MiB of 16.0 MiB (100 %), 1.0 MiB/s, 4 peers, then: sealing",
+            "peer \\u{1b}[2Jevil was banned",
+        ],
+    );
+    assert!(stdout(&output).contains("Bytes checked, state not proven"));
+    let output = daemon.run(&["--json", "fetch", CID]).await;
+    let document = json(&output);
+    for key in [
+        "manifest",
+        "bytes",
+        "received_bytes",
+        "resumed_bytes",
+        "wasted_bytes",
+        "seconds",
+        "proven",
+    ] {
+        assert!(!document[key].is_null(), "{key}: {document}");
+    }
+    assert_eq!(document["peers"][0]["peer_id"], "12D3KooW");
+}
+
+#[tokio::test]
+async fn a_failure_has_the_exit_code_of_its_class() {
+    let daemon = Daemon::start().await;
+    for (arguments, exit, code) in [
+        (&["verify", CID][..], 4, "verification"),
+        (&["show", CID], 3, "not_found"),
+        (&["delete", CID], 7, "policy"),
+    ] {
+        let mut as_json = arguments.to_vec();
+        as_json.push("--json");
+        let output = daemon.run(&as_json).await;
+        assert_eq!(output.status.code(), Some(exit), "{arguments:?}");
+        assert_eq!(json(&output)["error"]["code"], code);
+        let output = daemon.run(arguments).await;
+        assert_eq!(output.status.code(), Some(exit), "{arguments:?}");
+        assert!(stderr(&output).starts_with("error: ") && stdout(&output).is_empty());
+    }
+}
+
+#[tokio::test]
+async fn ctrl_c_stops_cleanly_and_says_how_to_go_on() {
+    let mut daemon = Daemon::start().await;
+    for signal in [Signal::SIGINT, Signal::SIGTERM] {
+        let child = program(daemon.home.path())
+            .args([
+                "feed",
+                CID,
+                "--node-p2p",
+                NODE,
+                "--node-rpc",
+                "http://127.0.0.1:1",
+            ])
+            .spawn()
+            .unwrap();
+        timeout(PATIENCE, daemon.asked.recv()).await.unwrap();
+        kill(Pid::from_raw(child.id().unwrap() as i32), signal).unwrap();
+        timeout(PATIENCE, daemon.cancelled.recv()).await.unwrap();
+        let output = timeout(PATIENCE, child.wait_with_output())
+            .await
+            .unwrap()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(6), "{}", stderr(&output));
+        let told = stderr(&output);
+        assert!(
+            told.contains("interrupted") && told.contains("same command again"),
+            "{told}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_second_ctrl_c_leaves_at_once() {
+    let mut daemon = Daemon::start().await;
+    let mut child = program(daemon.home.path())
+        .args(["dump", CID, "x.car"])
+        .spawn()
+        .unwrap();
+    let id = Pid::from_raw(child.id().unwrap() as i32);
+    timeout(PATIENCE, daemon.asked.recv()).await.unwrap();
+    kill(id, Signal::SIGINT).unwrap();
+    timeout(PATIENCE, daemon.cancelled.recv()).await.unwrap();
+    kill(id, Signal::SIGINT).unwrap();
+    let status = timeout(PATIENCE, child.wait()).await.unwrap().unwrap();
+    assert_eq!(status.code(), Some(6));
+}
+
+#[tokio::test]
+async fn a_command_line_that_is_killed_takes_its_request_with_it() {
+    let mut daemon = Daemon::start().await;
+    let mut child = program(daemon.home.path())
+        .args([
+            "feed",
+            CID,
+            "--node-p2p",
+            NODE,
+            "--node-rpc",
+            "http://127.0.0.1:1",
+        ])
+        .spawn()
+        .unwrap();
+    timeout(PATIENCE, daemon.asked.recv()).await.unwrap();
+    child.kill().await.unwrap();
+    timeout(PATIENCE, daemon.cancelled.recv()).await.unwrap();
+}
+
+#[tokio::test]
+async fn limits_are_changed_live_and_need_a_daemon() {
+    let mut daemon = Daemon::start().await;
+    let output = daemon
+        .run(&["limits", "--upload-bytes-per-s", "12MB", "--json"])
+        .await;
+    assert_eq!(json(&output)["upload_bytes_per_s"], 12_000_000);
+    let Some(Command::Limits(asked)) = daemon.asked.recv().await else {
+        panic!("another command came");
+    };
+    assert_eq!(
+        (asked.upload_bytes_per_s, asked.upload_slots),
+        (Some(12_000_000), None)
+    );
+    let nobody = tempfile::tempdir().unwrap();
+    let output = run(nobody.path(), &["limits"]).await;
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        stderr(&output).contains("no daemon runs"),
+        "{}",
+        stderr(&output)
+    );
+}
+
+#[tokio::test]
+async fn paths_are_absolute_when_they_reach_the_daemon() {
+    let mut daemon = Daemon::start().await;
+    let elsewhere = tempfile::tempdir().unwrap();
+    let child = program(daemon.home.path())
+        .args([
+            "load",
+            "chunks",
+            "--kind",
+            "files",
+            "--chain-id",
+            "c",
+            "--height",
+            "7",
+        ])
+        .current_dir(elsewhere.path())
+        .spawn()
+        .unwrap();
+    timeout(PATIENCE, child.wait_with_output())
+        .await
+        .unwrap()
+        .unwrap();
+    let Some(Command::Load(load)) = daemon.asked.recv().await else {
+        panic!("another command came");
+    };
+    let expected = elsewhere.path().canonicalize().unwrap().join("chunks");
+    assert_eq!(load.path, expected);
+}
+
+#[tokio::test]
+async fn a_misspelt_setting_is_refused_with_file_and_key() {
+    let home = tempfile::tempdir().unwrap();
+    std::fs::write(
+        home.path().join("config.toml"),
+        "[upload]\nbytes_per_sec = 1\n",
+    )
+    .unwrap();
+    let output = run(home.path(), &["list", "--json"]).await;
+    assert_eq!(output.status.code(), Some(2));
+    let message = json(&output)["error"]["message"].to_string();
+    assert!(
+        message.contains("config.toml") && message.contains("upload.bytes_per_sec"),
+        "{message}"
+    );
+}
+
+#[tokio::test]
+async fn a_log_filter_that_is_none_is_refused_with_a_sentence() {
+    let home = tempfile::tempdir().unwrap();
+    let child = program(home.path())
+        .env("SNAPSWARM_LOG", "snapswarm=loudly")
+        .args(["list", "--json"])
+        .spawn()
+        .unwrap();
+    let output = timeout(PATIENCE, child.wait_with_output())
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        json(&output)["error"]["message"]
+            .as_str()
+            .unwrap()
+            .contains("SNAPSWARM_LOG")
+    );
+}
