@@ -186,7 +186,14 @@ async fn joiner(
     settings: Table,
 ) -> CometNode {
     let trust = validator.trusted(offer.height).await;
-    CometNode::joiner(&comet_tools(), folder, validator, CHAIN, trust, plan(settings))
+    CometNode::joiner(
+        &comet_tools(),
+        folder,
+        validator,
+        CHAIN,
+        trust,
+        plan(settings),
+    )
 }
 
 /// The joiner has taken the snapshot; gives it its normal peer and sees it
@@ -221,7 +228,11 @@ async fn restored_and_following(joiner: &CometNode, validator: &CometNode, offer
         validator.rpc().app_hash_after(goal).await.unwrap(),
         "the same state as the validator's"
     );
-    assert_eq!(rpc.peer_count().await.unwrap(), 2, "the feeder and the validator");
+    assert_eq!(
+        rpc.peer_count().await.unwrap(),
+        2,
+        "the feeder and the validator"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -238,7 +249,10 @@ async fn a_harvested_snapshot_is_the_nodes_own_and_a_joiner_that_dials_us_restor
     // The e2e application's snapshot hash is its application hash.
     let rpc = validator.rpc();
     let height = snapshot.offer.height;
-    assert_eq!(rpc.app_hash_after(height).await.unwrap(), snapshot.offer.hash);
+    assert_eq!(
+        rpc.app_hash_after(height).await.unwrap(),
+        snapshot.offer.hash
+    );
     assert!(matches!(
         rpc.app_hash_after(height + 1_000_000).await,
         Err(RpcError::TooNew { .. })
@@ -274,10 +288,15 @@ async fn a_harvested_snapshot_is_the_nodes_own_and_a_joiner_that_dials_us_restor
 async fn bound_address(feeding: &Feeding) -> SocketAddr {
     let mut bound = None;
     wait_until("the feeder's listener", async || {
-        bound = feeding.events.lock().unwrap().iter().find_map(|event| match event {
-            FeedEvent::Listening { addr } => Some(*addr),
-            _ => None,
-        });
+        bound = feeding
+            .events
+            .lock()
+            .unwrap()
+            .iter()
+            .find_map(|event| match event {
+                FeedEvent::Listening { addr } => Some(*addr),
+                _ => None,
+            });
         bound.is_some()
     })
     .await;
@@ -343,12 +362,7 @@ async fn a_feeder_that_dies_midway_comes_back_and_the_joiner_finishes() {
     assert_eq!(joining.log_count("Snapshot restored"), 0);
 
     let halting = Arc::into_inner(halting).unwrap();
-    let second = Feeding::start(
-        feed_settings,
-        &identity,
-        &offer,
-        Arc::new(halting.snapshot),
-    );
+    let second = Feeding::start(feed_settings, &identity, &offer, Arc::new(halting.snapshot));
     restored_and_following(&joining, &validator, &offer).await;
     let (stats, events) = second.end().await;
     assert!(
@@ -417,7 +431,9 @@ async fn a_harvester_outlives_restarts_of_its_node_and_says_gone_when_it_prunes(
     .await;
     assert!(start.elapsed() >= Duration::from_millis(250 + 500 + 1000));
     assert!(
-        errors.iter().all(|error| error.contains("cannot reach the node")),
+        errors
+            .iter()
+            .all(|error| error.contains("cannot reach the node")),
         "{errors:?}"
     );
 }

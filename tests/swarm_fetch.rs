@@ -21,7 +21,12 @@ fn a_snapshot_loaded_here_is_fetched_there_byte_for_byte_by_chain_and_by_name() 
     let out = joiner.path().join("out");
     let fetched = joiner
         .run([
-            "fetch", "--chain-id", CHAIN, "--bootstrap", &daemon.address(), "--out",
+            "fetch",
+            "--chain-id",
+            CHAIN,
+            "--bootstrap",
+            &daemon.address(),
+            "--out",
             out.to_str().unwrap(),
         ])
         .ok();
@@ -38,7 +43,10 @@ fn a_snapshot_loaded_here_is_fetched_there_byte_for_byte_by_chain_and_by_name() 
         .run(["fetch", &cid, "--bootstrap", &daemon.address()])
         .ok();
     assert_eq!(fetched["manifest"], cid.as_str());
-    assert_eq!(by_name.run(["verify", &cid]).ok()["verified_bytes"], 15_000_000);
+    assert_eq!(
+        by_name.run(["verify", &cid]).ok()["verified_bytes"],
+        15_000_000
+    );
     assert_eq!(daemon.terminate(), Some(0));
 }
 
@@ -54,7 +62,13 @@ fn a_third_node_finds_a_provider_through_a_node_that_has_nothing() {
     let joiner = Home::new();
     let fetched = joiner
         .run([
-            "fetch", "--chain-id", CHAIN, "--bootstrap", &meeting.address(), "--timeout", "90",
+            "fetch",
+            "--chain-id",
+            CHAIN,
+            "--bootstrap",
+            &meeting.address(),
+            "--timeout",
+            "90",
         ])
         .ok();
     assert_eq!(fetched["manifest"], cid.as_str());

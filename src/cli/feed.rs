@@ -7,8 +7,9 @@ use crate::node::command::{Command, FeedCommand, Outcome};
 
 /// Give a complete snapshot to a joining CometBFT node
 ///
-/// The snapshot's application hash must equal the one that the node's RPC
-/// tells. The node must be in state sync, with no other peer.
+/// Only a snapshot whose application hash the chain has confirmed is given:
+/// `fetch --node-rpc` and `start --harvest` confirm it, `--chain-rpc` does it
+/// here. The node must be in state sync, with no other peer.
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  \
     snapswarm feed bafkrei... --node-p2p 6d7f...@127.0.0.1:26656 --node-rpc http://127.0.0.1:26657")]
@@ -21,6 +22,10 @@ pub(super) struct Arguments {
     /// Its RPC
     #[arg(long, value_name = "URL", value_parser = super::arguments::rpc_url)]
     node_rpc: String,
+    /// RPC of a node of the chain that you trust, to confirm a snapshot that is
+    /// not proven yet
+    #[arg(long, value_name = "URL", value_parser = super::arguments::rpc_url)]
+    chain_rpc: Option<String>,
     /// How long the restore may take without any progress
     #[arg(long, value_name = "SECONDS", default_value_t = 600)]
     timeout: u64,
@@ -32,6 +37,7 @@ impl Arguments {
             manifest: self.snapshot.cid.clone(),
             node_p2p: self.node_p2p.clone(),
             node_rpc: self.node_rpc.clone(),
+            chain_rpc: self.chain_rpc.clone(),
             timeout_s: self.timeout,
         })
     }

@@ -49,7 +49,7 @@ impl Arguments {
             harvest: self.harvest.clone(),
             node_rpc: self.node_rpc.clone(),
         };
-        let daemon = match Daemon::start(door.home, config, options, cancel.clone()).await {
+        let daemon = match Daemon::start(door.home, config, options).await {
             // Asked to stop before everything was bound: that is no failure.
             Err(stopped) if cancel.is_cancelled() && stopped.code == FailureCode::Interrupted => {
                 return Ok(());

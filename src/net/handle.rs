@@ -105,7 +105,8 @@ impl Net {
             served: Arc::clone(&served),
             limits: settings.limits.clone(),
         };
-        let pieces = pieces::Server::start(library, settings.upload, rand::random());
+        let (pieces, mut faults) = pieces::Server::start(library, settings.upload, rand::random());
+        let fault_events = events.clone();
         let piece_server = pieces.clone();
         let piece_stop = stop.clone();
         let tasks = vec![
@@ -117,6 +118,12 @@ impl Net {
                     () = piece_stop.cancelled() => {}
                 }
                 piece_server.shutdown();
+            }),
+            tokio::spawn(async move {
+                while let Some(pieces::PeerFault { peer, fault }) = faults.recv().await {
+                    tracing::warn!(%peer, %fault, "a peer broke the piece protocol");
+                    let _ = fault_events.send(NetEvent::Fault { peer });
+                }
             }),
         ];
         Ok(Self {
@@ -290,8 +297,8 @@ impl Net {
     }
 
     /// Changes how much is given, at once.
-    pub fn set_upload_limits(&self, limits: pieces::UploadLimits) {
-        self.inner.pieces.set_limits(limits);
+    pub async fn set_upload_limits(&self, limits: pieces::UploadLimits) {
+        self.inner.pieces.set_limits(limits).await;
     }
 
     /// What is being served.

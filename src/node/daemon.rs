@@ -29,7 +29,7 @@ use crate::api::control::{self, SOCKET_NAME};
 use crate::api::http::{self, HttpServer, StatusPage};
 use crate::config::{Config, DEFAULT_LISTEN};
 use crate::net::NetError;
-use crate::telemetry::Sample;
+use crate::telemetry::metrics::Sample;
 
 /// How often limits on the shelf are enforced when nothing changes: leases end
 /// by time alone.
@@ -153,13 +153,12 @@ async fn join_swarm(
         .iter()
         .filter_map(|address| address.parse().ok())
         .collect();
-    match Services::start_or_taken(home, config.clone(), presence(usual)).await? {
-        Ok(services) => Ok(services),
+    match Services::try_start(home, config.clone(), presence(usual)).await? {
         Err(NetError::PortTaken { .. }) => {
             tracing::warn!("the default port is in use; another one is taken");
             Services::start(home, config, presence(any_listen())).await
         }
-        Err(error) => Err(error.into()),
+        started => Ok(started?),
     }
 }
 
@@ -177,7 +176,7 @@ async fn keep_house(services: Arc<Services>, cancel: CancellationToken) {
                         because = ?snapshot.because, "snapshot removed"
                     );
                 }
-                services.announce();
+                services.announce().await;
             }
             Err(failure) => tracing::error!(%failure, "the shelf could not be looked over"),
         }

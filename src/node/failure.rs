@@ -43,8 +43,11 @@ impl Failure {
 
     /// A task of ours ended by panicking: a defect, told as such.
     pub fn defect(error: &tokio::task::JoinError) -> Self {
-        Self::new(FailureCode::Failed, format!("an internal task failed: {error}"))
-            .hint("this is a defect of snapswarm; please report it with the log")
+        Self::new(
+            FailureCode::Failed,
+            format!("an internal task failed: {error}"),
+        )
+        .hint("this is a defect of snapswarm; please report it with the log")
     }
 }
 
@@ -121,7 +124,7 @@ impl From<SourceError> for Failure {
 impl From<NetError> for Failure {
     fn from(error: NetError) -> Self {
         let code = match &error {
-            NetError::Address { .. } | NetError::Setting { .. } => FailureCode::Usage,
+            NetError::BadAddress { .. } | NetError::BadSetting { .. } => FailureCode::Usage,
             NetError::Identity(_) => FailureCode::Storage,
             _ => FailureCode::Failed,
         };

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::command::{Fed, Failure, FailureCode, FeedCommand};
+use super::command::{Failure, FailureCode, Fed, FeedCommand};
 use super::failure::blocking;
 use super::progress::{Meter, Reporter};
 use super::shelf;

@@ -200,7 +200,7 @@ impl Harvest {
         let taken = match published {
             Ok(()) => {
                 count(&self.services.counters.harvests_done);
-                self.services.shelf_changed();
+                self.services.shelf_changed().await;
                 Taken::Published
             }
             Err(failure) => Taken::Failed(failure),

@@ -23,7 +23,13 @@ pub(super) fn load(
     let started = Instant::now();
     let manifest = match command.kind {
         LoadKind::Car => load_car(store, command, reporter, cancel)?,
-        LoadKind::Files => publish(store, command, &chunk_files(&command.path)?, reporter, cancel)?,
+        LoadKind::Files => publish(
+            store,
+            command,
+            &chunk_files(&command.path)?,
+            reporter,
+            cancel,
+        )?,
         LoadKind::File => publish(
             store,
             command,
@@ -135,19 +141,17 @@ fn from_hex(flag: &str, text: Option<&str>) -> Result<Option<Bytes>, Failure> {
 /// The chunk files of a folder, in order: all-digit names as numbers, then the
 /// others by their bytes.
 fn chunk_files(folder: &Path) -> Result<Vec<PathBuf>, Failure> {
-    let entries =
-        fs::read_dir(folder).map_err(|error| Failure::io(folder.display(), &error))?;
+    let entries = fs::read_dir(folder).map_err(|error| Failure::io(folder.display(), &error))?;
     let mut files = Vec::new();
     for entry in entries {
         let entry = entry.map_err(|error| Failure::io(folder.display(), &error))?;
         files.push(entry.path());
     }
     if files.is_empty() {
-        return Err(Failure::new(
-            FailureCode::Usage,
-            format!("{} is empty", folder.display()),
-        )
-        .hint("with --kind files each file of the folder is one chunk"));
+        return Err(
+            Failure::new(FailureCode::Usage, format!("{} is empty", folder.display()))
+                .hint("with --kind files each file of the folder is one chunk"),
+        );
     }
     files.sort_by_cached_key(|path| order_key(path));
     Ok(files)
@@ -181,11 +185,11 @@ fn chunk_size(file: &Path) -> Result<u64, Failure> {
     } else {
         return Ok(meta.len());
     };
-    Err(Failure::new(
-        FailureCode::Usage,
-        format!("{} {problem}", file.display()),
+    Err(
+        Failure::new(FailureCode::Usage, format!("{} {problem}", file.display())).hint(
+            "with --kind files each file of the folder is one chunk of the snapshot, in order",
+        ),
     )
-    .hint("with --kind files each file of the folder is one chunk of the snapshot, in order"))
 }
 
 #[cfg(test)]

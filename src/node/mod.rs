@@ -49,10 +49,10 @@ use crate::config::Config;
 use crate::store::Store;
 
 /// Makes a home, or finds it made.
-pub async fn init(home: &Path, network: Option<&str>) -> Result<Initialised, Failure> {
+pub fn init(home: &Path, network: Option<&str>) -> Result<Initialised, Failure> {
     std::fs::create_dir_all(home).map_err(|error| Failure::io(home.display(), &error))?;
     let config = Config::create(home, network.unwrap_or(crate::config::PUBLIC_NETWORK))?;
-    let identity = identity(home).await?;
+    let identity = services::load_identity(home)?;
     Ok(Initialised {
         peer_id: identity.peer_id().to_string(),
         config,
@@ -109,14 +109,19 @@ async fn carry_out(
             .map(Outcome::Fetched),
         Command::Status => Ok(Outcome::Status(Box::new(status::of_daemon(services)))),
         Command::Limits(command) => Ok(Outcome::Limits(
-            services.set_limits(command.upload_bytes_per_s, command.upload_slots),
+            services
+                .set_limits(command.upload_bytes_per_s, command.upload_slots)
+                .await,
         )),
         command => {
-            let changes = matches!(command, Command::Load(_) | Command::Delete(_) | Command::Unpin(_));
+            let changes = matches!(
+                command,
+                Command::Load(_) | Command::Delete(_) | Command::Unpin(_)
+            );
             let feeds = matches!(command, Command::Feed(_));
             let outcome = on_shelf(&services.store, command, &reporter, cancel).await;
             if outcome.is_ok() && changes {
-                services.shelf_changed();
+                services.shelf_changed().await;
             }
             if outcome.is_ok() && feeds {
                 count(&services.counters.feeds_done);
@@ -168,17 +173,16 @@ async fn on_shelf(
             load::load(&store, &command, &reporter, &cancel).map(Outcome::Loaded)
         }
         Command::List => Ok(Outcome::List(shelf::list(&store))),
-        Command::Show(command) => shelf::show(&store, &command.manifest)
-            .map(|detail| Outcome::Shown(Box::new(detail))),
+        Command::Show(command) => {
+            shelf::show(&store, &command.manifest).map(|detail| Outcome::Shown(Box::new(detail)))
+        }
         Command::Verify(command) => {
             shelf::verify(&store, &command, &reporter, &cancel).map(Outcome::Verified)
         }
         Command::Dump(command) => {
             shelf::dump(&store, &command, &reporter, &cancel).map(Outcome::Dumped)
         }
-        Command::Delete(command) => {
-            shelf::delete(&store, &command.manifest).map(Outcome::Changed)
-        }
+        Command::Delete(command) => shelf::delete(&store, &command.manifest).map(Outcome::Changed),
         Command::Pin(command) => shelf::pin(&store, &command.manifest).map(Outcome::Changed),
         Command::Unpin(command) => shelf::unpin(&store, &command.manifest).map(Outcome::Changed),
         Command::Fetch(_) | Command::Feed(_) | Command::Status | Command::Limits(_) => Err(

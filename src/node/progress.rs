@@ -29,7 +29,10 @@ impl Reporter {
 
     /// A new phase.
     pub fn phase(&self, text: impl Into<String>) {
-        self.send(Progress::Phase { text: text.into() });
+        self.send(Progress::Phase {
+            text: text.into(),
+            next: None,
+        });
     }
 
     /// A line worth reading.

@@ -7,19 +7,20 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use libp2p::{Multiaddr, PeerId};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, broadcast};
 
 use super::command::{DownloadStatus, Failure, FailureCode, HarvestStatus, LimitsNow};
 use super::failure::blocking;
 use super::library::StoreLibrary;
 use super::referee::Referee;
 use crate::config::{ANY_LISTEN, AnnounceWhat, Config, DhtMode as ConfiguredMode};
-use crate::net::pieces::{Budget, UploadLimits};
 use crate::net::{
-    AnnouncePolicy, Announcement, DhtMode, Identity, Net, NetSettings, NetworkName, PreSharedKey,
+    AnnouncePolicy, Announcement, DhtMode, Identity, Net, NetError, NetEvent, NetSettings,
+    NetworkName, PreSharedKey,
 };
 use crate::snapshot::{Manifest, ManifestId};
 use crate::store::{Store, StoreSettings};
+use crate::sync::{Offence, UploadLimits};
 
 /// File of the node's libp2p key in the home.
 const IDENTITY_FILE: &str = "identity.key";
@@ -32,7 +33,6 @@ pub(super) struct Services {
     pub(super) config: Config,
     pub(super) store: Store,
     pub(super) net: Net,
-    pub(super) budget: Budget,
     pub(super) referee: Arc<Referee>,
     pub(super) counters: Counters,
     limits: Mutex<LimitsNow>,
@@ -104,8 +104,13 @@ pub(super) async fn open_store(home: &Path, config: &Config) -> Result<Store, Fa
 
 /// The node's libp2p identity.
 pub(super) async fn identity(home: &Path) -> Result<Identity, Failure> {
-    let path = home.join(IDENTITY_FILE);
-    blocking(move || Ok(Identity::load_or_create(&path)?)).await
+    let home = home.to_owned();
+    blocking(move || load_identity(&home)).await
+}
+
+/// The same, where blocking is allowed.
+pub(super) fn load_identity(home: &Path) -> Result<Identity, Failure> {
+    Ok(Identity::load_or_create(&home.join(IDENTITY_FILE))?)
 }
 
 impl Services {
@@ -115,31 +120,44 @@ impl Services {
         config: Config,
         presence: Presence,
     ) -> Result<Arc<Self>, Failure> {
+        Ok(Self::try_start(home, config, presence).await??)
+    }
+
+    /// The same, with the network's own error told apart: a taken port has
+    /// another answer than the person's.
+    pub(super) async fn try_start(
+        home: &Path,
+        config: Config,
+        presence: Presence,
+    ) -> Result<Result<Arc<Self>, NetError>, Failure> {
         let store = open_store(home, &config).await?;
         let identity = identity(home).await?;
         let settings = net_settings(home, &config, presence)?;
         let library = Arc::new(StoreLibrary(store.clone()));
-        let net = Net::start(settings, identity, library).await?;
+        let net = match Net::start(settings, &identity, library).await {
+            Ok(net) => net,
+            Err(error) => return Ok(Err(error)),
+        };
         let limits = LimitsNow {
             upload_bytes_per_s: config.upload.bytes_per_s(),
             upload_slots: config.upload.slots(),
         };
-        net.set_upload_limits(upload_limits(&limits));
+        net.set_upload_limits(upload_limits(&limits)).await;
         let services = Arc::new(Self {
             home: home.to_owned(),
             config,
             store,
             referee: Arc::new(Referee::new(net.clone())),
             net,
-            budget: Budget::default(),
             counters: Counters::default(),
             limits: Mutex::new(limits),
             downloads: Mutex::default(),
             harvest: Mutex::default(),
             shelf_changed: Notify::new(),
         });
-        services.announce();
-        Ok(services)
+        services.announce().await;
+        tokio::spawn(judge(services.net.events(), services.referee.clone()));
+        Ok(Ok(services))
     }
 
     /// Begins to dial the peers that the user named; gives their ids, where the
@@ -161,14 +179,19 @@ impl Services {
                 .hint("an address looks like /ip4/203.0.113.7/tcp/26670/p2p/12D3KooW…")
             })?;
             named.extend(peer_of(&address));
-            self.net.dial(address);
+            let net = self.net.clone();
+            tokio::spawn(async move {
+                if let Err(error) = net.dial(address.clone()).await {
+                    tracing::warn!(%address, %error, "a named peer is not reached");
+                }
+            });
         }
         Ok(named)
     }
 
     /// Tells the network what is to be found here, after the shelf changed.
-    pub(super) fn shelf_changed(&self) {
-        self.announce();
+    pub(super) async fn shelf_changed(&self) {
+        self.announce().await;
         self.shelf_changed.notify_one();
     }
 
@@ -177,7 +200,8 @@ impl Services {
         self.shelf_changed.notified().await;
     }
 
-    fn announce(&self) {
+    /// Tells the network what is to be found here now.
+    pub(super) async fn announce(&self) {
         let mut announcement = Announcement {
             policy: match self.config.announce.what {
                 AnnounceWhat::ManifestsAndChunks => AnnouncePolicy::ManifestsAndChunks,
@@ -187,8 +211,11 @@ impl Services {
         };
         for stored in self.store.list() {
             let manifest = &stored.manifest;
-            announcement.chains.insert(manifest.chain_id().to_owned());
-            announcement.manifests.insert(manifest.id());
+            let chain = manifest.chain_id();
+            if announcement.chains.iter().all(|known| known != chain) {
+                announcement.chains.push(chain.to_owned());
+            }
+            announcement.manifests.push(manifest.id());
             if stored.complete {
                 announcement.chunks.extend(
                     manifest
@@ -197,7 +224,9 @@ impl Services {
                 );
             }
         }
-        self.net.announce(announcement);
+        if let Err(error) = self.net.announce(announcement).await {
+            tracing::warn!(%error, "the DHT was not told what is here");
+        }
     }
 
     /// The upload limits in force.
@@ -206,17 +235,22 @@ impl Services {
     }
 
     /// Sets upload limits; what is absent stays.
-    pub(super) fn set_limits(&self, bytes_per_s: Option<u64>, slots: Option<u32>) -> LimitsNow {
-        let mut limits = lock(&self.limits);
+    pub(super) async fn set_limits(
+        &self,
+        bytes_per_s: Option<u64>,
+        slots: Option<u32>,
+    ) -> LimitsNow {
+        let mut limits = self.limits();
         limits.upload_bytes_per_s = bytes_per_s.unwrap_or(limits.upload_bytes_per_s);
         limits.upload_slots = slots.unwrap_or(limits.upload_slots);
-        self.net.set_upload_limits(upload_limits(&limits));
-        limits.clone()
+        self.net.set_upload_limits(upload_limits(&limits)).await;
+        lock(&self.limits).clone_from(&limits);
+        limits
     }
 
-    pub(super) fn download_begins(&self, manifest: &Manifest, done: u64) {
+    pub(super) async fn download_begins(&self, manifest: &Manifest, done: u64) {
         self.download_progress(manifest, done, 0, 0);
-        self.announce();
+        self.announce().await;
     }
 
     pub(super) fn download_progress(&self, manifest: &Manifest, done: u64, rate: u64, peers: u32) {
@@ -249,6 +283,18 @@ impl Services {
     }
 }
 
+/// Keeps out whoever breaks the protocol while asking us; ends with the network.
+async fn judge(mut events: broadcast::Receiver<NetEvent>, referee: Arc<Referee>) {
+    use broadcast::error::RecvError;
+    loop {
+        match events.recv().await {
+            Ok(NetEvent::Fault { peer }) => referee.ban(peer, Offence::Protocol),
+            Ok(_) | Err(RecvError::Lagged(_)) => {}
+            Err(RecvError::Closed) => return,
+        }
+    }
+}
+
 /// Plain data stays whole even if a holder panicked.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -257,7 +303,10 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 fn upload_limits(limits: &LimitsNow) -> UploadLimits {
     UploadLimits {
         bytes_per_second: (limits.upload_bytes_per_s > 0).then_some(limits.upload_bytes_per_s),
-        slots: (limits.upload_slots > 0).then_some(limits.upload_slots),
+        slots: match limits.upload_slots {
+            0 => UploadLimits::default().slots,
+            slots => slots,
+        },
     }
 }
 

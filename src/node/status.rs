@@ -1,15 +1,19 @@
 //! What a home holds and what its daemon does, for people and for metrics.
 
+use std::path::Path;
+
 use super::command::{LimitsNow, Status, UploadStatus};
 use super::daemon::read;
 use super::services::Services;
 use super::shelf;
 use crate::store::Store;
-use crate::telemetry::{HarvestSample, NetworkSample, Sample, StoreSample, TransferSample};
+use crate::telemetry::metrics::{
+    HarvestSample, NetworkSample, Sample, StoreSample, TransferSample,
+};
 
 /// Of a running daemon.
 pub(super) fn of_daemon(services: &Services) -> Status {
-    let pieces = services.net.piece_stats();
+    let pieces = services.net.upload_stats();
     Status {
         running: true,
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -58,10 +62,16 @@ pub(super) fn of_home(store: &Store, peer_id: String, quota_bytes: Option<u64>) 
     }
 }
 
+/// What the file system of the home has left for us.
+fn free_bytes(home: &Path) -> Option<u64> {
+    let system = nix::sys::statvfs::statvfs(home).ok()?;
+    Some(system.blocks_available() * system.fragment_size())
+}
+
 /// The numbers behind `/metrics`.
 pub(super) fn sample(services: &Services) -> Sample {
     let net = services.net.stats();
-    let pieces = services.net.piece_stats();
+    let pieces = services.net.upload_stats();
     let counters = &services.counters;
     let downloads = services.downloads();
     let shelf = services.store.list();
@@ -74,6 +84,7 @@ pub(super) fn sample(services: &Services) -> Sample {
             dht_own_records: net.own_records as u64,
             dht_foreign_records: net.foreign_records as u64,
             bans: net.banned_peers as u64,
+            bans_total: services.referee.total(),
         },
         transfer: TransferSample {
             downloads: downloads.len() as u64,
@@ -94,6 +105,7 @@ pub(super) fn sample(services: &Services) -> Sample {
             pinned_snapshots: shelf.iter().filter(|stored| stored.pinned).count() as u64,
             disk_bytes: services.store.disk_bytes(),
             quota_bytes: services.config.store.disk_quota.map(|quota| quota.0),
+            free_bytes: free_bytes(services.store.home()),
             faults: read(&counters.storage_faults),
         },
         harvest: services.harvest().map(|harvest| HarvestSample {

@@ -43,10 +43,6 @@ pub struct NetworkSample {
     pub bans: u64,
     /// Bans pronounced since start.
     pub bans_total: u64,
-    /// Bytes received on the wire, all protocols.
-    pub received_bytes: u64,
-    /// Bytes sent on the wire, all protocols.
-    pub sent_bytes: u64,
 }
 
 /// Downloads and uploads.
@@ -60,10 +56,6 @@ pub struct TransferSample {
     pub downloaded_bytes: u64,
     /// Of it, what was not needed or not right.
     pub wasted_bytes: u64,
-    /// Pieces whose hash was right.
-    pub pieces_verified: u64,
-    /// Pieces whose hash was wrong.
-    pub pieces_bad: u64,
     /// Downloads that were sealed.
     pub fetches_done: u64,
     /// Downloads that ended otherwise.
@@ -106,8 +98,6 @@ pub struct HarvestSample {
     pub connected: bool,
     /// Newest height taken.
     pub newest_height: u64,
-    /// The node's own height, from its RPC.
-    pub node_height: u64,
     /// Snapshots taken since start.
     pub snapshots: u64,
     /// Attempts that failed since start.
@@ -184,16 +174,6 @@ impl NetworkSample {
         );
         table.gauge("banned_peers", "Bans in force", self.bans);
         table.counter("bans", "Bans pronounced", self.bans_total);
-        table.byte_counter(
-            "network_received",
-            "Bytes received on the wire, all protocols",
-            self.received_bytes,
-        );
-        table.byte_counter(
-            "network_sent",
-            "Bytes sent on the wire, all protocols",
-            self.sent_bytes,
-        );
     }
 }
 
@@ -214,16 +194,6 @@ impl TransferSample {
             "wasted",
             "Piece payload received that was not needed or not right",
             self.wasted_bytes,
-        );
-        table.counter(
-            "pieces_verified",
-            "Pieces received whose hash was right",
-            self.pieces_verified,
-        );
-        table.counter(
-            "pieces_bad",
-            "Pieces received whose hash was wrong",
-            self.pieces_bad,
         );
         table.counter(
             "fetches_done",
@@ -303,11 +273,6 @@ impl HarvestSample {
             "Newest height taken from the node",
             self.newest_height,
         );
-        table.gauge(
-            "harvest_node_height",
-            "The node's own height",
-            self.node_height,
-        );
         table.counter(
             "harvest_snapshots",
             "Snapshots taken from the node",
@@ -332,7 +297,7 @@ mod tests {
             start_time_s: 1_700_000_000,
             network: NetworkSample {
                 peers: 3,
-                received_bytes: 77,
+                bans_total: 77,
                 ..NetworkSample::default()
             },
             store: StoreSample {
@@ -366,7 +331,7 @@ mod tests {
             let (name, unit) = (words.next().unwrap(), words.next().unwrap());
             assert!(name.ends_with(unit), "{name} does not end with {unit}");
         }
-        assert!(names.len() > 30, "{names:?}");
+        assert!(names.len() > 25, "{names:?}");
         assert!(body.ends_with("# EOF\n"));
     }
 
@@ -375,7 +340,7 @@ mod tests {
         let body = full().render();
         for line in [
             "snapswarm_peers 3",
-            "snapswarm_network_received_bytes_total 77",
+            "snapswarm_bans_total 77",
             "snapswarm_harvest_newest_height 42",
             "snapswarm_disk_quota_bytes 9",
             "snapswarm_start_time_seconds 1700000000",

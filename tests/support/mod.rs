@@ -74,8 +74,16 @@ impl Home {
         let folder = folder.to_str().expect("a plain path");
         let loaded = self
             .run([
-                "load", folder, "--kind", "files", "--chain-id", chain_id, "--height", &height,
-                "--app-hash", "AB",
+                "load",
+                folder,
+                "--kind",
+                "files",
+                "--chain-id",
+                chain_id,
+                "--height",
+                &height,
+                "--app-hash",
+                "AB",
             ])
             .ok();
         loaded["manifest"].as_str().expect("a CID").to_owned()

@@ -211,10 +211,7 @@ mod tests {
             claim(3, true, 200, "new"),
         ];
         let ranked = rank(&claims, &wanted());
-        assert_eq!(
-            ranked.candidates[0].manifest,
-            ManifestId(sha256(b"new"))
-        );
+        assert_eq!(ranked.candidates[0].manifest, ManifestId(sha256(b"new")));
         assert_eq!(ranked.candidates[0].peers.len(), 2);
         assert_eq!(ranked.candidates[2].height, 100);
     }

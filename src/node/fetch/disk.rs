@@ -160,11 +160,11 @@ impl Disk {
     }
 }
 
-fn verify_and_write(
-    download: &Download,
-    batch: Vec<(PeerKey, PieceIndex, Bytes)>,
-) -> DiskEvent {
-    let senders: Vec<_> = batch.iter().map(|(peer, index, _)| (*peer, *index)).collect();
+fn verify_and_write(download: &Download, batch: Vec<(PeerKey, PieceIndex, Bytes)>) -> DiskEvent {
+    let senders: Vec<_> = batch
+        .iter()
+        .map(|(peer, index, _)| (*peer, *index))
+        .collect();
     let received = batch
         .into_iter()
         .map(|(_, index, bytes)| ReceivedPiece { index, bytes })

@@ -73,7 +73,8 @@ impl Search<'_> {
                     && asked.insert(peer)
                 {
                     let (net, referee) = (self.services.net.clone(), self.services.referee.clone());
-                    asking.spawn(async move { (peer, ask_manifest(&net, &referee, peer, id).await) });
+                    asking
+                        .spawn(async move { (peer, ask_manifest(&net, &referee, peer, id).await) });
                 }
             }
             tokio::select! {
@@ -189,7 +190,9 @@ impl Search<'_> {
                 || manifest.height() != candidate.height
                 || manifest.app_hash().cloned().unwrap_or_default() != candidate.app_hash
             {
-                self.left_out(&format!("{id} is not what the catalogue of its holders says"));
+                self.left_out(&format!(
+                    "{id} is not what the catalogue of its holders says"
+                ));
                 return Ok(None);
             }
             return Ok(Some(Found {
@@ -343,7 +346,9 @@ impl Seeker {
 
     /// Ends when there may be more peers than before.
     async fn more(&mut self) {
-        let due = self.looked_at.is_none_or(|at| at.elapsed() >= LOOK_UP_EVERY);
+        let due = self
+            .looked_at
+            .is_none_or(|at| at.elapsed() >= LOOK_UP_EVERY);
         if self.look_up.is_none() && due {
             self.looked_at = Some(Instant::now());
             if let Ok(providers) = self.net.find(self.key.clone()).await {

@@ -160,7 +160,7 @@ impl Gather {
                     let numbers: Vec<u32> = pieces.iter().map(|piece| piece.get()).collect();
                     let id = self.manifest.id();
                     self.crew.tell_have(id, &numbers);
-                    self.services.net.publish_have(id, &numbers);
+                    self.services.net.publish_have(&id, &numbers);
                 }
                 FetchAction::CheckChunk(chunk) => self.disk.check(chunk),
                 FetchAction::Ban { peer, offence } => self.ban(peer, offence),
@@ -179,10 +179,7 @@ impl Gather {
         };
         let place = self.manifest.piece(piece);
         let chunk = self.manifest.unique_chunk(place.chunk).id;
-        match member
-            .asker
-            .request(chunk, place.index_in_chunk, place.len)
-        {
+        match member.asker.request(chunk, place.index_in_chunk, place.len) {
             Ok(id) => member.asked(id, piece),
             // The stream is gone; its last event is on its way and frees the
             // piece.
@@ -256,16 +253,14 @@ impl Gather {
         let now = Instant::now();
         let told = match holding {
             Holding::Complete => PeerHolding::Complete,
-            Holding::Pieces(bits) => {
-                match Bitmap::from_bytes(self.manifest.piece_count(), &bits) {
-                    Ok(bits) => PeerHolding::Pieces(bits),
-                    Err(error) => {
-                        tracing::warn!(peer = ?self.peer(key), %error, "a false bitmap");
-                        self.machine.handle_fault(key, now);
-                        return;
-                    }
+            Holding::Pieces(bits) => match Bitmap::from_bytes(self.manifest.piece_count(), &bits) {
+                Ok(bits) => PeerHolding::Pieces(bits),
+                Err(error) => {
+                    tracing::warn!(peer = ?self.peer(key), %error, "a false bitmap");
+                    self.machine.handle_fault(key, now);
+                    return;
                 }
-            }
+            },
             Holding::Refused(_) => {
                 self.machine.handle_holding(key, PeerHolding::Nothing, now);
                 self.probe(key);
@@ -385,7 +380,10 @@ impl Gather {
             }
         }
         let stats = self.machine.stats(now);
-        let delivering = stats.peers.iter().filter(|p| p.connected && p.outstanding > 0);
+        let delivering = stats
+            .peers
+            .iter()
+            .filter(|p| p.connected && p.outstanding > 0);
         let peers = delivering.count() as u32;
         meter.tell(self.have_bytes, peers);
         self.services
@@ -410,9 +408,8 @@ impl Gather {
             })
             .map(|chunk| self.manifest.unique_chunk(chunk).id)
             .collect();
-        let count = lacking.len().min(SEEK_CHUNKS);
-        rand::seq::SliceRandom::partial_shuffle(&mut lacking[..], &mut rand::rng(), count);
-        lacking.truncate(count);
+        rand::seq::SliceRandom::shuffle(&mut lacking[..], &mut rand::rng());
+        lacking.truncate(SEEK_CHUNKS);
         let _ = self.orders.try_send(Order::Lacking(lacking));
     }
 

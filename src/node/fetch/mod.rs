@@ -153,16 +153,15 @@ async fn gather(
     };
     let store = services.store.clone();
     let begun = manifest.clone();
-    let download =
-        match blocking(move || Ok(store.begin_download(begun))).await? {
-            Ok(download) => Arc::new(download),
-            Err(StoreError::AlreadyComplete(_)) => {
-                fetched.resumed_bytes = fetched.bytes;
-                mark_proven(services, id, found.proven).await?;
-                return Ok(Gathered::Complete(fetched));
-            }
-            Err(error) => return Err(error.into()),
-        };
+    let download = match blocking(move || Ok(store.begin_download(begun))).await? {
+        Ok(download) => Arc::new(download),
+        Err(StoreError::AlreadyComplete(_)) => {
+            fetched.resumed_bytes = fetched.bytes;
+            mark_proven(services, id, found.proven).await?;
+            return Ok(Gathered::Complete(fetched));
+        }
+        Err(error) => return Err(error.into()),
+    };
     fetched.resumed_bytes = gather::bytes_of(&manifest, &download.have());
     reporter.phase(format!(
         "fetching {id}: {} chunks, {} bytes{}",
@@ -174,7 +173,9 @@ async fn gather(
             String::new()
         }
     ));
-    services.download_begins(&manifest, fetched.resumed_bytes);
+    services
+        .download_begins(&manifest, fetched.resumed_bytes)
+        .await;
 
     let (recruit_sender, recruits) = mpsc::channel(RECRUIT_QUEUE);
     let (orders, order_receiver) = mpsc::channel(ORDER_QUEUE);
@@ -207,7 +208,7 @@ async fn gather(
             })
             .await?;
             mark_proven(services, id, found.proven).await?;
-            services.shelf_changed();
+            services.shelf_changed().await;
             Ok(Gathered::Complete(fetched))
         }
         End::Condemned => Ok(Gathered::FalseManifest),
@@ -278,4 +279,3 @@ async fn export(
     let mut progress = byte_progress(reporter, cancel);
     blocking(move || Ok(store.export_files(&id, &dir, &mut progress)?)).await
 }
-

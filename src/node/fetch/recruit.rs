@@ -96,7 +96,9 @@ pub(super) async fn recruit(
             _ = look_around.tick() => {}
         }
         for peer in services.net.connected() {
-            known.entry(peer.peer).or_insert(Known::Idle { since: None });
+            known
+                .entry(peer.peer)
+                .or_insert(Known::Idle { since: None });
         }
         open_some(&services, &mut known, &mut opening);
     }
@@ -129,9 +131,8 @@ fn open_some(
         }
         *state = Known::Working;
         let (net, peer) = (services.net.clone(), *peer);
-        let budget = services.budget.clone();
         opening.spawn(async move {
-            let opened = tokio::time::timeout(OPEN_TIMEOUT, net.pieces(peer, &budget)).await;
+            let opened = tokio::time::timeout(OPEN_TIMEOUT, net.pieces(peer)).await;
             let client = match opened {
                 Ok(Ok(client)) => Some(client),
                 Ok(Err(error)) => {
