@@ -146,7 +146,8 @@ fn a_foreign_catalogue_is_held_to_its_limits() {
 
 #[test]
 fn an_entry_has_numbers_that_a_snapshot_can_have() {
-    let decode = |change: fn(&mut CatalogueEntry)| {
+    type Change = fn(&mut CatalogueEntry);
+    let decode = |change: Change| {
         let mut entry = entry();
         change(&mut entry);
         let message = Raw::default()
@@ -161,7 +162,7 @@ fn an_entry_has_numbers_that_a_snapshot_can_have() {
     };
     let largest = u64::from(MAX_CHUNK_BYTES) * 7;
     assert_eq!(largest, 111_999_552);
-    let good: [fn(&mut CatalogueEntry); 8] = [
+    let good: [Change; 8] = [
         |_| {},
         |e| e.height = MAX_HEIGHT,
         |e| e.app_hash = Bytes::new(),
@@ -174,7 +175,7 @@ fn an_entry_has_numbers_that_a_snapshot_can_have() {
     for change in good {
         assert!(decode(change).is_ok());
     }
-    let bad: [(&str, fn(&mut CatalogueEntry)); 11] = [
+    let bad: [(&str, Change); 11] = [
         ("chain id", |e| e.chain_id.clear()),
         ("chain id", |e| {
             e.chain_id = "a".repeat(MAX_CHAIN_ID_BYTES + 1)
