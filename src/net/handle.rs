@@ -106,7 +106,7 @@ impl Net {
             limits: settings.limits.clone(),
         };
         let (pieces, mut faults) = pieces::Server::start(library, settings.upload, rand::random());
-        let fault_events = events.clone();
+        let (fault_events, fault_stop) = (events.clone(), stop.clone());
         let piece_server = pieces.clone();
         let piece_stop = stop.clone();
         let tasks = vec![
@@ -120,9 +120,15 @@ impl Net {
                 piece_server.shutdown();
             }),
             tokio::spawn(async move {
-                while let Some(pieces::PeerFault { peer, fault }) = faults.recv().await {
-                    tracing::warn!(%peer, %fault, "a peer broke the piece protocol");
-                    let _ = fault_events.send(NetEvent::Fault { peer });
+                let judge = async {
+                    while let Some(pieces::PeerFault { peer, fault }) = faults.recv().await {
+                        tracing::warn!(%peer, %fault, "a peer broke the piece protocol");
+                        let _ = fault_events.send(NetEvent::Fault { peer });
+                    }
+                };
+                tokio::select! {
+                    () = judge => {}
+                    () = fault_stop.cancelled() => {}
                 }
             }),
         ];

@@ -1,0 +1,172 @@
+//! Peers that break promises: real nodes of the network in this process, whose
+//! library says what a test wants.
+
+#![allow(dead_code)] // each test file uses its own part
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use snapswarm::net::{Identity, Library, Multiaddr, Net, NetSettings, PeerId};
+use snapswarm::snapshot::{
+    Bitmap, ChunkId, Manifest, ManifestBuilder, ManifestId, PIECE_BYTES, SnapshotFields,
+};
+use snapswarm::wire::{CatalogueEntry, Holding};
+
+/// What a false library holds: one manifest, and for each chunk that it names
+/// the bytes that are given out for it.
+pub struct FalseLibrary {
+    pub manifest: Arc<Manifest>,
+    pub chunks: BTreeMap<ChunkId, Bytes>,
+    /// What the catalogue says instead of the manifest's own height.
+    pub claimed_height: Option<u64>,
+}
+
+impl Library for FalseLibrary {
+    fn catalogue(&self, _chain_id: Option<&str>) -> Vec<CatalogueEntry> {
+        let manifest = &self.manifest;
+        vec![CatalogueEntry {
+            chain_id: manifest.chain_id().to_owned(),
+            height: self.claimed_height.unwrap_or(manifest.height()),
+            format: manifest.format(),
+            app_hash: manifest.app_hash().cloned().unwrap_or_default(),
+            manifest: manifest.id(),
+            manifest_bytes: manifest.encoded().len() as u32,
+            total_bytes: manifest.total_bytes(),
+            chunks: manifest.chunk_count(),
+            complete: true,
+        }]
+    }
+
+    fn manifest(&self, id: &ManifestId) -> Option<Bytes> {
+        (*id == self.manifest.id()).then(|| self.manifest.encoded().clone())
+    }
+
+    fn holding(&self, id: &ManifestId) -> Option<(Holding, u32)> {
+        (*id == self.manifest.id()).then(|| (Holding::Complete, self.manifest.piece_count()))
+    }
+
+    fn holds(&self, chunks: &[ChunkId]) -> Bitmap {
+        let mut bits = Bitmap::new(chunks.len() as u32);
+        for (number, chunk) in chunks.iter().enumerate() {
+            if self.chunks.contains_key(chunk) {
+                bits.insert(number as u32);
+            }
+        }
+        bits
+    }
+
+    fn chunk_size(&self, chunk: &ChunkId) -> Option<u32> {
+        self.chunks.get(chunk).map(|bytes| bytes.len() as u32)
+    }
+
+    fn read_piece(&self, chunk: &ChunkId, piece: u32) -> io::Result<Option<Bytes>> {
+        Ok(self.chunks.get(chunk).and_then(|bytes| {
+            let start = (piece * PIECE_BYTES) as usize;
+            let end = (start + PIECE_BYTES as usize).min(bytes.len());
+            (start < end).then(|| bytes.slice(start..end))
+        }))
+    }
+
+    fn in_use(&self, _id: &ManifestId, _peer: &PeerId) {}
+}
+
+/// A node with a false library.
+pub struct Liar {
+    net: Net,
+    runtime: tokio::runtime::Runtime,
+}
+
+impl Liar {
+    pub fn start(library: FalseLibrary, bootstrap: &[String]) -> Self {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .expect("a runtime");
+        let settings = NetSettings {
+            listen: vec!["/ip4/127.0.0.1/tcp/0".parse().expect("an address")],
+            bootstrap: bootstrap
+                .iter()
+                .map(|address| address.parse::<Multiaddr>().expect("an address"))
+                .collect(),
+            network: snapswarm::config::PUBLIC_NETWORK.parse().expect("a name"),
+            ..NetSettings::default()
+        };
+        let net = runtime
+            .block_on(Net::start(
+                settings,
+                &Identity::generate(),
+                Arc::new(library),
+            ))
+            .expect("a node");
+        Self { net, runtime }
+    }
+
+    pub fn address(&self) -> String {
+        self.net.listeners()[0].to_string()
+    }
+
+    pub fn peer_id(&self) -> String {
+        self.net.peer_id().to_string()
+    }
+
+    /// Makes itself known for its chain in the DHT.
+    pub fn announce(&self, manifest: &Manifest) {
+        let announcement = snapswarm::net::Announcement {
+            chains: vec![manifest.chain_id().to_owned()],
+            manifests: vec![manifest.id()],
+            ..Default::default()
+        };
+        self.runtime
+            .block_on(self.net.announce(announcement))
+            .expect("announced");
+    }
+}
+
+impl Drop for Liar {
+    fn drop(&mut self) {
+        self.runtime.block_on(self.net.shutdown());
+    }
+}
+
+/// Reads the chunks of a folder that `chunk_folder` made.
+pub fn read_chunks(folder: &std::path::Path, count: u32) -> Vec<Bytes> {
+    (0..count)
+        .map(|index| {
+            std::fs::read(folder.join(index.to_string()))
+                .expect("a chunk")
+                .into()
+        })
+        .collect()
+}
+
+/// The manifest that `Home::load` makes of these chunks.
+pub fn manifest_of(chunks: &[Bytes], chain_id: &str, height: u64) -> Manifest {
+    let mut builder = ManifestBuilder::new();
+    for chunk in chunks {
+        builder.push(chunk).expect("a chunk");
+    }
+    builder
+        .finish(SnapshotFields {
+            chain_id: chain_id.to_owned(),
+            height,
+            app_hash: Some(Bytes::from_static(&[0xAB])),
+            format: 1,
+            hash: None,
+            metadata: Bytes::new(),
+        })
+        .expect("a manifest")
+}
+
+/// What an honest holder of `manifest` would give.
+pub fn honest(manifest: &Manifest, chunks: &[Bytes]) -> BTreeMap<ChunkId, Bytes> {
+    manifest
+        .chunk_indexes()
+        .map(|index| {
+            let id = manifest.unique_chunk(manifest.unique_at(index)).id;
+            (id, chunks[index.get() as usize].clone())
+        })
+        .collect()
+}
