@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsString;
 use std::io;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::{DirEntryExt, FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -134,7 +134,11 @@ impl Faults for FailOnce {
     fn after(&self, _: Step, _: &Path) {}
 }
 
-use std::os::unix::fs::DirEntryExt;
+/// A folder in memory where there is one: these tests sync some ten thousand
+/// times, and model what a disk keeps themselves.
+fn scratch() -> tempfile::TempDir {
+    tempfile::tempdir_in("/dev/shm").unwrap_or_else(|_| tempfile::tempdir().unwrap())
+}
 
 fn open_with(home: &Path, faults: Option<Arc<dyn Faults>>) -> Result<Store, StoreError> {
     let inner = Inner::open(home, StoreSettings::default(), |disk| disk.faults = faults)?;
@@ -196,7 +200,7 @@ fn crash_everywhere<N: Default>(
     check: impl Fn(&Store, &N, &str),
 ) {
     for at in 0.. {
-        let folder = tempfile::tempdir().unwrap();
+        let folder = scratch();
         let crash = Crash::new(folder.path(), at);
         let mut notes = N::default();
         let outcome = open_with(&crash.home, Some(crash.clone()))
@@ -344,7 +348,7 @@ fn a_step_that_fails_once_is_an_error_that_a_repetition_mends() {
         io::ErrorKind::ReadOnlyFilesystem,
     ] {
         for at in 0.. {
-            let folder = tempfile::tempdir().unwrap();
+            let folder = scratch();
             let faults = Arc::new(FailOnce {
                 at,
                 steps: AtomicUsize::new(0),

@@ -42,7 +42,12 @@ impl Download {
                 limit,
             });
         }
-        let known = store.claim_download(id)?;
+        let mut known = store.claim_download(id)?;
+        if known.as_ref().is_some_and(|entry| !entry.path.exists()) {
+            // Somebody took the file away under us: begin again.
+            store.remove(&id)?;
+            known = store.claim_download(id)?;
+        }
         let begun = match known {
             Some(entry) => Self::resume(store, entry),
             None => Self::start(store, manifest),
@@ -313,7 +318,8 @@ impl Download {
     ) -> Result<crate::snapshot::Digest, StoreError> {
         let path = &self.entry.path;
         let mut hasher = Hasher::new();
-        let mut buffer = vec![0; PIECE_BYTES as usize];
+        let size = self.manifest().unique_chunk(chunk).size;
+        let mut buffer = vec![0; size.min(PIECE_BYTES) as usize];
         for index in self.manifest().pieces_of(chunk) {
             let piece = self.manifest().piece(index);
             let buffer = &mut buffer[..piece.len as usize];
