@@ -376,13 +376,27 @@ mod tests {
 
     #[test]
     fn any_changed_bit_and_any_other_length_is_refused_where_it_is() {
-        let (_, good) = car_of(&[b"one", b"two"]);
+        let (manifest, good) = car_of(&[b"one", b"two"]);
+        // A false root shows when the first block does not have its CID.
+        let first_cid = 1 + HEADER_BYTES + 3;
+        let last_block = good.len() - 3 - CID_BYTES - 1;
+        assert!(
+            manifest.encoded().len() > 127,
+            "the second length has two bytes, three with a bit more"
+        );
         for bit in 0..good.len() * 8 {
             let mut bytes = good.clone();
             bytes[bit / 8] ^= 1 << (bit % 8);
             match check(&bytes).unwrap_err() {
                 StoreError::Car { offset, .. } => {
-                    assert!(offset <= (bit / 8) as u64 + 1, "bit {bit}: {offset}");
+                    let (offset, byte) = (offset as usize, bit / 8);
+                    // A length that grew shows where the file ends.
+                    let in_place = offset <= byte.max(first_cid) || offset == good.len();
+                    assert!(in_place, "bit {bit}: {offset}");
+                    assert!(
+                        byte < last_block || offset >= last_block,
+                        "bit {bit}: {offset}"
+                    );
                 }
                 other => panic!("bit {bit}: {other}"),
             }

@@ -139,9 +139,13 @@ impl Disk {
         self.step(Step::SyncFolder, folder, || File::open(folder)?.sync_all())
     }
 
-    /// Moves a file that was synced; durable when it returns.
+    /// Moves a file; durable after [`Disk::settle`].
     pub(super) fn rename(&self, from: &Path, to: &Path) -> Result<(), StoreError> {
-        self.step(Step::Rename, to, || std::fs::rename(from, to))?;
+        self.step(Step::Rename, to, || std::fs::rename(from, to))
+    }
+
+    /// Makes a move durable.
+    pub(super) fn settle(&self, from: &Path, to: &Path) -> Result<(), StoreError> {
         for folder in [to.parent(), from.parent()].into_iter().flatten() {
             self.sync_folder(folder)?;
         }
@@ -164,7 +168,8 @@ impl Disk {
             let file = self.create(&temporary)?;
             self.write_at(&file, &temporary, bytes, 0)?;
             self.sync_file(&file, &temporary)?;
-            self.rename(&temporary, path)
+            self.rename(&temporary, path)?;
+            self.settle(&temporary, path)
         })();
         if replaced.is_err() {
             // What stays is swept at the next open.

@@ -42,7 +42,12 @@ impl Download {
                 limit,
             });
         }
-        let known = store.claim_download(id)?;
+        let mut known = store.claim_download(id)?;
+        if known.as_ref().is_some_and(|entry| !entry.path.exists()) {
+            // Somebody took the file away under us: begin again.
+            store.remove(&id)?;
+            known = store.claim_download(id)?;
+        }
         let begun = match known {
             Some(entry) => Self::resume(store, entry),
             None => Self::start(store, manifest),
@@ -212,35 +217,23 @@ impl Download {
     pub fn seal(&self) -> Result<Archive, StoreError> {
         let _syncing = self.syncing.lock().unwrap_or_else(PoisonError::into_inner);
         let id = self.entry.id();
-        {
-            let progress = self.progress();
-            match progress.ended {
-                Some(Ended::Deleted) => return Err(StoreError::NotFound(id)),
-                Some(Ended::Complete) => {
-                    drop(progress);
-                    let sealed = self.store.complete_already(&id, false)?;
-                    return sealed.ok_or(StoreError::NotFound(id));
-                }
-                None => {}
-            }
-            let checked = &progress.pieces.checked;
-            if !checked.is_full() {
-                return Err(StoreError::Unchecked {
-                    id,
-                    missing: checked.len() - checked.count(),
-                });
-            }
-        }
-        self.store.disk.sync_file(&self.file, &self.entry.path)?;
+        let disk = &self.store.disk;
         let path = self.store.home.archive(&id);
-        // A seal that failed after its rename is repeated from there.
-        if self.entry.path.exists() || !path.exists() {
-            self.store.disk.rename(&self.entry.path, &path)?;
-        } else {
-            self.store.disk.sync_folder(&self.store.home.snapshots)?;
+        let ended = self.progress().ended;
+        match ended {
+            Some(Ended::Deleted) => return Err(StoreError::NotFound(id)),
+            Some(Ended::Complete) => {}
+            None => {
+                self.require_all_checked()?;
+                disk.sync_file(&self.file, &self.entry.path)?;
+                disk.rename(&self.entry.path, &path)?;
+                self.store.complete_download(&self.entry, path.clone());
+            }
         }
-        let entry = self.store.complete_download(&self.entry, path);
-        let manifest = entry.manifest();
+        disk.settle(&self.entry.path, &path)?;
+        disk.remove(&self.store.home.sidecar(&id))?;
+        let sealed = self.store.complete_already(&id, false)?;
+        let manifest = self.manifest();
         info!(
             height = manifest.height(),
             chain = manifest.chain_id(),
@@ -249,7 +242,19 @@ impl Download {
             manifest = %id,
             "Fetched state snapshot"
         );
-        self.store.open_archive(entry)
+        sealed.ok_or(StoreError::NotFound(id))
+    }
+
+    fn require_all_checked(&self) -> Result<(), StoreError> {
+        let progress = self.running()?;
+        let checked = &progress.pieces.checked;
+        if checked.is_full() {
+            return Ok(());
+        }
+        Err(StoreError::Unchecked {
+            id: self.entry.id(),
+            missing: checked.len() - checked.count(),
+        })
     }
 
     /// Finds pieces that were written and not marked before the last run ended,
@@ -313,7 +318,8 @@ impl Download {
     ) -> Result<crate::snapshot::Digest, StoreError> {
         let path = &self.entry.path;
         let mut hasher = Hasher::new();
-        let mut buffer = vec![0; PIECE_BYTES as usize];
+        let size = self.manifest().unique_chunk(chunk).size;
+        let mut buffer = vec![0; size.min(PIECE_BYTES) as usize];
         for index in self.manifest().pieces_of(chunk) {
             let piece = self.manifest().piece(index);
             let buffer = &mut buffer[..piece.len as usize];
@@ -367,6 +373,11 @@ impl Download {
             return Err(foreign);
         }
         Ok((index, len))
+    }
+
+    #[cfg(test)]
+    pub(super) fn entry(&self) -> &Entry {
+        &self.entry
     }
 
     fn progress(&self) -> std::sync::MutexGuard<'_, Progress> {

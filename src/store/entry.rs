@@ -350,5 +350,6 @@ impl Archive {
 pub(super) fn move_aside(disk: &Disk, path: &Path) -> Result<PathBuf, StoreError> {
     let aside = super::home::aside(path);
     disk.rename(path, &aside)?;
+    disk.settle(path, &aside)?;
     Ok(aside)
 }

@@ -30,7 +30,7 @@ pub(super) struct Home {
 }
 
 impl Home {
-    /// Makes the folders that are missing.
+    /// Makes the folders that are missing, durably.
     pub(super) fn create(root: &Path) -> Result<Self, StoreError> {
         let home = Self {
             root: root.to_owned(),

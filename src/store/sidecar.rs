@@ -172,4 +172,29 @@ mod tests {
         let error = Pieces::decode(&manifest, &pieces.encode(&manifest.id())).unwrap_err();
         assert!(error.contains("lacks a piece"), "{error}");
     }
+
+    #[test]
+    fn a_hundred_thousand_hostile_sidecars_are_refused() {
+        use rand::{RngExt, SeedableRng};
+        let (manifest, pieces) = some();
+        let good = pieces.encode(&manifest.id());
+        let mut random = rand_chacha::ChaCha8Rng::seed_from_u64(1);
+        for _ in 0..100_000 {
+            let mut bytes = good.clone();
+            for _ in 0..random.random_range(1..8) {
+                let at = random.random_range(0..bytes.len());
+                bytes[at] = random.random();
+            }
+            bytes.truncate(random.random_range(0..=bytes.len()));
+            if random.random() && bytes.len() > DIGEST_BYTES {
+                // One that was made on purpose has its SHA-256.
+                let content = bytes.len() - DIGEST_BYTES;
+                let digest = hash::sha256(&bytes[..content]);
+                bytes[content..].copy_from_slice(digest.as_bytes());
+            }
+            if let Ok(decoded) = Pieces::decode(&manifest, &bytes) {
+                assert_eq!(decoded.encode(&manifest.id()), bytes);
+            }
+        }
+    }
 }

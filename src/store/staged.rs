@@ -1,7 +1,7 @@
 //! An archive that is being made in the spool.
 
 use std::fs::{File, OpenOptions};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::snapshot::{Manifest, UniqueIndex};
@@ -18,7 +18,7 @@ pub(super) struct Staged {
     store: Arc<Inner>,
     pub(super) contents: Arc<Contents>,
     pub(super) file: File,
-    /// Where it is now.
+    /// Where it is now; empty when it counts.
     path: PathBuf,
     /// Bytes of the quota that are set aside for it.
     reserved: u64,
@@ -96,20 +96,29 @@ impl Staged {
     }
 
     /// Gives the synced file its name among the complete snapshots.
-    pub(super) fn publish(mut self) -> Result<Entry, StoreError> {
+    pub(super) fn publish(self) -> Result<Entry, StoreError> {
         let path = self.store.home.archive(&self.contents.manifest.id());
-        self.store.disk.rename(&self.path, &path)?;
-        self.path = PathBuf::new();
-        Ok(Entry::complete(self.contents.clone(), path))
+        let contents = self.contents.clone();
+        self.give_name(&path)?;
+        Ok(Entry::complete(contents, path))
     }
 
     /// Gives the synced file its name among the downloads.
-    pub(super) fn start(mut self) -> Result<Entry, StoreError> {
+    pub(super) fn start(self) -> Result<Entry, StoreError> {
         let path = self.store.home.part(&self.contents.manifest.id());
-        self.store.disk.rename(&self.path, &path)?;
+        let contents = self.contents.clone();
+        self.give_name(&path)?;
+        let pieces = Pieces::none(&contents.manifest);
+        Ok(Entry::partial(contents, path, pieces))
+    }
+
+    fn give_name(mut self, path: &Path) -> Result<(), StoreError> {
+        let disk = &self.store.disk;
+        disk.rename(&self.path, path)?;
+        let spooled = std::mem::replace(&mut self.path, path.to_owned());
+        disk.settle(&spooled, path)?;
         self.path = PathBuf::new();
-        let pieces = Pieces::none(&self.contents.manifest);
-        Ok(Entry::partial(self.contents.clone(), path, pieces))
+        Ok(())
     }
 }
 

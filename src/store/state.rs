@@ -202,23 +202,27 @@ impl Inner {
         Ok(Archive { entry, file })
     }
 
-    /// Changes the marks of a snapshot, durably.
+    /// Changes the marks of a snapshot, durably or not at all.
     pub(super) fn mark(
         &self,
         id: &ManifestId,
         change: impl FnOnce(&mut Marks),
     ) -> Result<(), StoreError> {
-        let changed = {
+        let before = {
             let mut state = self.state();
             let record = state.records.get_mut(id).ok_or(StoreError::NotFound(*id))?;
             let before = record.marks;
             change(&mut record.marks);
-            before != record.marks
+            if before == record.marks {
+                return Ok(());
+            }
+            before
         };
-        if changed {
-            self.save_catalogue()?;
-        }
-        Ok(())
+        self.save_catalogue().inspect_err(|_| {
+            if let Some(record) = self.state().records.get_mut(id) {
+                record.marks = before;
+            }
+        })
     }
 
     /// Ends a download whose record is gone and removes its files.
@@ -243,9 +247,13 @@ impl Inner {
             .remove(id)
             .ok_or(StoreError::NotFound(*id))?;
         self.files.forget(id);
-        if let Err(error) = self.disk.remove(&record.entry.path) {
+        let removed = self.disk.remove(&record.entry.path);
+        if let Err(error) = removed {
             self.state().records.insert(*id, record);
             return Err(error);
+        }
+        if let Some(folder) = record.entry.path.parent() {
+            self.disk.sync_folder(folder)?;
         }
         self.end_download(&record.entry, Ended::Deleted);
         self.save_catalogue()?;
@@ -408,17 +416,19 @@ impl Inner {
         Ok(entry)
     }
 
-    /// Puts the sealed file of a download in the place of the download.
-    pub(super) fn complete_download(&self, download: &Entry, path: PathBuf) -> Arc<Entry> {
+    /// Puts the sealed file of a download, which has its last name, in the place
+    /// of the download.
+    pub(super) fn complete_download(&self, download: &Entry, path: PathBuf) {
         let id = download.id();
-        let entry = Arc::new(Entry::complete(download.contents.clone(), path));
+        let entry = Entry::complete(download.contents.clone(), path);
         if let Some(record) = self.state().records.get_mut(&id) {
-            record.entry = entry.clone();
+            record.entry = Arc::new(entry);
             record.active = false;
         }
         self.files.forget(&id);
-        self.end_download(download, Ended::Complete);
-        entry
+        if let Some(mut progress) = download.progress() {
+            progress.ended = Some(Ended::Complete);
+        }
     }
 }
 
