@@ -14,7 +14,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use futures::StreamExt;
+use futures::{FutureExt, StreamExt};
 use libp2p::core::transport::ListenerId;
 use libp2p::kad::{Mode, QueryId};
 use libp2p::swarm::{ConnectionId, SwarmEvent};
@@ -48,6 +48,9 @@ const TICK: Duration = Duration::from_secs(1);
 const HOUSEKEEPING: Duration = Duration::from_secs(60);
 /// Listening begins within this time or something is wrong.
 const BIND_TIMEOUT: Duration = Duration::from_secs(15);
+/// Events taken in once all listeners are bound: the addresses of a machine with
+/// many interfaces.
+const MAX_LISTEN_EVENTS: usize = 256;
 /// Time that connections get to close at the end.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 /// Remembered peers dialled at the start.
@@ -224,6 +227,14 @@ impl Actor {
                 }
                 _ => {}
             }
+            self.apply(Action::Swarm(event));
+        }
+        // A listener on all addresses of the machine names each of them in an
+        // event of its own; those that are known already belong to the answer.
+        for _ in 0..MAX_LISTEN_EVENTS {
+            let Some(event) = self.swarm.select_next_some().now_or_never() else {
+                break;
+            };
             self.apply(Action::Swarm(event));
         }
         self.show_all();
