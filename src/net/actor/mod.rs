@@ -69,7 +69,7 @@ enum Dialling {
 
 enum Action {
     Command(Command),
-    Swarm(SwarmEvent<BehaviourEvent>),
+    Swarm(Box<SwarmEvent<BehaviourEvent>>),
     Resolved(TargetId, Vec<Multiaddr>),
     Tick,
     Stop,
@@ -227,7 +227,7 @@ impl Actor {
                 }
                 _ => {}
             }
-            self.apply(Action::Swarm(event));
+            self.apply(Action::Swarm(Box::new(event)));
         }
         // A listener on all addresses of the machine names each of them in an
         // event of its own; those that are known already belong to the answer.
@@ -235,7 +235,7 @@ impl Actor {
             let Some(event) = self.swarm.select_next_some().now_or_never() else {
                 break;
             };
-            self.apply(Action::Swarm(event));
+            self.apply(Action::Swarm(Box::new(event)));
         }
         self.show_all();
         Ok(())
@@ -259,7 +259,7 @@ impl Actor {
         tokio::select! {
             () = self.parts.stop.cancelled() => Action::Stop,
             command = self.parts.commands.recv() => command.map_or(Action::Stop, Action::Command),
-            event = self.swarm.select_next_some() => Action::Swarm(event),
+            event = self.swarm.select_next_some() => Action::Swarm(Box::new(event)),
             Some(done) = self.resolving.join_next() => match done {
                 Ok((target, addresses)) => Action::Resolved(target, addresses),
                 // A task that panicked has said so; its target is tried no more.
@@ -272,7 +272,7 @@ impl Actor {
     fn apply(&mut self, action: Action) {
         match action {
             Action::Command(command) => self.handle_command(command),
-            Action::Swarm(event) => self.handle_swarm(event),
+            Action::Swarm(event) => self.handle_swarm(*event),
             Action::Resolved(target, addresses) => self.dial_target(target, &addresses),
             Action::Tick => self.tick(Instant::now()),
             Action::Stop => {}
