@@ -91,6 +91,12 @@ pub enum Closed {
     Fault(#[source] Fault),
 }
 
+impl From<Fault> for Closed {
+    fn from(fault: Fault) -> Self {
+        Self::Fault(fault)
+    }
+}
+
 impl Closed {
     /// Whether the peer is to blame.
     pub fn blame(&self) -> Option<&Fault> {
@@ -152,6 +158,14 @@ pub enum Fault {
         acknowledged: u64,
         /// By us.
         sent: u64,
+    },
+    /// Holdings that cannot be of this snapshot.
+    #[error("holdings of snapshot {manifest}: {problem}")]
+    Holdings {
+        /// The snapshot.
+        manifest: ManifestId,
+        /// What is wrong with them.
+        problem: String,
     },
     /// An id that is open already.
     #[error("request {} is open already", .0.0)]

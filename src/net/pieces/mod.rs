@@ -32,15 +32,27 @@
 //! of a piece. What there is to win lies below (multiplexer, TLS, system calls)
 //! and above (copies, wakeups), both outside of the behaviour.
 
+mod answering;
+mod asker;
 mod budget;
 mod client;
+mod credit;
 mod event;
+mod frames;
+mod ledger;
+mod limiter;
+mod link;
+mod ordering;
+mod pace;
+mod sending;
 mod server;
 
+pub use crate::sync::UploadLimits;
+pub use asker::{AskError, Asker, ClientStats};
 pub use budget::{Budget, MAX_CLIENT_STREAMS, Reservation, SHARED_BUFFERS};
-pub use client::{AskError, Asker, Client, ClientStats, OpenError};
+pub use client::{Client, OpenError};
 pub use event::{Closed, Fault, PieceEvent};
-pub use server::{PeerStats, Server, ServerStats, UploadLimits};
+pub use server::{PeerFault, PeerStats, Server, ServerStats};
 
 use std::time::Duration;
 

@@ -1,0 +1,376 @@
+//! Which piece is asked of whom: filling windows, rebinding, taking over.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use super::board::Holds;
+use super::peer::{Peer, Record, Request};
+use super::{Fetch, FetchAction, HaveWhen, MAX_COPIES, PieceIndex};
+use crate::sync::PeerKey;
+
+/// Where only complete peers have a piece, and so many of them, each joiner asks
+/// the same one first. One alone needs no order; more than 16 are no bottleneck.
+const RANKED_PEERS: std::ops::RangeInclusive<usize> = 2..=16;
+/// Random candidates among which the best ranked is taken. With 16 complete
+/// peers one of 32 is ranked first with a chance of 87 %.
+const RANK_TRIES: usize = 32;
+/// A rate for peers of whom nothing is known while nothing is known of others.
+const FIRST_GUESS: f64 = 1024.0 * 1024.0;
+
+/// At the end, what would come this much later elsewhere is asked here too.
+const ENDGAME_FACTOR: f64 = 1.2;
+/// Before the end a request moves only for a clear gain.
+const STEAL_FACTOR: f64 = 2.0;
+/// And only when it is this old, and two round trips: its answer may be on its
+/// way.
+const STEAL_AGE: Duration = Duration::from_secs(1);
+/// A started piece is asked again before the end, or given up for a fourth copy,
+/// only when it comes this many times later than here.
+const SLOW_FACTOR: f64 = 8.0;
+/// And this many seconds on top.
+const SLOW_SECS: f64 = 10.0;
+
+/// A request at other peers that this one could serve.
+struct Candidate {
+    /// When the first copy would be here, in seconds.
+    soonest: f64,
+    copies: usize,
+    /// No copy is started, and each is old enough to be moved.
+    movable: bool,
+    /// The copy that would come last: when, and from whom.
+    latest: (f64, PeerKey),
+}
+
+impl Fetch {
+    /// Fills the window of a peer.
+    pub(super) fn refill(&mut self, key: PeerKey, now: Instant) {
+        while self.may_ask(key, now) {
+            if let Some(piece) = self.pick(key) {
+                self.ask(key, piece, now);
+            } else if !self.steal(key, now) {
+                return;
+            }
+        }
+    }
+
+    /// The mean rate of the peers whose rate is known: what is assumed of the
+    /// others.
+    pub(super) fn rate_guess(&self, now: Instant) -> f64 {
+        let known = || self.peers.values().filter_map(|peer| peer.rate.get(now));
+        match known().count() {
+            0 => FIRST_GUESS,
+            count => known().sum::<f64>() / count as f64,
+        }
+    }
+
+    /// Pieces whose bytes are in memory.
+    pub(super) fn buffered(&self) -> u32 {
+        let started = |peer: &Peer| {
+            let requests = peer.requests.iter();
+            requests.filter(|r| r.started_at.is_some()).count()
+        };
+        (self.peers.values().map(started).sum::<usize>() + self.verifying.len()) as u32
+    }
+
+    fn may_ask(&self, key: PeerKey, now: Instant) -> bool {
+        let (Some(peer), Some(record)) = (self.peers.get(&key), self.records.get(&key)) else {
+            return false;
+        };
+        if record.is_out() || record.pause_until.is_some_and(|until| until > now) {
+            return false;
+        }
+        let idle = peer.requests.is_empty() && !self.verifying.keys().any(|(_, of)| *of == key);
+        if self.buffered() >= self.limits.buffered_pieces && !idle {
+            return false;
+        }
+        let window = peer.window(record, self.rate_guess(now), now);
+        (peer.requests.len() as u32) < window
+    }
+
+    fn ask(&mut self, key: PeerKey, number: u32, now: Instant) {
+        let piece = self.index(number);
+        if self.board.is_missing(number) {
+            self.chunks.note_asked(number);
+        }
+        self.board.ask(number, key);
+        let len = self.manifest.piece(piece).len;
+        let peer = self
+            .peers
+            .get_mut(&key)
+            .expect("only connected peers are asked");
+        let request = Request {
+            piece: number,
+            len,
+            asked_at: now,
+            started_at: None,
+            bytes: 0,
+            announced: peer.announced,
+        };
+        peer.open(request, now);
+        let action = FetchAction::Request { peer: key, piece };
+        self.actions.push_back(action);
+    }
+
+    /// The missing piece to ask the peer for: of a chunk that was begun where
+    /// whole chunks count, else the rarest, by rank where seeders are the only
+    /// holders, at random among equals.
+    fn pick(&mut self, key: PeerKey) -> Option<u32> {
+        let peer = self.peers.get(&key)?;
+        if peer.dry {
+            return None;
+        }
+        let picked = self.pick_begun(key).or_else(|| self.pick_rarest(key));
+        if picked.is_none()
+            && let Some(peer) = self.peers.get_mut(&key)
+        {
+            peer.dry = true;
+        }
+        picked
+    }
+
+    fn pick_begun(&mut self, key: PeerKey) -> Option<u32> {
+        if self.limits.have_when != HaveWhen::ChunkChecked {
+            return None;
+        }
+        let holds = &self.peers.get(&key)?.holds;
+        let wanted = |piece: &u32| self.board.is_missing(*piece) && holds.contains(*piece);
+        self.chunks
+            .some_begun(&mut self.rng)
+            .find_map(|chunk| self.chunks.pieces(chunk).find(wanted))
+    }
+
+    fn pick_rarest(&mut self, key: PeerKey) -> Option<u32> {
+        let holds = &self.peers.get(&key)?.holds;
+        let (level, mut next) = self.board.rarest(holds, &mut self.rng)?;
+        let complete: Vec<PeerKey> = self
+            .peers
+            .iter()
+            .filter(|(_, peer)| level == 0 && peer.holds.is_complete())
+            .map(|(key, _)| *key)
+            .collect();
+        if !RANKED_PEERS.contains(&complete.len()) {
+            return next();
+        }
+        let mut best: Option<(usize, u32)> = None;
+        for _ in 0..RANK_TRIES {
+            let Some(piece) = next() else { break };
+            let unit = match self.limits.have_when {
+                HaveWhen::ChunkChecked => self.chunks.of(piece),
+                HaveWhen::PieceVerified => piece,
+            };
+            let own = rank_hash(unit, key);
+            let before = |other: &&PeerKey| rank_hash(unit, **other) < own;
+            let rank = complete.iter().filter(before).count();
+            if best.is_none_or(|(least, _)| rank < least) {
+                best = Some((rank, piece));
+            }
+            if rank == 0 {
+                break;
+            }
+        }
+        best.map(|(_, piece)| piece)
+    }
+
+    /// Takes over the request that would come latest and that this peer would
+    /// serve clearly sooner. True when it did.
+    fn steal(&mut self, key: PeerKey, now: Instant) -> bool {
+        let guess = self.rate_guess(now);
+        let endgame = self.board.obtainable() == 0;
+        let Some(peer) = self.peers.get(&key) else {
+            return false;
+        };
+        if matches!(peer.holds, Holds::Nothing) {
+            return false;
+        }
+        let here = peer.eta(crate::snapshot::PIECE_BYTES, guess, now);
+        let rtt = peer.rtt.as_secs_f64();
+        let slow = SLOW_SECS + SLOW_FACTOR * here;
+        let gain = |candidate: &Candidate| {
+            if candidate.copies >= MAX_COPIES {
+                candidate.soonest > ENDGAME_FACTOR * here && candidate.latest.0 > slow
+            } else if endgame {
+                candidate.soonest > ENDGAME_FACTOR * here
+            } else {
+                (candidate.movable && candidate.soonest > STEAL_FACTOR * here + rtt)
+                    || candidate.soonest > slow
+            }
+        };
+        let candidates = self.candidates(key, guess, now);
+        let Some((piece, candidate)) = candidates
+            .into_iter()
+            .filter(|(_, candidate)| gain(candidate))
+            .max_by(|(_, a), (_, b)| a.soonest.total_cmp(&b.soonest))
+        else {
+            return false;
+        };
+        for other in self.board.active()[&piece].asked.clone() {
+            let unstarted = self.peers[&other]
+                .requests
+                .iter()
+                .any(|r| r.piece == piece && r.started_at.is_none());
+            let surplus = candidate.copies >= MAX_COPIES && other == candidate.latest.1;
+            if unstarted || surplus {
+                self.take_back(other, piece, now);
+                self.dirty.insert(other);
+            }
+        }
+        self.ask(key, piece, now);
+        true
+    }
+
+    /// What is asked of others and not yet being verified, and `key` has.
+    fn candidates(&self, key: PeerKey, guess: f64, now: Instant) -> BTreeMap<u32, Candidate> {
+        let holds = &self.peers[&key].holds;
+        let mut candidates: BTreeMap<u32, Candidate> = BTreeMap::new();
+        for (other, peer) in &self.peers {
+            for (request, eta) in peer.etas(guess, now) {
+                let active = &self.board.active()[&request.piece];
+                if !holds.contains(request.piece)
+                    || active.verifying > 0
+                    || active.asked.contains(&key)
+                {
+                    continue;
+                }
+                let age = now.saturating_duration_since(request.asked_at);
+                let movable = request.started_at.is_none() && age > STEAL_AGE + 2 * peer.rtt;
+                let candidate = candidates.entry(request.piece).or_insert(Candidate {
+                    soonest: f64::INFINITY,
+                    copies: 0,
+                    movable: true,
+                    latest: (0.0, *other),
+                });
+                candidate.soonest = candidate.soonest.min(eta);
+                candidate.copies += 1;
+                candidate.movable &= movable;
+                if eta >= candidate.latest.0 {
+                    candidate.latest = (eta, *other);
+                }
+            }
+        }
+        candidates
+    }
+
+    /// A partial peer has a piece that waits at a complete one: it is asked
+    /// instead, so that seeders are left for what only they have.
+    pub(super) fn rebind(&mut self, piece: u32, to: PeerKey, now: Instant) {
+        let Some(active) = self.board.active().get(&piece) else {
+            return;
+        };
+        let complete = |key: &PeerKey| self.peers.get(key).is_some_and(|p| p.holds.is_complete());
+        if active.verifying > 0
+            || active.asked.len() != 1
+            || complete(&to)
+            || active.asked.contains(&to)
+        {
+            return;
+        }
+        let from = active.asked[0];
+        let waits = self.peers[&from]
+            .requests
+            .iter()
+            .any(|r| r.piece == piece && r.started_at.is_none());
+        if complete(&from) && waits && self.may_ask(to, now) {
+            self.take_back(from, piece, now);
+            self.ask(to, piece, now);
+            self.dirty.insert(from);
+        }
+    }
+
+    /// Cancels a request. The piece may be missing afterwards.
+    pub(super) fn take_back(&mut self, key: PeerKey, number: u32, now: Instant) {
+        if self.close(key, number, now).is_some() {
+            self.actions.push_back(FetchAction::Cancel {
+                peer: key,
+                piece: self.index(number),
+            });
+        }
+    }
+
+    /// Forgets a request on both sides; what came of it is wasted.
+    pub(super) fn close(&mut self, key: PeerKey, number: u32, now: Instant) -> Option<Request> {
+        let request = self.peers.get_mut(&key)?.close(number, now)?;
+        self.waste(key, request.bytes);
+        if self.board.unask(number, key) {
+            self.missing_again(number);
+        }
+        self.dirty.insert(key);
+        Some(request)
+    }
+
+    /// The piece is here from elsewhere: the request of a slower peer ends. Who
+    /// kept a started piece for long is paused as after a stall.
+    pub(super) fn overtake(&mut self, key: PeerKey, number: u32, now: Instant) {
+        let Some(peer) = self.peers.get_mut(&key) else {
+            return;
+        };
+        let Some(request) = peer.close(number, now) else {
+            return;
+        };
+        self.waste(key, request.bytes);
+        self.actions.push_back(FetchAction::Cancel {
+            peer: key,
+            piece: self.index(number),
+        });
+        self.dirty.insert(key);
+        let slow = Duration::from_secs_f64(SLOW_SECS);
+        if request
+            .started_at
+            .is_some_and(|at| now.saturating_duration_since(at) > slow)
+        {
+            self.demote(key, now);
+        }
+    }
+
+    /// The piece is missing: whoever has it may be asked.
+    pub(super) fn missing_again(&mut self, number: u32) {
+        self.chunks.note_missing(number);
+        for (key, peer) in &mut self.peers {
+            if peer.holds.contains(number) {
+                peer.dry = false;
+                self.dirty.insert(*key);
+            }
+        }
+    }
+
+    /// Buffers came free: peers that were held back may be asked.
+    pub(super) fn mark_all_room(&mut self) {
+        if self.buffered() + 1 >= self.limits.buffered_pieces {
+            self.dirty.extend(self.peers.keys().copied());
+        }
+    }
+
+    pub(super) fn wake_all(&mut self) {
+        for (key, peer) in &mut self.peers {
+            peer.dry = false;
+            self.dirty.insert(*key);
+        }
+    }
+
+    pub(super) fn index(&self, number: u32) -> PieceIndex {
+        self.manifest
+            .piece_index(number)
+            .expect("a piece of this manifest")
+    }
+
+    pub(super) fn waste(&mut self, key: PeerKey, bytes: u32) {
+        self.wasted_bytes += u64::from(bytes);
+        if let Some(record) = self.records.get_mut(&key) {
+            record.wasted_bytes += u64::from(bytes);
+        }
+    }
+
+    pub(super) fn record(&mut self, key: PeerKey) -> &mut Record {
+        self.records.entry(key).or_default()
+    }
+}
+
+/// The order of complete peers for a piece or chunk, the same at every joiner
+/// (SplitMix64 over both numbers).
+fn rank_hash(unit: u32, peer: PeerKey) -> u64 {
+    let mix = |mut x: u64| {
+        x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        x ^ (x >> 31)
+    };
+    mix(mix(peer.0.wrapping_add(0x9e37_79b9_7f4a_7c15)) ^ u64::from(unit))
+}
