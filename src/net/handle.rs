@@ -28,6 +28,7 @@ use super::serve::{self, Host, Served};
 use super::settings::{NetLimits, NetSettings};
 use super::view::{NetEvent, NetStats, PeerInfo, RememberedPeer, View};
 use crate::snapshot::ManifestId;
+use crate::sync::UploadLimits;
 use crate::wire::{CATALOGUE_PROTOCOL, MANIFEST_PROTOCOL, PIECES_PROTOCOL};
 
 /// Events kept for a receiver that lags.
@@ -105,7 +106,7 @@ impl Net {
             served: Arc::clone(&served),
             limits: settings.limits.clone(),
         };
-        let pieces = pieces::Server::start(library, settings.upload, rand::random());
+        let (pieces, faults) = pieces::Server::start(library, settings.upload, rand::random());
         let piece_server = pieces.clone();
         let piece_stop = stop.clone();
         let tasks = vec![
@@ -118,6 +119,7 @@ impl Net {
                 }
                 piece_server.shutdown();
             }),
+            tokio::spawn(report_faults(faults, events.clone(), stop.clone())),
         ];
         Ok(Self {
             inner: Arc::new(Inner {
@@ -290,8 +292,8 @@ impl Net {
     }
 
     /// Changes how much is given, at once.
-    pub fn set_upload_limits(&self, limits: pieces::UploadLimits) {
-        self.inner.pieces.set_limits(limits);
+    pub async fn set_upload_limits(&self, limits: UploadLimits) {
+        self.inner.pieces.set_limits(limits).await;
     }
 
     /// What is being served.
@@ -357,6 +359,28 @@ impl Net {
 impl std::fmt::Debug for Net {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Net({})", self.inner.peer_id)
+    }
+}
+
+/// Tells of peers that broke the protocol on a piece stream that they opened.
+async fn report_faults(
+    mut faults: mpsc::Receiver<pieces::PeerFault>,
+    events: broadcast::Sender<NetEvent>,
+    stop: CancellationToken,
+) {
+    loop {
+        let fault = tokio::select! {
+            fault = faults.recv() => fault,
+            () = stop.cancelled() => None,
+        };
+        let Some(pieces::PeerFault { peer, fault }) = fault else {
+            return;
+        };
+        // No receiver is no error.
+        let _ = events.send(NetEvent::Fault {
+            peer,
+            fault: fault.to_string(),
+        });
     }
 }
 

@@ -1,7 +1,8 @@
 use std::sync::{Arc, Condvar, Mutex};
 
+use snapswarm::net::pieces::PieceEvent;
 use snapswarm::net::{NetError, NetLimits, NetSettings};
-use snapswarm::snapshot::ManifestId;
+use snapswarm::snapshot::{ChunkId, ManifestId};
 use snapswarm::wire::{MAX_CATALOGUE_ENTRIES, Refusal};
 
 use crate::bench::*;
@@ -100,4 +101,44 @@ async fn one_peer_gets_only_so_many_answers_at_once_and_others_still_theirs() {
     }
     assert_eq!(answered, 2);
     assert_eq!(provider.stats().catalogues_served, 3);
+}
+
+#[tokio::test]
+async fn a_piece_comes_over_a_stream_that_the_handle_opened() {
+    for transport in [Over::Tcp, Over::Quic] {
+        let bytes = vec![9; 1 << 20];
+        let chunk = ChunkId(digest(&bytes));
+        let mut shelf = Shelf::default();
+        shelf.chunks.insert(chunk, bytes.clone().into());
+        let provider = start_with(over(transport), shelf).await;
+        let seeker = start(beside(&provider, transport)).await;
+        connected(&seeker, provider.peer_id()).await;
+        let client = seeker.pieces(provider.peer_id()).await.unwrap();
+        let (asker, mut events) = client.split();
+        let asked = asker.request(chunk, 0, bytes.len() as u32).unwrap();
+        let received = soon("the piece", async {
+            loop {
+                match events.recv().await.expect("the stream goes on") {
+                    PieceEvent::Received { id, bytes } if id == asked => return bytes,
+                    PieceEvent::Closed(closed) => panic!("{closed}"),
+                    _ => {}
+                }
+            }
+        })
+        .await;
+        assert_eq!(received, bytes);
+        assert_eq!(provider.upload_stats().sent_pieces, 1);
+        // A ban ends the stream at once.
+        let term = std::time::Duration::from_secs(60);
+        let ban = provider.ban(seeker.peer_id(), term, "test");
+        ban.await.unwrap();
+        soon("the end of the stream", async {
+            while let Some(event) = events.recv().await {
+                if matches!(event, PieceEvent::Closed(_)) {
+                    return;
+                }
+            }
+        })
+        .await;
+    }
 }
