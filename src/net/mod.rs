@@ -2,5 +2,6 @@
 
 mod library;
 pub mod pieces;
+pub mod socket;
 
 pub use library::Library;

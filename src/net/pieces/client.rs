@@ -83,7 +83,7 @@ impl Client {
             shared: Arc::clone(&shared),
             reservation,
             events: sender,
-            pace: Pace::new(),
+            pace: Pace::new(Instant::now()),
             current: None,
             scrap: Vec::new(),
             read_bytes: 0,
