@@ -295,10 +295,10 @@ mod tests {
             })
             .collect();
         let hearsay = PeerId::random();
-        book.heard(hearsay, &[here.clone()]);
+        book.heard(hearsay, std::slice::from_ref(&here));
         assert_eq!(book.len(), MAX_KNOWN_PEERS);
 
-        book.heard(PeerId::random(), &[here.clone()]);
+        book.heard(PeerId::random(), std::slice::from_ref(&here));
         assert!(book.addresses(&hearsay).is_empty(), "hearsay made room");
         let newcomer = PeerId::random();
         book.connected(newcomer, Some(&here), 9);
@@ -318,7 +318,7 @@ mod tests {
         let own = address("/ip4/203.0.113.3/tcp/3");
         book.heard(peer, &[rumour]);
         book.connected(peer, Some(&proven), 1);
-        book.identified(peer, &[own.clone()], Some(&proven), 1);
+        book.identified(peer, std::slice::from_ref(&own), Some(&proven), 1);
         assert_eq!(book.addresses(&peer), [proven, own]);
     }
 
@@ -327,7 +327,7 @@ mod tests {
         let mut book = book();
         let (hearsay, met) = (PeerId::random(), PeerId::random());
         let here = address("/ip4/203.0.113.1/tcp/1");
-        book.heard(hearsay, &[here.clone()]);
+        book.heard(hearsay, std::slice::from_ref(&here));
         book.connected(met, Some(&here), 1);
         book.disconnected(&met, 1);
         for _ in 0..MAX_HEARSAY_FAILURES {
@@ -362,7 +362,7 @@ mod tests {
         let here = address("/ip4/203.0.113.1/tcp/1");
         let peers: Vec<PeerId> = (0..40).map(|_| PeerId::random()).collect();
         for peer in &peers {
-            book.heard(*peer, &[here.clone()]);
+            book.heard(*peer, std::slice::from_ref(&here));
             book.serves(*peer, None, &["chain-1".to_owned()]);
         }
         let hints = |book: &PeerBook, chain| book.hints(Some(chain), &peers[0], Scope::Public, 32);

@@ -28,6 +28,7 @@ use super::serve::{self, Host, Served};
 use super::settings::{NetLimits, NetSettings};
 use super::view::{NetEvent, NetStats, PeerInfo, RememberedPeer, View};
 use crate::snapshot::ManifestId;
+use crate::sync::UploadLimits;
 use crate::wire::{CATALOGUE_PROTOCOL, MANIFEST_PROTOCOL, PIECES_PROTOCOL};
 
 /// Events kept for a receiver that lags.
@@ -105,8 +106,7 @@ impl Net {
             served: Arc::clone(&served),
             limits: settings.limits.clone(),
         };
-        let (pieces, mut faults) = pieces::Server::start(library, settings.upload, rand::random());
-        let (fault_events, fault_stop) = (events.clone(), stop.clone());
+        let (pieces, faults) = pieces::Server::start(library, settings.upload, rand::random());
         let piece_server = pieces.clone();
         let piece_stop = stop.clone();
         let tasks = vec![
@@ -119,18 +119,7 @@ impl Net {
                 }
                 piece_server.shutdown();
             }),
-            tokio::spawn(async move {
-                let judge = async {
-                    while let Some(pieces::PeerFault { peer, fault }) = faults.recv().await {
-                        tracing::warn!(%peer, %fault, "a peer broke the piece protocol");
-                        let _ = fault_events.send(NetEvent::Fault { peer });
-                    }
-                };
-                tokio::select! {
-                    () = judge => {}
-                    () = fault_stop.cancelled() => {}
-                }
-            }),
+            tokio::spawn(report_faults(faults, events.clone(), stop.clone())),
         ];
         Ok(Self {
             inner: Arc::new(Inner {
@@ -278,7 +267,7 @@ impl Net {
         let mut control = self.inner.control.clone();
         let opening = pieces::Client::open(&mut control, peer, &self.inner.budget);
         match tokio::time::timeout(self.inner.limits.answer_timeout, opening).await {
-            Err(_) => Err(NetError::Timeout {
+            Err(_) | Ok(Err(pieces::OpenError::Timeout(_))) => Err(NetError::Timeout {
                 peer,
                 what: "piece stream",
             }),
@@ -303,7 +292,7 @@ impl Net {
     }
 
     /// Changes how much is given, at once.
-    pub async fn set_upload_limits(&self, limits: pieces::UploadLimits) {
+    pub async fn set_upload_limits(&self, limits: UploadLimits) {
         self.inner.pieces.set_limits(limits).await;
     }
 
@@ -370,6 +359,28 @@ impl Net {
 impl std::fmt::Debug for Net {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Net({})", self.inner.peer_id)
+    }
+}
+
+/// Tells of peers that broke the protocol on a piece stream that they opened.
+async fn report_faults(
+    mut faults: mpsc::Receiver<pieces::PeerFault>,
+    events: broadcast::Sender<NetEvent>,
+    stop: CancellationToken,
+) {
+    loop {
+        let fault = tokio::select! {
+            fault = faults.recv() => fault,
+            () = stop.cancelled() => None,
+        };
+        let Some(pieces::PeerFault { peer, fault }) = fault else {
+            return;
+        };
+        // No receiver is no error.
+        let _ = events.send(NetEvent::Fault {
+            peer,
+            fault: fault.to_string(),
+        });
     }
 }
 

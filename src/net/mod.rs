@@ -67,6 +67,7 @@ mod resolve;
 pub mod scope;
 mod serve;
 mod settings;
+pub mod socket;
 mod transport;
 mod view;
 

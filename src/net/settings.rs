@@ -7,7 +7,7 @@ use libp2p::{Multiaddr, PeerId};
 
 use super::announce::Pacing;
 use super::error::NetError;
-use super::pieces::UploadLimits;
+use crate::sync::UploadLimits;
 
 /// Characters in a network name: it is part of protocol names.
 const MAX_NETWORK_NAME_BYTES: usize = 32;

@@ -12,6 +12,7 @@ use libp2p::{PeerId, dns, quic, tcp, tls, yamux};
 
 use super::error::NetError;
 use super::settings::NetSettings;
+use super::socket::Buffered;
 
 /// From the first packet to an authenticated, multiplexed connection.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -37,7 +38,8 @@ pub(super) fn build(key: &Keypair, settings: &NetSettings) -> Result<Muxed, NetE
     let mut yamux = yamux::Config::default();
     yamux.set_max_num_streams(MAX_STREAMS);
 
-    let tcp = tcp::tokio::Transport::new(tcp::Config::default().nodelay(true));
+    let tcp = tcp::tokio::Transport::new(tcp::Config::default().nodelay(true))
+        .map(|socket, _| Buffered::new(socket));
     let tcp: Muxed = match &settings.pre_shared_key {
         Some(shared) => {
             let pnet = PnetConfig::new(PreSharedKey::new(shared.0));

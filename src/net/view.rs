@@ -79,6 +79,13 @@ pub enum NetEvent {
         /// What it said its network is.
         network: String,
     },
+    /// A peer broke the protocol on a piece stream that it opened on this node.
+    Fault {
+        /// The peer.
+        peer: PeerId,
+        /// What it did.
+        fault: String,
+    },
     /// A DHT peer came into the routing table.
     Routed {
         /// The peer.

@@ -14,7 +14,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use futures::StreamExt;
+use futures::{FutureExt, StreamExt};
 use libp2p::core::transport::ListenerId;
 use libp2p::kad::{Mode, QueryId};
 use libp2p::swarm::{ConnectionId, SwarmEvent};
@@ -48,6 +48,9 @@ const TICK: Duration = Duration::from_secs(1);
 const HOUSEKEEPING: Duration = Duration::from_secs(60);
 /// Listening begins within this time or something is wrong.
 const BIND_TIMEOUT: Duration = Duration::from_secs(15);
+/// Events taken in once all listeners are bound: the addresses of a machine with
+/// many interfaces.
+const MAX_LISTEN_EVENTS: usize = 256;
 /// Time that connections get to close at the end.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 /// Remembered peers dialled at the start.
@@ -66,7 +69,7 @@ enum Dialling {
 
 enum Action {
     Command(Command),
-    Swarm(SwarmEvent<BehaviourEvent>),
+    Swarm(Box<SwarmEvent<BehaviourEvent>>),
     Resolved(TargetId, Vec<Multiaddr>),
     Tick,
     Stop,
@@ -224,7 +227,15 @@ impl Actor {
                 }
                 _ => {}
             }
-            self.apply(Action::Swarm(event));
+            self.apply(Action::Swarm(Box::new(event)));
+        }
+        // A listener on all addresses of the machine names each of them in an
+        // event of its own; those that are known already belong to the answer.
+        for _ in 0..MAX_LISTEN_EVENTS {
+            let Some(event) = self.swarm.select_next_some().now_or_never() else {
+                break;
+            };
+            self.apply(Action::Swarm(Box::new(event)));
         }
         self.show_all();
         Ok(())
@@ -248,7 +259,7 @@ impl Actor {
         tokio::select! {
             () = self.parts.stop.cancelled() => Action::Stop,
             command = self.parts.commands.recv() => command.map_or(Action::Stop, Action::Command),
-            event = self.swarm.select_next_some() => Action::Swarm(event),
+            event = self.swarm.select_next_some() => Action::Swarm(Box::new(event)),
             Some(done) = self.resolving.join_next() => match done {
                 Ok((target, addresses)) => Action::Resolved(target, addresses),
                 // A task that panicked has said so; its target is tried no more.
@@ -261,7 +272,7 @@ impl Actor {
     fn apply(&mut self, action: Action) {
         match action {
             Action::Command(command) => self.handle_command(command),
-            Action::Swarm(event) => self.handle_swarm(event),
+            Action::Swarm(event) => self.handle_swarm(*event),
             Action::Resolved(target, addresses) => self.dial_target(target, &addresses),
             Action::Tick => self.tick(Instant::now()),
             Action::Stop => {}

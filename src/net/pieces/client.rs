@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -21,6 +22,10 @@ use super::{Budget, Closed, Fault, PROGRESS_INTERVAL, PieceEvent, Reservation, S
 use crate::wire::{
     ACK_EVERY_BYTES, Answer, FrameHeader, FrameKind, PIECES_PROTOCOL, Refusal, RequestId,
 };
+
+/// Wait for a stream. `libp2p-stream` never answers for one that is asked for
+/// in the moment in which the connection comes up.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Events that wait for the owner. Received pieces among them hold a buffer of
 /// the budget; the rest is small but for have-messages (16 KiB each).
@@ -50,6 +55,9 @@ pub enum OpenError {
         #[source]
         source: libp2p_stream::OpenStreamError,
     },
+    /// Nothing came of it.
+    #[error("peer {0} gave no piece stream within {} seconds", OPEN_TIMEOUT.as_secs())]
+    Timeout(PeerId),
 }
 
 impl Client {
@@ -62,11 +70,12 @@ impl Client {
         let reservation = budget
             .reserve()
             .ok_or_else(|| OpenError::Budget(budget.max_streams()))?;
-        let stream = control
-            .open_stream(peer, StreamProtocol::new(PIECES_PROTOCOL))
-            .await
-            .map_err(|source| OpenError::Stream { peer, source })?;
-        Ok(Self::over(stream, peer, reservation))
+        let opening = control.open_stream(peer, StreamProtocol::new(PIECES_PROTOCOL));
+        match timeout(OPEN_TIMEOUT, opening).await {
+            Ok(Ok(stream)) => Ok(Self::over(stream, peer, reservation)),
+            Ok(Err(source)) => Err(OpenError::Stream { peer, source }),
+            Err(_) => Err(OpenError::Timeout(peer)),
+        }
     }
 
     /// Speaks the protocol over any stream. Must be called inside a tokio
@@ -83,7 +92,7 @@ impl Client {
             shared: Arc::clone(&shared),
             reservation,
             events: sender,
-            pace: Pace::new(),
+            pace: Pace::new(Instant::now()),
             current: None,
             scrap: Vec::new(),
             read_bytes: 0,

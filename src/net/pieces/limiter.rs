@@ -59,11 +59,11 @@ pub(super) struct Turn {
 }
 
 impl Limiter {
-    pub(super) fn new(bytes_per_second: Option<u64>) -> Self {
+    pub(super) fn new(bytes_per_second: Option<u64>, now: Instant) -> Self {
         Self {
             state: Mutex::new(State {
                 bytes_per_second: bytes_per_second.map(|rate| rate.max(1) as f64),
-                given_until: Instant::now(),
+                given_until: now,
                 epoch: 0,
             }),
         }
@@ -74,15 +74,15 @@ impl Limiter {
     }
 
     /// Another limit, from now on. Turns already taken are void.
-    pub(super) fn set(&self, bytes_per_second: Option<u64>) {
+    pub(super) fn set(&self, bytes_per_second: Option<u64>, now: Instant) {
         let mut state = self.state();
         state.bytes_per_second = bytes_per_second.map(|rate| rate.max(1) as f64);
-        state.given_until = Instant::now();
+        state.given_until = now;
         state.epoch += 1;
     }
 
     /// The next turn for up to `bytes` of a piece.
-    pub(super) fn turn(&self, bytes: u32) -> Turn {
+    pub(super) fn turn(&self, bytes: u32, now: Instant) -> Turn {
         let mut state = self.state();
         let epoch = state.epoch;
         let Some(rate) = state.bytes_per_second else {
@@ -94,7 +94,7 @@ impl Limiter {
         };
         let frame = (rate * FRAME_TIME).clamp(MIN_FRAME_BYTES, f64::from(MAX_DATA_BYTES));
         let bytes = bytes.min(frame as u32);
-        let at = state.give(u64::from(bytes) + FRAME_HEADER_BYTES as u64);
+        let at = state.give(u64::from(bytes) + FRAME_HEADER_BYTES as u64, now);
         Turn {
             at: Some(at),
             bytes,
@@ -108,15 +108,14 @@ impl Limiter {
     }
 
     /// Counts bytes that do not wait for a turn: control frames.
-    pub(super) fn charge(&self, bytes: u64) {
-        let _ = self.state().give(bytes);
+    pub(super) fn charge(&self, bytes: u64, now: Instant) {
+        let _ = self.state().give(bytes, now);
     }
 }
 
 impl State {
     /// Gives the next stretch away; its beginning.
-    fn give(&mut self, bytes: u64) -> Instant {
-        let now = Instant::now();
+    fn give(&mut self, bytes: u64, now: Instant) -> Instant {
         let at = self.given_until.max(now.checked_sub(BURST).unwrap_or(now));
         if let Some(rate) = self.bytes_per_second {
             self.given_until = at + Duration::from_secs_f64(wire_bytes(bytes) as f64 / rate);
@@ -127,45 +126,52 @@ impl State {
 
 #[cfg(test)]
 mod tests {
-    use tokio::time::sleep_until;
-
     use super::*;
 
-    #[tokio::test(start_paused = true)]
-    async fn bytes_leave_at_the_limit_and_a_change_counts_at_once() {
-        let limiter = Limiter::new(Some(1_000_000));
+    const FRAME: u32 = MAX_DATA_BYTES - 5;
+
+    #[test]
+    fn bytes_leave_at_the_limit_and_a_change_counts_at_once() {
         let start = Instant::now();
-        let mut sent = 0;
-        while start.elapsed() < Duration::from_secs(10) {
-            let turn = limiter.turn(65_531);
-            sleep_until(turn.at.unwrap()).await;
+        let limiter = Limiter::new(Some(1_000_000), start);
+        let (mut now, mut sent) = (start, 0);
+        while now < start + Duration::from_secs(10) {
+            let turn = limiter.turn(FRAME, now);
+            // Timers fire late.
+            now = turn.at.unwrap().max(now) + Duration::from_millis(1);
             sent += wire_bytes(u64::from(turn.bytes) + 5);
         }
         assert!((9_900_000..10_200_000).contains(&sent), "{sent}");
 
-        let turn = limiter.turn(65_531);
-        limiter.set(Some(100_000_000));
+        let turn = limiter.turn(FRAME, now);
+        limiter.set(Some(100_000_000), now);
         assert!(limiter.is_void(&turn));
-        assert!(limiter.turn(65_531).at.unwrap() <= Instant::now());
-        limiter.set(None);
-        assert!(limiter.turn(65_531).at.is_none());
+        assert!(limiter.turn(FRAME, now).at.unwrap() <= now);
+        limiter.set(None, now);
+        assert!(limiter.turn(FRAME, now).at.is_none());
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn two_streams_share_the_limit_evenly() {
-        let limiter = Limiter::new(Some(100_000));
-        let end = Instant::now() + Duration::from_secs(10);
-        let stream = async || {
-            let mut sent = 0;
-            while Instant::now() < end {
-                let turn = limiter.turn(65_531);
-                sleep_until(turn.at.unwrap()).await;
-                sent += turn.bytes;
+    #[test]
+    fn streams_share_the_limit_evenly_and_slow_ones_get_small_frames() {
+        let start = Instant::now();
+        let limiter = Limiter::new(Some(100_000), start);
+        let mut sent = [0u32; 3];
+        let mut ready = [start; 3];
+        for tick in 0..10_000 {
+            let now = start + Duration::from_millis(tick);
+            for stream in 0..3 {
+                if ready[stream] <= now {
+                    let turn = limiter.turn(FRAME, now);
+                    assert!(turn.bytes <= 5000, "{}", turn.bytes);
+                    sent[stream] += turn.bytes;
+                    ready[stream] = turn.at.unwrap();
+                }
             }
-            f64::from(sent)
-        };
-        let (a, b) = futures::join!(stream(), stream());
-        assert!((a / b - 1.0).abs() < 0.05, "{a} {b}");
-        assert!((a + b) < 1_050_000.0, "{a} {b}");
+        }
+        let all: u32 = sent.iter().sum();
+        assert!((950_000..1_050_000).contains(&all), "{sent:?}");
+        for one in sent {
+            assert!(one.abs_diff(all / 3) < all / 60, "{sent:?}");
+        }
     }
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
+use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until};
 
 use super::link::{Link, Work};
 use super::server::House;
@@ -96,7 +96,7 @@ impl Ordering {
 
     pub(super) async fn run(mut self, mut messages: mpsc::Receiver<Message>) {
         let stop = self.house.stop.clone();
-        let mut in_use = interval(IN_USE_INTERVAL);
+        let mut in_use = interval_at(Instant::now() + IN_USE_INTERVAL, IN_USE_INTERVAL);
         in_use.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let timeout = self.uploads.poll_timeout();

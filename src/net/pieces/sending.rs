@@ -130,7 +130,8 @@ impl<W: AsyncWrite + Unpin> Sending<W> {
 
     fn take(&mut self, errand: Errand) {
         if !errand.frames.is_empty() {
-            self.house.limiter.charge(errand.frames.len() as u64);
+            let bytes = errand.frames.len() as u64;
+            self.house.limiter.charge(bytes, Instant::now());
             self.head.extend_from_slice(&errand.frames);
         }
         for Work { id, chunk, piece } in errand.work {
@@ -172,12 +173,13 @@ impl<W: AsyncWrite + Unpin> Sending<W> {
             if self.link.credit(|credit| credit.room()) < wanted as u64 {
                 return Ok(Pause::Credit);
             }
+            let now = Instant::now();
             let turn = match self.turn.take() {
                 Some(turn) if !self.house.limiter.is_void(&turn) => turn,
-                _ => self.house.limiter.turn(wanted as u32),
+                _ => self.house.limiter.turn(wanted as u32, now),
             };
             if let Some(at) = turn.at
-                && at > Instant::now()
+                && at > now
             {
                 self.turn = Some(turn);
                 return Ok(Pause::Until(at));

@@ -9,6 +9,7 @@ use futures::{AsyncRead, AsyncReadExt, AsyncWrite, StreamExt};
 use libp2p::PeerId;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::{JoinHandle, spawn_blocking};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::answering::{Answering, OpenedSnapshot};
@@ -98,7 +99,7 @@ impl Server {
             library,
             orders,
             faults,
-            limiter: Limiter::new(limits.bytes_per_second),
+            limiter: Limiter::new(limits.bytes_per_second, Instant::now()),
             closed: AtomicBool::new(serves_nobody(&limits)),
             stop: CancellationToken::new(),
             served_pieces: Arc::new(Semaphore::new(MAX_SERVED_PIECES)),
@@ -144,7 +145,7 @@ impl Server {
         let house = &self.house;
         let closed = serves_nobody(&limits);
         house.closed.store(closed, Ordering::Relaxed);
-        house.limiter.set(limits.bytes_per_second);
+        house.limiter.set(limits.bytes_per_second, Instant::now());
         for link in house.streams().links.values() {
             if closed {
                 link.stop.cancel();
@@ -203,7 +204,7 @@ where
         frames: Frames::new(read),
         link: Arc::clone(&link),
         house: Arc::clone(&house),
-        pace: Pace::new(),
+        pace: Pace::new(Instant::now()),
         opened: BTreeMap::new(),
         acknowledged: 0,
     };
