@@ -24,6 +24,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 pub const MAX_ANSWER_BYTES: usize = 16 << 20;
 /// The part of a node's own error text that is passed on.
 const MAX_ERROR_CHARS: usize = 300;
+/// JSON-RPC 2.0.
+const METHOD_NOT_FOUND: i64 = -32601;
 
 /// A client of one node's RPC. Cheap to clone.
 #[derive(Clone)]
@@ -114,12 +116,14 @@ pub enum RpcError {
         problem: String,
     },
     /// It refuses, with its own words.
-    #[error("the RPC at {url} refuses {method}: {message}")]
+    #[error("the RPC at {url} refuses {method}: {message} ({code})")]
     Refused {
         /// The RPC.
         url: String,
         /// The question.
         method: &'static str,
+        /// The JSON-RPC error code.
+        code: i64,
         /// The node's words.
         message: String,
     },
@@ -265,8 +269,8 @@ impl Rpc {
         let header = match asked {
             Ok(answer) => answer.signed_header.header,
             // The node's own words differ by version: its status tells why.
-            Err(RpcError::Refused { message, .. }) => {
-                return Err(self.why_no_block(METHOD, height, needed, message).await);
+            Err(refused @ RpcError::Refused { .. }) => {
+                return Err(self.why_no_block(height, needed, refused).await);
             }
             Err(error) => return Err(error),
         };
@@ -287,13 +291,7 @@ impl Rpc {
         Ok(app_hash.into())
     }
 
-    async fn why_no_block(
-        &self,
-        method: &'static str,
-        height: u64,
-        needed: u64,
-        message: String,
-    ) -> RpcError {
+    async fn why_no_block(&self, height: u64, needed: u64, refused: RpcError) -> RpcError {
         let url = self.url();
         match self.status().await {
             Ok(status) if needed > status.height => RpcError::TooNew {
@@ -308,11 +306,7 @@ impl Rpc {
                 needed,
                 earliest: status.earliest_height,
             },
-            _ => RpcError::Refused {
-                url,
-                method,
-                message,
-            },
+            _ => refused,
         }
     }
 
@@ -362,10 +356,8 @@ impl Rpc {
         match self.ask::<serde_json::Value>("dial_peers", params).await {
             Ok(_) => Ok(()),
             Err(RpcError::Refused {
-                url,
-                method,
-                message,
-            }) if message.contains("-32601") => Err(RpcError::Unsafe { url, method }),
+                url, method, code, ..
+            }) if code == METHOD_NOT_FOUND => Err(RpcError::Unsafe { url, method }),
             Err(error) => Err(error),
         }
     }
@@ -413,7 +405,8 @@ impl Rpc {
             }) => Err(RpcError::Refused {
                 url: self.url(),
                 method,
-                message: error.to_string(),
+                code: error.code,
+                message: error.text(),
             }),
             Ok(Answer {
                 result: Some(result),
@@ -443,18 +436,17 @@ struct ErrorAnswer {
     data: serde_json::Value,
 }
 
-impl fmt::Display for ErrorAnswer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl ErrorAnswer {
+    fn text(&self) -> String {
         let whole = match &self.data {
             serde_json::Value::String(data) => format!("{}: {data}", self.message),
             _ => self.message.clone(),
         };
-        let clean: String = whole
+        whole
             .chars()
             .filter(|c| !c.is_control())
             .take(MAX_ERROR_CHARS)
-            .collect();
-        write!(f, "{clean} ({})", self.code)
+            .collect()
     }
 }
 

@@ -130,6 +130,8 @@ impl CometNode {
         fs::write(&path, toml::to_string(&config).unwrap()).unwrap();
     }
 
+    /// Starts the process. It lives no longer than the calling thread: call it
+    /// from the test's own.
     pub fn start(&mut self) {
         let log = fs::File::options()
             .create(true)
@@ -186,9 +188,10 @@ impl CometNode {
 
     pub async fn wait_for_height(&self, height: u64) {
         let rpc = self.rpc();
-        wait_until(&format!("height {height} of {}", self.rpc_url), async || {
-            rpc.status().await.is_ok_and(|node| node.height >= height)
-        })
+        wait_until(
+            &format!("height {height} of {}", self.rpc_url),
+            async || rpc.status().await.is_ok_and(|node| node.height >= height),
+        )
         .await;
     }
 
@@ -249,7 +252,12 @@ impl CometNode {
 #[allow(dead_code)]
 pub fn cpu_seconds(stat: &str) -> f64 {
     let text = fs::read_to_string(stat).unwrap();
-    let fields: Vec<&str> = text.rsplit(')').next().unwrap().split_whitespace().collect();
+    let fields: Vec<&str> = text
+        .rsplit(')')
+        .next()
+        .unwrap()
+        .split_whitespace()
+        .collect();
     let ticks: u64 = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
     // USER_HZ is 100 on every Linux in use.
     ticks as f64 / 100.0
@@ -293,7 +301,10 @@ fn write_config(home: &Path, plan: &NodePlan, p2p: SocketAddr, rpc: SocketAddr) 
     rest.insert("laddr".into(), format!("tcp://{rpc}").into());
     over.insert("rpc".into(), rest.into());
     let mut rest = Table::new();
-    rest.insert("timeout_commit".into(), format!("{}ms", plan.block_ms).into());
+    rest.insert(
+        "timeout_commit".into(),
+        format!("{}ms", plan.block_ms).into(),
+    );
     over.insert("consensus".into(), rest.into());
     lay_over(&mut settings, over);
     lay_over(&mut settings, plan.settings.clone());
@@ -317,11 +328,7 @@ fn write_app_config(home: &Path, plan: &NodePlan, chain_id: &str) {
     app.insert("dir".into(), dir.to_str().unwrap().into());
     let interval = i64::from(plan.snapshot_interval);
     app.insert("snapshot_interval".into(), interval.into());
-    fs::write(
-        home.join("config/app.toml"),
-        toml::to_string(&app).unwrap(),
-    )
-    .unwrap();
+    fs::write(home.join("config/app.toml"), toml::to_string(&app).unwrap()).unwrap();
 }
 
 fn lay_over(under: &mut Table, over: Table) {

@@ -251,12 +251,7 @@ fn lost(place: String, error: &io::Error) -> PeerError {
 
 /// Writes until the outbox is closed. A pong goes first, then short messages,
 /// then as much of a chunk as fits the batch.
-fn write_all(
-    mut sender: impl Write,
-    outbox: &Outbox,
-    inbox: &dyn Inbox,
-    place: &str,
-) -> PeerError {
+fn write_all(mut sender: impl Write, outbox: &Outbox, inbox: &dyn Inbox, place: &str) -> PeerError {
     let mut batch = Vec::with_capacity(BATCH_BYTES + 2048);
     let mut begun = Begun::default();
     loop {

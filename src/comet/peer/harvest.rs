@@ -145,7 +145,8 @@ impl Harvester {
 
     /// Asks the connected node for its snapshots; newest first.
     fn ask_for_offers(&mut self) -> Result<Vec<Offer>, PeerError> {
-        self.mailbox.change(|mail| mail.list = Some(List::default()));
+        self.mailbox
+            .change(|mail| mail.list = Some(List::default()));
         self.send(Channel::Snapshots, snapshots_request());
         let asked = Instant::now();
         let mut mail = self.mailbox.lock();
@@ -235,9 +236,7 @@ impl OpenSnapshot for Reading<'_> {
         }
         let mut give_up = Instant::now() + GIVE_UP;
         loop {
-            if let Err(error) = self.stand(give_up) {
-                return Err(error);
-            }
+            self.stand(give_up)?;
             self.ask_ahead();
             match self.wait() {
                 Arrival::Chunk(bytes) => return self.took(bytes).map(Some),

@@ -78,13 +78,11 @@ impl Message {
             (Some(Sum::SnapshotsResponse(offer)), Channel::Snapshots) => {
                 Ok(Self::Snapshot(check_offer(offer)?))
             }
-            (Some(Sum::ChunkRequest(ask)), Channel::Chunks) => {
-                Ok(Self::ChunkRequest(ChunkKey {
-                    height: ask.height,
-                    format: ask.format,
-                    index: ask.index,
-                }))
-            }
+            (Some(Sum::ChunkRequest(ask)), Channel::Chunks) => Ok(Self::ChunkRequest(ChunkKey {
+                height: ask.height,
+                format: ask.format,
+                index: ask.index,
+            })),
             (Some(Sum::ChunkResponse(chunk)), Channel::Chunks) => check_chunk(chunk),
             (Some(Sum::SnapshotsRequest(_)), _) => misplaced("request for snapshots"),
             (Some(Sum::SnapshotsResponse(_)), _) => misplaced("snapshot"),
@@ -257,7 +255,8 @@ mod tests {
                 read(Channel::Chunks, &message),
                 Message::Chunk(key, Some(vec![0xab; len].into()))
             );
-            let Some(Sum::ChunkResponse(fields)) = proto::Message::decode(&message[..]).unwrap().sum
+            let Some(Sum::ChunkResponse(fields)) =
+                proto::Message::decode(&message[..]).unwrap().sum
             else {
                 panic!("not a chunk")
             };
@@ -281,7 +280,10 @@ mod tests {
         assert!(chunk_head(key, MAX_CHUNK_MESSAGE_BYTES - head + 1).is_err());
         assert!(chunk_head(key, 0).is_err());
         let longest = crate::snapshot::MAX_CHUNK_BYTES as usize;
-        assert!(chunk_head(key, longest).is_ok(), "every chunk of a manifest");
+        assert!(
+            chunk_head(key, longest).is_ok(),
+            "every chunk of a manifest"
+        );
     }
 
     #[test]

@@ -98,7 +98,10 @@ fn text(field: &'static str, text: String, limit: usize) -> Result<String, Proto
     if text.is_empty() || text.len() > limit {
         return Err(wrong(field, "empty or too long"));
     }
-    if !text.bytes().all(|byte| byte == b' ' || byte.is_ascii_graphic()) {
+    if !text
+        .bytes()
+        .all(|byte| byte == b' ' || byte.is_ascii_graphic())
+    {
         return Err(wrong(field, "not printable ASCII"));
     }
     Ok(text)
@@ -154,7 +157,10 @@ mod tests {
             let start = bytes.len() - prost::decode_length_delimiter(&bytes[..]).unwrap();
             assert!(matches!(
                 NodeInfo::decode(&bytes[start..]),
-                Err(ProtocolError::Field { field: "chain id", .. })
+                Err(ProtocolError::Field {
+                    field: "chain id",
+                    ..
+                })
             ));
         }
         assert!(NodeInfo::decode(&vec![0; MAX_NODE_INFO_BYTES + 1]).is_err());

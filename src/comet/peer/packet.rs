@@ -336,15 +336,19 @@ mod tests {
             push(1001, true),
             Err(ProtocolError::TooLong { limit: 5000, .. })
         ));
-        assert!(assembler.push(Channel::Snapshots, true, &[0; 3001]).is_err());
+        assert!(
+            assembler
+                .push(Channel::Snapshots, true, &[0; 3001])
+                .is_err()
+        );
     }
 
     #[test]
     fn a_length_is_refused_before_its_bytes_are_waited_for() {
         let mut block = Vec::new();
         for announced in [
-            &[0x81, 0x80, 0x04][..],                    // 65,537
-            &[0x80, 0x80, 0x80, 0x80],                  // zero, in too many bytes
+            &[0x81, 0x80, 0x04][..],                     // 65,537
+            &[0x80, 0x80, 0x80, 0x80],                   // zero, in too many bytes
             &[0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff], // enormous
         ] {
             let mut from = announced;
