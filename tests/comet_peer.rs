@@ -1,6 +1,9 @@
 //! The peer protocol against a made-up node that misbehaves, or that does what
 //! real nodes do only under load.
 
+#[path = "support/fake_node.rs"]
+mod fake_node;
+
 use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -14,181 +17,15 @@ use curve25519_dalek_ng::constants::X25519_BASEPOINT;
 use curve25519_dalek_ng::montgomery::MontgomeryPoint;
 use curve25519_dalek_ng::scalar::Scalar;
 use ed25519_consensus::SigningKey;
-use prost::Message as _;
+use fake_node::{FakeNode, id};
 use snapswarm::comet::peer::{
     CHUNK_CHANNEL, ChunkSource, FeedEvent, FeedSettings, HarvestSettings, Harvester, Identity,
-    NodeAddress, NodeId, SNAPSHOT_CHANNEL, Stop, feed,
+    NodeAddress, SNAPSHOT_CHANNEL, Stop, feed,
 };
 use snapswarm::snapshot::{Offer, Source, SourceError};
 use tendermint_p2p::secret_connection::{DATA_MAX_SIZE, Kdf, SecretConnection, TAG_SIZE, Version};
 use tendermint_proto::v0_38::p2p;
 use tendermint_proto::v0_38::statesync::{self, message::Sum};
-
-/// A node that does only what it is told.
-struct FakeNode {
-    secret: SecretConnection<TcpStream>,
-    received: Vec<u8>,
-    partial: Vec<u8>,
-}
-
-fn key() -> SigningKey {
-    SigningKey::from([42; 32])
-}
-
-fn id() -> NodeId {
-    NodeId::of(&key().verification_key())
-}
-
-impl FakeNode {
-    /// The node's side of a handshake that goes well.
-    fn accept(socket: TcpStream) -> Self {
-        Self::accept_with(socket, |_| {})
-    }
-
-    fn accept_with(socket: TcpStream, change: impl FnOnce(&mut p2p::DefaultNodeInfo)) -> Self {
-        socket.set_nodelay(true).unwrap();
-        let secret = SecretConnection::new(socket, key(), Version::V0_34).unwrap();
-        let mut node = Self {
-            secret,
-            received: Vec::new(),
-            partial: Vec::new(),
-        };
-        let mut info = p2p::DefaultNodeInfo {
-            protocol_version: Some(p2p::ProtocolVersion {
-                p2p: 8,
-                block: 11,
-                app: 0,
-            }),
-            default_node_id: id().to_string(),
-            listen_addr: "tcp://127.0.0.1:1".to_owned(),
-            network: "fake-1".to_owned(),
-            version: "0.38.25".to_owned(),
-            channels: vec![0x20, SNAPSHOT_CHANNEL, CHUNK_CHANNEL],
-            moniker: "fake".to_owned(),
-            other: None,
-        };
-        change(&mut info);
-        node.write(&info.encode_length_delimited_to_vec());
-        node
-    }
-
-    /// With the other side's node info read as well.
-    fn establish(socket: TcpStream) -> Self {
-        let mut node = Self::accept(socket);
-        let info = node.read_delimited().unwrap();
-        let info = p2p::DefaultNodeInfo::decode(&info[..]).unwrap();
-        assert_eq!(info.network, "fake-1", "mirrored");
-        assert_eq!(info.channels, [SNAPSHOT_CHANNEL, CHUNK_CHANNEL]);
-        node
-    }
-
-    /// False when the other side is gone.
-    fn write(&mut self, bytes: &[u8]) -> bool {
-        self.secret.write_all(bytes).is_ok()
-    }
-
-    fn read_delimited(&mut self) -> io::Result<Vec<u8>> {
-        loop {
-            let mut rest = &self.received[..];
-            if let Ok(len) = prost::decode_length_delimiter(&mut rest)
-                && rest.len() >= len
-            {
-                let block = rest[..len].to_vec();
-                let used = self.received.len() - rest.len() + len;
-                self.received.drain(..used);
-                return Ok(block);
-            }
-            let mut frame = [0; DATA_MAX_SIZE];
-            let len = self.secret.read(&mut frame)?;
-            self.received.extend_from_slice(&frame[..len]);
-        }
-    }
-
-    fn packet(&mut self, sum: p2p::packet::Sum) -> bool {
-        let packet = p2p::Packet { sum: Some(sum) };
-        self.write(&packet.encode_length_delimited_to_vec())
-    }
-
-    fn send(&mut self, sum: Sum) -> bool {
-        let channel = match sum {
-            Sum::SnapshotsRequest(_) | Sum::SnapshotsResponse(_) => SNAPSHOT_CHANNEL,
-            Sum::ChunkRequest(_) | Sum::ChunkResponse(_) => CHUNK_CHANNEL,
-        };
-        let message = statesync::Message { sum: Some(sum) }.encode_to_vec();
-        let parts: Vec<_> = message.chunks(1024).collect();
-        for (number, part) in parts.iter().enumerate() {
-            let sent = self.packet(p2p::packet::Sum::PacketMsg(p2p::PacketMsg {
-                channel_id: channel.into(),
-                eof: number + 1 == parts.len(),
-                data: part.to_vec(),
-            }));
-            if !sent {
-                return false;
-            }
-        }
-        true
-    }
-
-    fn send_offer(&mut self, height: u64, chunks: u32) {
-        self.send(Sum::SnapshotsResponse(statesync::SnapshotsResponse {
-            height,
-            format: 1,
-            chunks,
-            hash: b"hash".to_vec(),
-            metadata: vec![],
-        }));
-    }
-
-    fn send_chunk(&mut self, height: u64, index: u32, chunk: Vec<u8>) {
-        self.send(Sum::ChunkResponse(statesync::ChunkResponse {
-            height,
-            format: 1,
-            index,
-            missing: chunk.is_empty(),
-            chunk,
-        }));
-    }
-
-    fn ask_for_chunk(&mut self, height: u64, index: u32) -> bool {
-        self.send(Sum::ChunkRequest(statesync::ChunkRequest {
-            height,
-            format: 1,
-            index,
-        }))
-    }
-
-    fn next_packet(&mut self) -> io::Result<p2p::packet::Sum> {
-        let block = self.read_delimited()?;
-        Ok(p2p::Packet::decode(&block[..]).unwrap().sum.unwrap())
-    }
-
-    /// The next message; packets that are none are passed over.
-    fn next(&mut self) -> io::Result<Sum> {
-        loop {
-            if let p2p::packet::Sum::PacketMsg(part) = self.next_packet()? {
-                self.partial.extend_from_slice(&part.data);
-                if part.eof {
-                    let message = std::mem::take(&mut self.partial);
-                    return Ok(statesync::Message::decode(&message[..])
-                        .unwrap()
-                        .sum
-                        .unwrap());
-                }
-            }
-        }
-    }
-
-    fn expect_chunk_request(&mut self) -> u32 {
-        match self.next().unwrap() {
-            Sum::ChunkRequest(ask) => ask.index,
-            other => panic!("{other:?} instead of a request for a chunk"),
-        }
-    }
-
-    fn expect_list_request(&mut self) {
-        assert!(matches!(self.next().unwrap(), Sum::SnapshotsRequest(_)));
-    }
-}
 
 fn address(listener: &TcpListener) -> NodeAddress {
     let addr = listener.local_addr().unwrap();
@@ -310,11 +147,7 @@ fn a_node_info_that_does_not_fit_is_an_error_that_says_what() {
     let escape = with(|info| info.network = "\u{1b}[2J".to_owned());
     assert!(escape.contains("chain id"), "{escape}");
     let endless = says(|socket| {
-        let mut node = FakeNode {
-            secret: SecretConnection::new(socket, key(), Version::V0_34).unwrap(),
-            received: vec![],
-            partial: vec![],
-        };
+        let mut node = FakeNode::encrypted(socket);
         node.write(&[0xff, 0xff, 0x7f]);
         let _ = node.read_delimited();
     });

@@ -8,9 +8,11 @@ use serde_json::{Value, json};
 use snapswarm::comet::peer::Identity;
 use snapswarm::comet::rpc::{MAX_ANSWER_BYTES, Restored, Rpc, RpcError};
 
+type AnswerTo = dyn Fn(&str, &Value) -> Value + Send + Sync;
+
 /// Answers each method with a JSON-RPC body, and keeps the questions.
 struct Script {
-    answer: Box<dyn Fn(&str, &Value) -> Value + Send + Sync>,
+    answer: Box<AnswerTo>,
     asked: Mutex<Vec<Value>>,
 }
 
