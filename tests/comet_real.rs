@@ -435,13 +435,13 @@ async fn a_harvester_outlives_restarts_of_its_node_and_says_gone_when_it_prunes(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_wrong_node_and_the_wrong_chain_are_refused_for_good() {
+async fn the_wrong_node_and_the_wrong_chain_are_refused_and_a_full_node_is_told_from_them() {
     let home = tempfile::tempdir().unwrap();
     let mut validator = CometNode::validator(
         &comet_tools(),
         &home.path().join("v"),
         CHAIN,
-        plan(Table::new()),
+        plan(p2p_settings(toml::toml! { max_num_inbound_peers = 0 })),
     );
     validator.start();
     validator.wait_for_height(1).await;
@@ -486,6 +486,9 @@ async fn the_wrong_node_and_the_wrong_chain_are_refused_for_good() {
         try_to_feed(validator.address(), "another-chain").await,
         Err(PeerError::WrongChain { .. })
     ));
+    let mut source = harvester(&validator);
+    let full = blocking(move || source.list().unwrap_err().to_string()).await;
+    assert!(full.contains("unconditional_peer_ids"), "{full}");
 }
 
 /// Not a promise but a figure: run it alone, on an idle machine, with

@@ -5,7 +5,7 @@
 //! lead to something else. Only the fields that are needed are read, so that
 //! other versions and chains with other key types are understood as well.
 
-use std::{fmt, time::Duration};
+use std::{fmt, net::IpAddr, time::Duration};
 
 use bytes::Bytes;
 use serde::{Deserialize, Deserializer, de::DeserializeOwned, de::Error as _};
@@ -210,12 +210,15 @@ impl Rpc {
         if parsed.host_str().is_none_or(str::is_empty) {
             return Err(wrong("it names no host".to_owned()));
         }
-        let client = reqwest::Client::builder()
+        let mut client = reqwest::Client::builder()
             .user_agent(concat!("snapswarm/", env!("CARGO_PKG_VERSION")))
             .connect_timeout(CONNECT_TIMEOUT)
-            .timeout(ANSWER_TIMEOUT)
-            .build()
-            .map_err(|error| wrong(error.to_string()))?;
+            .timeout(ANSWER_TIMEOUT);
+        if is_loopback(&parsed) {
+            // A proxy of the environment is for the world outside.
+            client = client.no_proxy();
+        }
+        let client = client.build().map_err(|error| wrong(error.to_string()))?;
         Ok(Self {
             client,
             url: parsed,
@@ -417,6 +420,12 @@ impl Rpc {
             Err(error) => Err(wrong(error.to_string())),
         }
     }
+}
+
+fn is_loopback(url: &reqwest::Url) -> bool {
+    let host = url.host_str().unwrap_or_default();
+    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    host == "localhost" || bare.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
 #[derive(Deserialize)]
