@@ -5,7 +5,7 @@
 //! lead to something else. Only the fields that are needed are read, so that
 //! other versions and chains with other key types are understood as well.
 
-use std::{fmt, time::Duration};
+use std::{fmt, net::IpAddr, time::Duration};
 
 use bytes::Bytes;
 use serde::{Deserialize, Deserializer, de::DeserializeOwned, de::Error as _};
@@ -24,6 +24,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 pub const MAX_ANSWER_BYTES: usize = 16 << 20;
 /// The part of a node's own error text that is passed on.
 const MAX_ERROR_CHARS: usize = 300;
+/// JSON-RPC 2.0.
+const METHOD_NOT_FOUND: i64 = -32601;
 
 /// A client of one node's RPC. Cheap to clone.
 #[derive(Clone)]
@@ -114,12 +116,14 @@ pub enum RpcError {
         problem: String,
     },
     /// It refuses, with its own words.
-    #[error("the RPC at {url} refuses {method}: {message}")]
+    #[error("the RPC at {url} refuses {method}: {message} ({code})")]
     Refused {
         /// The RPC.
         url: String,
         /// The question.
         method: &'static str,
+        /// The JSON-RPC error code.
+        code: i64,
         /// The node's words.
         message: String,
     },
@@ -206,12 +210,15 @@ impl Rpc {
         if parsed.host_str().is_none_or(str::is_empty) {
             return Err(wrong("it names no host".to_owned()));
         }
-        let client = reqwest::Client::builder()
+        let mut client = reqwest::Client::builder()
             .user_agent(concat!("snapswarm/", env!("CARGO_PKG_VERSION")))
             .connect_timeout(CONNECT_TIMEOUT)
-            .timeout(ANSWER_TIMEOUT)
-            .build()
-            .map_err(|error| wrong(error.to_string()))?;
+            .timeout(ANSWER_TIMEOUT);
+        if is_loopback(&parsed) {
+            // A proxy of the environment is for the world outside.
+            client = client.no_proxy();
+        }
+        let client = client.build().map_err(|error| wrong(error.to_string()))?;
         Ok(Self {
             client,
             url: parsed,
@@ -265,8 +272,8 @@ impl Rpc {
         let header = match asked {
             Ok(answer) => answer.signed_header.header,
             // The node's own words differ by version: its status tells why.
-            Err(RpcError::Refused { message, .. }) => {
-                return Err(self.why_no_block(METHOD, height, needed, message).await);
+            Err(refused @ RpcError::Refused { .. }) => {
+                return Err(self.why_no_block(height, needed, refused).await);
             }
             Err(error) => return Err(error),
         };
@@ -287,13 +294,7 @@ impl Rpc {
         Ok(app_hash.into())
     }
 
-    async fn why_no_block(
-        &self,
-        method: &'static str,
-        height: u64,
-        needed: u64,
-        message: String,
-    ) -> RpcError {
+    async fn why_no_block(&self, height: u64, needed: u64, refused: RpcError) -> RpcError {
         let url = self.url();
         match self.status().await {
             Ok(status) if needed > status.height => RpcError::TooNew {
@@ -308,11 +309,7 @@ impl Rpc {
                 needed,
                 earliest: status.earliest_height,
             },
-            _ => RpcError::Refused {
-                url,
-                method,
-                message,
-            },
+            _ => refused,
         }
     }
 
@@ -362,10 +359,8 @@ impl Rpc {
         match self.ask::<serde_json::Value>("dial_peers", params).await {
             Ok(_) => Ok(()),
             Err(RpcError::Refused {
-                url,
-                method,
-                message,
-            }) if message.contains("-32601") => Err(RpcError::Unsafe { url, method }),
+                url, method, code, ..
+            }) if code == METHOD_NOT_FOUND => Err(RpcError::Unsafe { url, method }),
             Err(error) => Err(error),
         }
     }
@@ -413,7 +408,8 @@ impl Rpc {
             }) => Err(RpcError::Refused {
                 url: self.url(),
                 method,
-                message: error.to_string(),
+                code: error.code,
+                message: error.text(),
             }),
             Ok(Answer {
                 result: Some(result),
@@ -424,6 +420,12 @@ impl Rpc {
             Err(error) => Err(wrong(error.to_string())),
         }
     }
+}
+
+fn is_loopback(url: &reqwest::Url) -> bool {
+    let host = url.host_str().unwrap_or_default();
+    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    host == "localhost" || bare.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
 #[derive(Deserialize)]
@@ -443,18 +445,17 @@ struct ErrorAnswer {
     data: serde_json::Value,
 }
 
-impl fmt::Display for ErrorAnswer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl ErrorAnswer {
+    fn text(&self) -> String {
         let whole = match &self.data {
             serde_json::Value::String(data) => format!("{}: {data}", self.message),
             _ => self.message.clone(),
         };
-        let clean: String = whole
+        whole
             .chars()
             .filter(|c| !c.is_control())
             .take(MAX_ERROR_CHARS)
-            .collect();
-        write!(f, "{clean} ({})", self.code)
+            .collect()
     }
 }
 

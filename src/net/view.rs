@@ -91,11 +91,6 @@ pub enum NetEvent {
         /// The peer.
         peer: PeerId,
     },
-    /// A peer broke the protocol while it asked for pieces.
-    Fault {
-        /// The peer.
-        peer: PeerId,
-    },
     /// A ban ended, by time or by [`super::Net::lift`].
     Lifted {
         /// The peer.

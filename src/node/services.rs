@@ -288,7 +288,7 @@ async fn judge(mut events: broadcast::Receiver<NetEvent>, referee: Arc<Referee>)
     use broadcast::error::RecvError;
     loop {
         match events.recv().await {
-            Ok(NetEvent::Fault { peer }) => referee.ban(peer, Offence::Protocol),
+            Ok(NetEvent::Fault { peer, .. }) => referee.ban(peer, Offence::Protocol),
             Ok(_) | Err(RecvError::Lagged(_)) => {}
             Err(RecvError::Closed) => return,
         }

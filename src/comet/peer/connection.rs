@@ -15,7 +15,7 @@ use super::packet::{
     read_delimited, write_pong,
 };
 use super::socket::{SILENCE, shut};
-use super::{Message, NodeInfo, PeerError};
+use super::{Message, NodeId, NodeInfo, PeerError};
 
 /// Bytes of packets that are encrypted and written in one go. A pong waits for
 /// as much; less costs system calls.
@@ -80,7 +80,15 @@ impl Connection {
             receiver,
             socket,
             info,
+            own,
         } = secured;
+        tracing::debug!(
+            place,
+            id = %info.id,
+            chain_id = info.chain_id,
+            version = info.version,
+            "connected to a CometBFT node"
+        );
         let outbox = Arc::new(Outbox::default());
         let mut connection = Self {
             info,
@@ -94,6 +102,8 @@ impl Connection {
             inbox: inbox.clone(),
             outbox: outbox.clone(),
             place: place.to_owned(),
+            own,
+            heard: false,
         };
         connection.spawn("comet-read", place, inbox.clone(), move || reader.run())?;
         let place_of_writer = place.to_owned();
@@ -123,9 +133,11 @@ impl Connection {
             let lost = lost.clone();
             |error| lost(error.to_string())
         })?;
+        let place = place.to_owned();
         let body = move || {
             let why = catch_unwind(AssertUnwindSafe(half))
                 .unwrap_or_else(|_| lost_by_panic("a fault in this program".to_owned()));
+            tracing::debug!(place, %why, "half of a connection to a CometBFT node ended");
             outbox.close();
             shut(&socket);
             inbox.closed(why);
@@ -199,6 +211,9 @@ struct Reader<R> {
     inbox: Arc<dyn Inbox>,
     outbox: Arc<Outbox>,
     place: String,
+    own: NodeId,
+    /// Whether any packet came.
+    heard: bool,
 }
 
 impl<R: BufRead> Reader<R> {
@@ -207,7 +222,13 @@ impl<R: BufRead> Reader<R> {
         match self.read() {
             Ok(never) => match never {},
             Err(ReadError::Protocol(problem)) => PeerError::Protocol { place, problem },
-            Err(ReadError::Io(error)) => lost(place, &error),
+            Err(ReadError::Io(error)) => match lost(place, &error) {
+                PeerError::Lost { place, .. } if !self.heard => PeerError::Unwanted {
+                    place,
+                    own: self.own,
+                },
+                why => why,
+            },
         }
     }
 
@@ -215,6 +236,7 @@ impl<R: BufRead> Reader<R> {
         let mut block = Vec::new();
         loop {
             read_delimited(&mut self.from, &mut block, "packet", MAX_PACKET_BYTES)?;
+            self.heard = true;
             match Packet::decode(&block)? {
                 Packet::Ping => self.outbox.pong(),
                 Packet::Pong => {}

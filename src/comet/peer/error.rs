@@ -68,8 +68,8 @@ pub enum PeerError {
     /// The encrypted connection was not established.
     #[error(
         "the handshake with {place} failed: {problem} (if this goes on: is it the node's p2p \
-         address, has it a free inbound slot or our id in unconditional_peer_ids, and no other \
-         peer on our IP address while allow_duplicate_ip = false?)"
+         address, and has the node no other peer on our IP address while \
+         allow_duplicate_ip = false?)"
     )]
     Handshake {
         /// `HOST:PORT`.
@@ -107,6 +107,18 @@ pub enum PeerError {
         place: String,
         /// What does not fit.
         problem: String,
+    },
+    /// The node took the handshake and hung up before it said anything more:
+    /// so it treats a peer for whom it has no room.
+    #[error(
+        "the node at {place} hangs up on us after the handshake: it has no free inbound slot, \
+         or a peer with our id already; put {own} into its unconditional_peer_ids"
+    )]
+    Unwanted {
+        /// `HOST:PORT`.
+        place: String,
+        /// Our own id.
+        own: NodeId,
     },
     /// The node hung up, or the connection broke.
     #[error("the connection to {place} ended: {problem}")]
@@ -166,6 +178,7 @@ impl PeerError {
         match self {
             Self::Connect { .. }
             | Self::Handshake { .. }
+            | Self::Unwanted { .. }
             | Self::Lost { .. }
             | Self::Silent { .. }
             | Self::Protocol { .. }

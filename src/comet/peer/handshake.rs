@@ -45,6 +45,8 @@ pub(super) struct Secured {
     pub(super) receiver: BufReader<Receiver<Wire>>,
     pub(super) socket: TcpStream,
     pub(super) info: NodeInfo,
+    /// Our own id.
+    pub(super) own: NodeId,
 }
 
 /// Makes the connection a secured one: encryption, the node's proof of its id,
@@ -95,6 +97,7 @@ pub(super) fn secure(
         receiver,
         socket,
         info,
+        own: identity.id(),
     })
 }
 

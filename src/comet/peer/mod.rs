@@ -34,6 +34,7 @@ mod feed;
 mod handshake;
 mod harvest;
 mod identity;
+mod mailbox;
 mod message;
 mod node_info;
 mod packet;
