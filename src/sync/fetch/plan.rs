@@ -14,7 +14,7 @@ const RANKED_PEERS: std::ops::RangeInclusive<usize> = 2..=16;
 /// Random candidates among which the best ranked is taken. With 16 complete
 /// peers one of 32 is ranked first with a chance of 87 %.
 const RANK_TRIES: usize = 32;
-/// A rate for peers of whom nothing is known while nothing is known of others.
+/// The least rate assumed of peers of whom nothing is known.
 const FIRST_GUESS: f64 = 1024.0 * 1024.0;
 
 /// At the end, what would come this much later elsewhere is asked here too.
@@ -53,14 +53,13 @@ impl Fetch {
         }
     }
 
-    /// The mean rate of the peers whose rate is known: what is assumed of the
-    /// others.
+    /// What is assumed of peers whose rate is unknown: the mean of the others,
+    /// and never less than [`FIRST_GUESS`], or a trickler that is the only one
+    /// known would keep all others from taking over.
     pub(super) fn rate_guess(&self, now: Instant) -> f64 {
-        let known = || self.peers.values().filter_map(|peer| peer.rate.get(now));
-        match known().count() {
-            0 => FIRST_GUESS,
-            count => known().sum::<f64>() / count as f64,
-        }
+        let rates = self.peers.values().filter_map(|peer| peer.rate.get(now));
+        let (sum, count) = rates.fold((0.0, 0u32), |(sum, count), rate| (sum + rate, count + 1));
+        (sum / f64::from(count.max(1))).max(FIRST_GUESS)
     }
 
     /// Pieces whose bytes are in memory.
