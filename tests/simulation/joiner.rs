@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use rand::RngExt;
 use snapswarm::snapshot::{Bitmap, Manifest, PieceIndex, UniqueIndex};
-use snapswarm::sync::{Fetch, FetchAction, Offence, PeerHolding, PeerKey};
+use snapswarm::sync::{Fetch, FetchAction, HaveWhen, Offence, PeerHolding, PeerKey};
 
 use super::check::Book;
 use super::link::{Answer, Ask, Truth};
@@ -63,8 +63,14 @@ impl Joiner {
         self.run += 1;
     }
 
-    /// It is started again, with what was written.
-    pub fn resume(&mut self, id: NodeId, manifest: &Arc<Manifest>, plan: &Plan, now: Instant) {
+    /// It is started again, with what was written. Gives what it may serve.
+    pub fn resume(
+        &mut self,
+        id: NodeId,
+        manifest: &Arc<Manifest>,
+        plan: &Plan,
+        now: Instant,
+    ) -> Bitmap {
         let have = self.book.stored.clone();
         let checked: Vec<UniqueIndex> = manifest
             .unique_indexes()
@@ -73,9 +79,14 @@ impl Joiner {
         let seed = plan.seed.wrapping_mul(1000) + id as u64 + 500 + u64::from(self.run);
         self.fetch = Fetch::new(manifest.clone(), have.clone(), plan.limits, seed, now)
             .with_checked(checked);
+        let servable = match plan.limits.have_when {
+            HaveWhen::PieceVerified => have.clone(),
+            HaveWhen::ChunkChecked => checked_pieces(manifest, &self.checked),
+        };
         self.book = Book::new(manifest, have);
         self.stopped = false;
         self.timer = u64::MAX;
+        servable
     }
 
     pub fn compare(&self, manifest: &Manifest) {
@@ -84,6 +95,17 @@ impl Joiner {
             self.fetch.audit().expect("both sides of the books agree");
         }
     }
+}
+
+fn checked_pieces(manifest: &Manifest, checked: &BTreeSet<u32>) -> Bitmap {
+    let mut pieces = Bitmap::new(manifest.piece_count());
+    for chunk in checked {
+        let chunk = manifest.unique_index(*chunk).expect("a chunk");
+        for piece in manifest.pieces_of(chunk) {
+            pieces.insert(piece.get());
+        }
+    }
+    pieces
 }
 
 impl World {
@@ -117,8 +139,8 @@ impl World {
         } else {
             link.held.push_back(answer);
         }
-        self.release(asker);
         self.drain_fetch(asker);
+        self.release(asker);
     }
 
     /// Takes what waited for a place in the budget.
@@ -132,6 +154,7 @@ impl World {
                     break;
                 }
                 self.take(asker, server, answer);
+                self.drain_fetch(asker);
             }
         }
     }
@@ -315,8 +338,8 @@ impl World {
                 joiner.book.shunned(peer);
             }
         }
-        self.release(node);
         self.drain_fetch(node);
+        self.release(node);
     }
 
     pub fn check(&mut self, node: NodeId, run: u32, chunk: u32) {

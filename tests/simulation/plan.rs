@@ -143,6 +143,13 @@ impl Plan {
         self
     }
 
+    /// Nobody lies, goes away or loses messages.
+    pub fn is_calm(&self) -> bool {
+        self.nodes.iter().all(|node| {
+            node.role == Role::Honest && node.away.is_empty() && node.loss == 0.0 && !node.leaves
+        })
+    }
+
     pub fn total_bytes(&self) -> f64 {
         self.chunk_sizes.iter().map(|size| f64::from(*size)).sum()
     }
@@ -151,7 +158,7 @@ impl Plan {
     /// piece, and whatever else may happen.
     pub fn random(seed: u64) -> Self {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
-        let chunks = rng.random_range(2..10);
+        let chunks = rng.random_range(2..16);
         let chunk_sizes = (0..chunks)
             .map(|_| rng.random_range(1..4 * PIECE_BYTES))
             .collect();
@@ -202,6 +209,7 @@ impl Plan {
                 } else {
                     HaveWhen::PieceVerified
                 },
+                peers: if rng.random_bool(0.1) { 3 } else { 64 },
                 ..FetchLimits::default()
             },
             frame: 128 << 10,
@@ -223,7 +231,9 @@ impl Plan {
         let away = self.nodes.iter().flat_map(|n| &n.away);
         let back = away.map(|away| away.to).fold(0.0, f64::max);
         let move_all = self.total_bytes() * (joiners / slowest + 1.0 / down);
-        Duration::from_secs_f64(180.0 + back + 4.0 * move_all)
+        // Where places are scarce, honest holders wait for one.
+        let places = if self.limits.peers < 10 { 3600.0 } else { 0.0 };
+        Duration::from_secs_f64(180.0 + back + 4.0 * move_all + places)
     }
 }
 

@@ -356,7 +356,9 @@ impl World {
         self.nodes[node].online = true;
         let (manifest, plan) = (self.manifest.clone(), self.plan.clone());
         if let Some(joiner) = &mut self.nodes[node].joiner {
-            joiner.resume(node, &manifest, &plan, now);
+            let servable = joiner.resume(node, &manifest, &plan, now);
+            self.nodes[node].claims = servable.clone();
+            self.nodes[node].servable = servable;
             let others: Vec<_> = self
                 .links
                 .keys()

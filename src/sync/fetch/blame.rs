@@ -109,6 +109,9 @@ impl Fetch {
         for piece in self.open_pieces(key) {
             self.take_back(key, piece, now);
         }
+        if let Some(peer) = self.peers.get_mut(&key) {
+            peer.forget_rate(now);
+        }
         self.demote(key, now);
     }
 
