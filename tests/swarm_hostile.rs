@@ -1,8 +1,8 @@
 //! Peers that lie, against a real joiner.
 
-mod support;
 #[path = "support/liar.rs"]
 mod liar;
+mod support;
 
 use std::sync::Arc;
 
@@ -14,7 +14,11 @@ use support::{Home, chunk_folder, folder_digest};
 const CHAIN: &str = "hostile-chain";
 
 fn flipped(bytes: &Bytes) -> Bytes {
-    bytes.iter().map(|byte| byte ^ 1).collect::<Vec<u8>>().into()
+    bytes
+        .iter()
+        .map(|byte| byte ^ 1)
+        .collect::<Vec<u8>>()
+        .into()
 }
 
 #[test]
@@ -74,7 +78,12 @@ fn with_three_liars_of_four_the_download_ends_from_the_fourth_and_the_liars_are_
             .stderr()
             .lines()
             .any(|line| line.contains("banned") && line.contains(&liar.peer_id()));
-        assert!(banned, "{} was not banned:\n{}", liar.peer_id(), ran.stderr());
+        assert!(
+            banned,
+            "{} was not banned:\n{}",
+            liar.peer_id(),
+            ran.stderr()
+        );
     }
     assert!(
         !ran.stderr()
@@ -120,7 +129,10 @@ fn a_manifest_whose_pieces_do_not_make_its_chunks_is_rejected_and_bans_nobody() 
     ]);
     let error = ran.failed(4);
     assert!(
-        error["message"].as_str().unwrap().contains("false manifest"),
+        error["message"]
+            .as_str()
+            .unwrap()
+            .contains("false manifest"),
         "{error}"
     );
     assert!(!ran.stderr().contains("peer banned"), "{}", ran.stderr());
@@ -158,7 +170,13 @@ fn a_stranger_with_garbage_for_the_same_height_or_an_absurd_height_changes_nothi
 
     let joiner = Home::new();
     let fetched = joiner
-        .run(["fetch", "--chain-id", CHAIN, "--bootstrap", &daemon.address()])
+        .run([
+            "fetch",
+            "--chain-id",
+            CHAIN,
+            "--bootstrap",
+            &daemon.address(),
+        ])
         .ok();
     assert_eq!(fetched["manifest"], cid.as_str());
     assert_eq!(fetched["bytes"], 3 << 20);
@@ -180,7 +198,13 @@ fn a_catalogue_that_lies_about_its_manifest_is_left_out_with_a_word() {
     );
     let joiner = Home::new();
     let ran = joiner.run([
-        "fetch", "--chain-id", CHAIN, "--timeout", "5", "--bootstrap", &liar.address(),
+        "fetch",
+        "--chain-id",
+        CHAIN,
+        "--timeout",
+        "5",
+        "--bootstrap",
+        &liar.address(),
     ]);
     ran.failed(3);
     assert!(

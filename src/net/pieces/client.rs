@@ -56,7 +56,7 @@ pub enum OpenError {
         source: libp2p_stream::OpenStreamError,
     },
     /// Nothing came of it.
-    #[error("peer {0} gave no piece stream within {} seconds", OPEN_TIMEOUT.as_secs())]
+    #[error("peer {0} gave no piece stream within {timeout} seconds", timeout = OPEN_TIMEOUT.as_secs())]
     Timeout(PeerId),
 }
 
