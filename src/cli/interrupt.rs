@@ -1,5 +1,7 @@
-//! Ctrl-C and SIGTERM: the first asks the work to stop cleanly, the second ends
-//! the process at once (which loses nothing that was verified, either).
+//! Ctrl-C and SIGTERM: the first asks the work to stop cleanly, a second Ctrl-C
+//! ends the process at once (which loses nothing that was verified, either).
+//! Supervisors send SIGTERM to the process and to its group: a second one says
+//! nothing new.
 
 use std::process;
 
@@ -16,16 +18,13 @@ pub fn listen(screen: Screen) -> Result<CancellationToken, Failure> {
     let mut terminations = open(SignalKind::terminate())?;
     let token = cancel.clone();
     tokio::spawn(async move {
-        let mut next = async || {
-            tokio::select! {
-                _ = interrupts.recv() => {}
-                _ = terminations.recv() => {}
-            }
-        };
-        next().await;
+        tokio::select! {
+            _ = interrupts.recv() => {}
+            _ = terminations.recv() => {}
+        }
         token.cancel();
-        screen.line("Stopping cleanly; once more to leave at once.");
-        next().await;
+        screen.line("Stopping cleanly; Ctrl-C leaves at once.");
+        interrupts.recv().await;
         process::exit(FailureCode::Interrupted.exit_code().into());
     });
     Ok(cancel)

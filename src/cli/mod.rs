@@ -125,7 +125,7 @@ impl Cli {
         LogSettings {
             json: self.log_json,
             default_filter: match self.verb {
-                Verb::Start(_) => "warn,snapswarm=info",
+                Verb::Start(_) => "warn,snapswarm=info,libp2p_kad=error",
                 _ => "error,snapswarm=warn",
             },
         }

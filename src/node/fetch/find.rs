@@ -124,7 +124,9 @@ impl Search<'_> {
                     return Err(self.nobody(&format!("a snapshot of {chain_id}")));
                 }
                 heard = listener.heard() => if heard {
-                    settled.get_or_insert_with(|| Instant::now() + SETTLE);
+                    let settle = if listener.heard_all(self.named) { Duration::ZERO } else { SETTLE };
+                    let at = Instant::now() + settle;
+                    settled = Some(settled.map_or(at, |before| before.min(at)));
                 },
                 () = seeker.more() => listener.forget_if(seeker.round_over()),
                 () = until(settled) => {
@@ -430,6 +432,14 @@ impl<'a> Listener<'a> {
         let any = !entries.is_empty();
         self.heard.insert(peer, entries);
         any
+    }
+
+    /// Whether every peer that the user named, and everyone else who was asked,
+    /// has answered.
+    fn heard_all(&self, named: &BTreeSet<PeerId>) -> bool {
+        !named.is_empty()
+            && self.asking.is_empty()
+            && named.iter().all(|peer| self.heard.contains_key(peer))
     }
 
     fn forget_if(&mut self, round_over: bool) {
