@@ -9,7 +9,6 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime};
 
 use async_trait::async_trait;
@@ -17,6 +16,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use super::Hall;
 use super::command::{
     Command, Failure, FailureCode, Outcome, Progress, StartOptions, Started, Status,
 };
@@ -202,7 +202,8 @@ impl Carrier for Desk {
         progress: mpsc::Sender<Progress>,
         cancel: CancellationToken,
     ) -> Result<Outcome, Failure> {
-        let result = super::carry_out(&self.services, command, progress, cancel).await;
+        let hall = Hall::Joined(self.services.clone());
+        let result = hall.carry_out(command, progress, cancel).await;
         if let Err(failure) = &result
             && failure.code == FailureCode::Storage
         {
@@ -225,9 +226,4 @@ impl StatusPage for Desk {
         sample.start_time_s = self.started_unix_s;
         sample.render()
     }
-}
-
-/// Reads a counter.
-pub(super) fn read(counter: &std::sync::atomic::AtomicU64) -> u64 {
-    counter.load(Ordering::Relaxed)
 }

@@ -48,6 +48,19 @@ pub(super) async fn feed_node(
         .parse()
         .map_err(|error| Failure::new(FailureCode::Usage, format!("--node-p2p: {error}")))?;
     let rpc = Rpc::new(&command.node_rpc)?;
+    let status = rpc.status().await?;
+    if status.height > 0 {
+        return Err(Failure::new(
+            FailureCode::Failed,
+            format!(
+                "the node at {} is at height {} already: a node restores a snapshot only while \
+                 it is empty",
+                rpc.url(),
+                status.height
+            ),
+        )
+        .hint("it follows the chain without us; to restore it all the same, empty it first"));
+    }
     let (archive, app_hash) = proven_archive(store, command, reporter).await?;
     let manifest = archive.manifest().clone();
     let identity = comet_identity(store.home()).await?;

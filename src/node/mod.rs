@@ -40,11 +40,11 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use self::command::{
-    Command, Failure, FailureCode, FetchCommand, Fetched, Initialised, Outcome, Progress,
+    Command, Failure, FailureCode, FetchCommand, Fetched, Initialised, Outcome, Progress, Status,
 };
 use self::failure::blocking;
 use self::progress::Reporter;
-use self::services::{Presence, Services, count, identity, open_store};
+use self::services::{Presence, Services, add, count, identity, open_store};
 use crate::config::Config;
 use crate::store::Store;
 
@@ -68,66 +68,147 @@ pub async fn run_local(
     cancel: CancellationToken,
 ) -> Result<Outcome, Failure> {
     std::fs::create_dir_all(home).map_err(|error| Failure::io(home.display(), &error))?;
-    match command {
-        Command::Fetch(_) => {
-            let services = Services::start(home, config, Presence::passing()).await?;
-            let outcome = carry_out(&services, command, progress, cancel).await;
-            services.net.shutdown().await;
-            outcome
-        }
-        Command::Status => {
-            let peer_id = identity(home).await?.peer_id().to_string();
-            let quota = config.store.disk_quota.map(|quota| quota.0);
-            let store = open_store(home, &config).await?;
-            Ok(Outcome::Status(Box::new(status::of_home(
-                &store, peer_id, quota,
-            ))))
-        }
-        Command::Limits(_) => Err(Failure::new(
-            FailureCode::Failed,
-            format!("no daemon runs on {}", home.display()),
-        )
-        .hint("limits of the next start stand in config.toml, section [upload]")),
-        command => {
-            let store = open_store(home, &config).await?;
-            on_shelf(&store, command, &Reporter::new(progress), cancel).await
-        }
+    if matches!(command, Command::Fetch(_)) {
+        let services = Services::start(home, config, Presence::passing()).await?;
+        let hall = Hall::Joined(services.clone());
+        let outcome = hall.carry_out(command, progress, cancel).await;
+        services.net.shutdown().await;
+        return outcome;
     }
+    let hall = Hall::Alone {
+        peer_id: identity(home).await?.peer_id().to_string(),
+        quota_bytes: config.store.disk_quota.map(|quota| quota.0),
+        store: open_store(home, &config).await?,
+    };
+    hall.carry_out(command, progress, cancel).await
 }
 
-/// Carries a command out with a network at hand.
-async fn carry_out(
-    services: &Arc<Services>,
-    command: Command,
-    progress: mpsc::Sender<Progress>,
-    cancel: CancellationToken,
-) -> Result<Outcome, Failure> {
-    let reporter = Reporter::new(progress);
-    match command {
-        Command::Fetch(command) => fetch_counted(services, &command, &reporter, &cancel)
-            .await
-            .map(Outcome::Fetched),
-        Command::Status => Ok(Outcome::Status(Box::new(status::of_daemon(services)))),
-        Command::Limits(command) => Ok(Outcome::Limits(
-            services
-                .set_limits(command.upload_bytes_per_s, command.upload_slots)
-                .await,
-        )),
-        command => {
-            let changes = matches!(
-                command,
-                Command::Load(_) | Command::Delete(_) | Command::Unpin(_)
-            );
-            let feeds = matches!(command, Command::Feed(_));
-            let outcome = on_shelf(&services.store, command, &reporter, cancel).await;
-            if outcome.is_ok() && changes {
-                services.shelf_changed().await;
-            }
-            if outcome.is_ok() && feeds {
-                count(&services.counters.feeds_done);
-            }
-            outcome
+/// Where a command is carried out.
+enum Hall {
+    /// With the home alone.
+    Alone {
+        store: Store,
+        peer_id: String,
+        quota_bytes: Option<u64>,
+    },
+    /// With the swarm at hand.
+    Joined(Arc<Services>),
+}
+
+impl Hall {
+    fn store(&self) -> &Store {
+        match self {
+            Self::Alone { store, .. } => store,
+            Self::Joined(services) => &services.store,
         }
+    }
+
+    fn services(&self) -> Result<&Arc<Services>, Failure> {
+        match self {
+            Self::Joined(services) => Ok(services),
+            Self::Alone { store, .. } => Err(Failure::new(
+                FailureCode::Failed,
+                format!("no daemon runs on {}", store.home().display()),
+            )
+            .hint("`snapswarm start` starts one")),
+        }
+    }
+
+    async fn carry_out(
+        &self,
+        command: Command,
+        progress: mpsc::Sender<Progress>,
+        cancel: CancellationToken,
+    ) -> Result<Outcome, Failure> {
+        let reporter = Reporter::new(progress);
+        match command {
+            Command::Fetch(command) => {
+                fetch_counted(self.services()?, &command, &reporter, &cancel)
+                    .await
+                    .map(Outcome::Fetched)
+            }
+            Command::Feed(command) => {
+                let fed = feed::feed_node(self.store(), &command, &reporter, &cancel).await?;
+                if let Self::Joined(services) = self {
+                    count(&services.counters.feeds_done);
+                }
+                Ok(Outcome::Fed(fed))
+            }
+            Command::Status => Ok(Outcome::Status(Box::new(self.status()))),
+            Command::Limits(command) => {
+                let (bytes, slots) = (command.upload_bytes_per_s, command.upload_slots);
+                let limits = self.services()?.set_limits(bytes, slots).await;
+                Ok(Outcome::Limits(limits))
+            }
+            Command::Load(command) => self
+                .change(move |store| load::load(store, &command, &reporter, &cancel))
+                .await
+                .map(Outcome::Loaded),
+            Command::Delete(command) => self
+                .change(move |store| shelf::delete(store, &command.manifest))
+                .await
+                .map(Outcome::Changed),
+            Command::Pin(command) => self
+                .change(move |store| shelf::pin(store, &command.manifest))
+                .await
+                .map(Outcome::Changed),
+            Command::Unpin(command) => self
+                .change(move |store| shelf::unpin(store, &command.manifest))
+                .await
+                .map(Outcome::Changed),
+            Command::List => self
+                .look(|store| Ok(shelf::list(store)))
+                .await
+                .map(Outcome::List),
+            Command::Show(command) => self
+                .look(move |store| shelf::show(store, &command.manifest))
+                .await
+                .map(|detail| Outcome::Shown(Box::new(detail))),
+            Command::Verify(command) => {
+                // What is found damaged leaves the shelf.
+                self.change(move |store| shelf::verify(store, &command, &reporter, &cancel))
+                    .await
+                    .map(Outcome::Verified)
+            }
+            Command::Dump(command) => self
+                .look(move |store| shelf::dump(store, &command, &reporter, &cancel))
+                .await
+                .map(Outcome::Dumped),
+        }
+    }
+
+    fn status(&self) -> Status {
+        match self {
+            Self::Joined(services) => status::of_daemon(services),
+            Self::Alone {
+                store,
+                peer_id,
+                quota_bytes,
+            } => status::of_home(store, peer_id.clone(), *quota_bytes),
+        }
+    }
+
+    /// Work on the disk that leaves the shelf as it is.
+    async fn look<T, F>(&self, work: F) -> Result<T, Failure>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Store) -> Result<T, Failure> + Send + 'static,
+    {
+        let store = self.store().clone();
+        blocking(move || work(&store)).await
+    }
+
+    /// Work on the disk after which the shelf may be another.
+    async fn change<T, F>(&self, work: F) -> Result<T, Failure>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Store) -> Result<T, Failure> + Send + 'static,
+    {
+        let done = self.look(work).await;
+        if let Self::Joined(services) = self {
+            services.shelf_changed().await;
+        }
+        done
     }
 }
 
@@ -141,53 +222,11 @@ async fn fetch_counted(
     let fetched = fetch::fetch(services, command, reporter, cancel).await;
     match &fetched {
         Ok(fetched) => {
-            use std::sync::atomic::Ordering::Relaxed;
             count(&counters.fetches_done);
-            counters
-                .downloaded_bytes
-                .fetch_add(fetched.received_bytes, Relaxed);
-            counters
-                .wasted_bytes
-                .fetch_add(fetched.wasted_bytes, Relaxed);
+            add(&counters.downloaded_bytes, fetched.received_bytes);
+            add(&counters.wasted_bytes, fetched.wasted_bytes);
         }
         Err(_) => count(&counters.fetches_failed),
     }
     fetched
-}
-
-/// Carries out a verb that needs the store only.
-async fn on_shelf(
-    store: &Store,
-    command: Command,
-    reporter: &Reporter,
-    cancel: CancellationToken,
-) -> Result<Outcome, Failure> {
-    if let Command::Feed(command) = &command {
-        return feed::feed_node(store, command, reporter, &cancel)
-            .await
-            .map(Outcome::Fed);
-    }
-    let (store, reporter) = (store.clone(), reporter.clone());
-    blocking(move || match command {
-        Command::Load(command) => {
-            load::load(&store, &command, &reporter, &cancel).map(Outcome::Loaded)
-        }
-        Command::List => Ok(Outcome::List(shelf::list(&store))),
-        Command::Show(command) => {
-            shelf::show(&store, &command.manifest).map(|detail| Outcome::Shown(Box::new(detail)))
-        }
-        Command::Verify(command) => {
-            shelf::verify(&store, &command, &reporter, &cancel).map(Outcome::Verified)
-        }
-        Command::Dump(command) => {
-            shelf::dump(&store, &command, &reporter, &cancel).map(Outcome::Dumped)
-        }
-        Command::Delete(command) => shelf::delete(&store, &command.manifest).map(Outcome::Changed),
-        Command::Pin(command) => shelf::pin(&store, &command.manifest).map(Outcome::Changed),
-        Command::Unpin(command) => shelf::unpin(&store, &command.manifest).map(Outcome::Changed),
-        Command::Fetch(_) | Command::Feed(_) | Command::Status | Command::Limits(_) => Err(
-            Failure::new(FailureCode::Failed, "this verb needs more than the store"),
-        ),
-    })
-    .await
 }

@@ -3,8 +3,7 @@
 use std::path::Path;
 
 use super::command::{LimitsNow, Status, UploadStatus};
-use super::daemon::read;
-use super::services::Services;
+use super::services::{Services, read};
 use super::shelf;
 use crate::store::Store;
 use crate::telemetry::metrics::{

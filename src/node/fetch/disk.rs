@@ -140,7 +140,7 @@ impl Disk {
             self.checking = true;
             let download = self.download.clone();
             self.tasks
-                .spawn_blocking(move || match download.check_chunk(chunk) {
+                .spawn_blocking(move || match check(&download, chunk) {
                     Ok(verdict) => DiskEvent::Checked(chunk, verdict),
                     Err(error) => DiskEvent::Failed(error),
                 });
@@ -158,6 +158,16 @@ impl Disk {
             });
         }
     }
+}
+
+/// Reads a chunk back. Of one that the disk damaged nothing is kept: who knows
+/// what else lies beside the bad sector.
+fn check(download: &Download, chunk: UniqueIndex) -> Result<ChunkVerdict, StoreError> {
+    let verdict = download.check_chunk(chunk)?;
+    if matches!(verdict, ChunkVerdict::Damaged(_)) {
+        download.drop_chunk(chunk)?;
+    }
+    Ok(verdict)
 }
 
 fn verify_and_write(download: &Download, batch: Vec<(PeerKey, PieceIndex, Bytes)>) -> DiskEvent {

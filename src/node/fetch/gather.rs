@@ -356,9 +356,7 @@ impl Gather {
                     snapshot = %self.manifest.id(), chunk = chunk.get(), pieces = pieces.len(),
                     "the disk gave back other bytes than were written; the chunk is fetched again"
                 );
-                for piece in pieces {
-                    self.have_bytes -= u64::from(self.manifest.piece(piece).len);
-                }
+                self.have_bytes = bytes_of(&self.manifest, &self.download.have());
                 self.machine.handle_lost(chunk, now);
             }
             DiskEvent::Synced => {}

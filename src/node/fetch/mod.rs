@@ -11,6 +11,7 @@ mod recruit;
 pub(super) use find::wrong_chain;
 
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -45,6 +46,9 @@ pub(super) async fn fetch(
 ) -> Result<Fetched, Failure> {
     let started = Instant::now();
     let rpc = command.node_rpc.as_deref().map(Rpc::new).transpose()?;
+    if let Some(dir) = &command.out {
+        check_out(dir)?;
+    }
     let named = services.dial_named(&command.bootstrap)?;
     let patience = Duration::from_secs(command.timeout_s.max(1));
     let mut refused = BTreeSet::new();
@@ -265,6 +269,22 @@ fn false_manifest(id: ManifestId) -> Failure {
         format!("{id} is a false manifest: pieces that fit it do not make the chunks it names"),
     )
     .hint("nothing of it was kept; take a snapshot from another provider")
+}
+
+/// What would fail at the end fails at the beginning.
+fn check_out(dir: &Path) -> Result<(), Failure> {
+    let problem = match std::fs::read_dir(dir) {
+        Ok(mut entries) => match entries.next() {
+            None => return Ok(()),
+            Some(_) => "is not empty",
+        },
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(Failure::io(dir.display(), &error)),
+    };
+    Err(
+        Failure::new(FailureCode::Usage, format!("{} {problem}", dir.display()))
+            .hint("--out takes a new or an empty folder"),
+    )
 }
 
 async fn export(
