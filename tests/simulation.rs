@@ -15,10 +15,11 @@ mod simulation {
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
-use simulation::plan::{Holds, NodePlan, Plan, Role};
+use simulation::plan::{Away, Holds, NodePlan, Plan, Role};
 use simulation::world::World;
 use snapswarm::snapshot::{Bitmap, PIECE_BYTES};
 use snapswarm::sync::{Fetch, FetchAction, FetchLimits, HaveWhen, Offence, PeerHolding, PeerKey};
+use snapswarm::wire::Refusal;
 
 /// Each seed that is divisible by this runs twice and must do the same.
 const TWICE_EVERY: u64 = 10;
@@ -175,10 +176,10 @@ fn four_uplinks(seed: u64, latency_ms: u64, chunk: u32, when: HaveWhen) -> f64 {
 #[test]
 fn four_unequal_uplinks_are_all_used_to_the_end() {
     for (latency_ms, chunk, when, bar) in [
-        (1, PIECE_BYTES, HaveWhen::PieceVerified, 1.03),
-        (1, 10 * PIECE_BYTES, HaveWhen::ChunkChecked, 1.03),
-        (50, 10 * PIECE_BYTES, HaveWhen::ChunkChecked, 1.05),
-        (150, 10 * PIECE_BYTES, HaveWhen::ChunkChecked, 1.08),
+        (1, PIECE_BYTES, HaveWhen::PieceVerified, 1.01),
+        (1, 10 * PIECE_BYTES, HaveWhen::ChunkChecked, 1.01),
+        (50, 10 * PIECE_BYTES, HaveWhen::ChunkChecked, 1.02),
+        (150, 10 * PIECE_BYTES, HaveWhen::ChunkChecked, 1.04),
     ] {
         let mut ratios: Vec<f64> = (0..3)
             .map(|seed| four_uplinks(seed, latency_ms, chunk, when))
@@ -203,10 +204,10 @@ fn flash_crowd(seed: u64, latency_ms: u64, chunk: u32, when: HaveWhen) -> (f64, 
 #[test]
 fn a_flash_crowd_costs_the_seeder_little_more_than_one_copy() {
     for (latency_ms, chunk, when, bar) in [
-        (1, PIECE_BYTES, HaveWhen::PieceVerified, 1.12),
-        (150, PIECE_BYTES, HaveWhen::PieceVerified, 1.2),
-        (1, PIECE_BYTES, HaveWhen::ChunkChecked, 1.12),
-        (1, 10 * PIECE_BYTES, HaveWhen::PieceVerified, 1.12),
+        (1, PIECE_BYTES, HaveWhen::PieceVerified, 1.06),
+        (150, PIECE_BYTES, HaveWhen::PieceVerified, 1.12),
+        (1, PIECE_BYTES, HaveWhen::ChunkChecked, 1.06),
+        (1, 10 * PIECE_BYTES, HaveWhen::PieceVerified, 1.06),
         // 27 chunks are too few to share: only whole ones are passed on.
         (1, 10 * PIECE_BYTES, HaveWhen::ChunkChecked, 2.4),
     ] {
@@ -220,13 +221,34 @@ fn a_flash_crowd_costs_the_seeder_little_more_than_one_copy() {
 }
 
 #[test]
+fn the_only_holder_may_lose_requests_and_refuse_and_go_away_and_it_still_finishes() {
+    let away = |from: f64, to: f64, silent| Away { from, to, silent };
+    for role in [
+        Role::Forgetful(0.3),
+        Role::Refuser(Refusal::Busy, 0.7),
+        Role::Refuser(Refusal::OverLimit, 0.7),
+        Role::Refuser(Refusal::NotAllowed, 0.3),
+    ] {
+        for seed in 0..5 {
+            let mut holder = NodePlan::seeder(5e6).role(role);
+            holder.away = vec![away(1.0, 4.0, false), away(6.0, 8.0, true)];
+            let nodes = vec![NodePlan::joiner(1e6, 125e6), holder];
+            let mut plan = Plan::new(seed, 10, 3 * PIECE_BYTES, nodes);
+            plan.deadline = Duration::from_secs(1800);
+            let (secs, _) = measure(plan, 1.0);
+            println!("{role:?}: {secs:.0} s");
+        }
+    }
+}
+
+#[test]
 fn a_piece_that_only_slow_and_silent_peers_claim_comes_from_the_honest_one() {
     let bad = [
         Role::Trickler,
         Role::Mute(0),
         Role::Freezer(0),
         Role::Boaster,
-        Role::Refuser(snapswarm::wire::Refusal::Busy, 1.0),
+        Role::Refuser(Refusal::Busy, 1.0),
     ];
     for role in bad {
         for seed in 0..5 {

@@ -5,8 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 use snapswarm::snapshot::{Bitmap, Manifest, PieceIndex};
-use snapswarm::sync::{Fetch, MAX_COPIES, MAX_WINDOW, PeerKey, PieceState};
+use snapswarm::sync::{Fetch, PeerKey, PieceState};
 
+/// The laws in numbers, of their own: a change of the code's is noticed here.
+const MAX_COPIES: usize = 3;
+const MAX_WINDOW: usize = 32;
 /// Requests open at a peer of whom nothing was verified.
 const UNPROVEN_WINDOW: usize = 4;
 
@@ -103,11 +106,7 @@ impl Book {
             book.asked
         );
         known.open += 1;
-        assert!(
-            known.open <= MAX_WINDOW as usize,
-            "a window of {}",
-            known.open
-        );
+        assert!(known.open <= MAX_WINDOW, "a window of {}", known.open);
         if !self.proven.contains(&peer) {
             assert!(
                 known.open <= UNPROVEN_WINDOW,
@@ -154,6 +153,13 @@ impl Book {
         if right {
             self.stored.insert(piece.get());
             self.proven.insert(peer);
+        }
+    }
+
+    /// The peer said that the piece is gone: it does not claim it any more.
+    pub fn gone(&mut self, peer: PeerKey, piece: PieceIndex) {
+        if let Some(peer) = self.peers.get_mut(&peer) {
+            peer.claims.remove(piece.get());
         }
     }
 

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use rand::RngExt;
 use snapswarm::snapshot::{Bitmap, Manifest, PieceIndex, UniqueIndex};
 use snapswarm::sync::{Fetch, FetchAction, HaveWhen, Offence, PeerHolding, PeerKey};
+use snapswarm::wire::Refusal;
 
 use super::check::Book;
 use super::link::{Answer, Ask, Truth};
@@ -207,6 +208,9 @@ impl World {
                 if let Some(piece) = self.link(asker, server).asked.remove(&id) {
                     let joiner = self.joiner(asker).expect("checked above");
                     joiner.book.close(peer, piece);
+                    if refusal == Refusal::Gone {
+                        joiner.book.gone(peer, piece);
+                    }
                     joiner.fetch.handle_refused(peer, piece, refusal, now);
                 }
             }
@@ -428,7 +432,13 @@ impl World {
                 let joiner = self.joiner(node).expect("it polled");
                 joiner.bans.push((peer, offence));
                 joiner.book.banned.insert(peer);
-                self.close(node, peer.0 as usize);
+                joiner.book.left(peer);
+                // The connection ends a moment later: nothing may be asked on it.
+                let link = self.link(node, peer.0 as usize);
+                link.asked.clear();
+                let epoch = link.epoch;
+                let after = Duration::from_millis(20);
+                self.schedule(after, Event::Closed(node, peer.0 as usize, epoch));
             }
             FetchAction::Lift { peer } => {
                 let joiner = self.joiner(node).expect("it polled");

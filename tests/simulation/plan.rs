@@ -79,6 +79,8 @@ pub enum Role {
     Mute(u32),
     /// Stops in the middle of a piece after so many whole ones.
     Freezer(u32),
+    /// Loses requests with this chance, serves the others.
+    Forgetful(f64),
     /// A few bytes per second.
     Trickler,
     /// Refuses with this chance.
@@ -283,7 +285,7 @@ fn random_role(rng: &mut ChaCha8Rng) -> Role {
         Refusal::OverLimit,
         Refusal::NotAllowed,
     ];
-    match rng.random_range(0..11) {
+    match rng.random_range(0..12) {
         0 => Role::Liar(1.0),
         1 => Role::Liar(rng.random_range(0.05..1.0)),
         2 => Role::Short,
@@ -294,6 +296,7 @@ fn random_role(rng: &mut ChaCha8Rng) -> Role {
         7 => Role::Refuser(refusals[rng.random_range(0..4)], 1.0),
         8 => Role::Refuser(refusals[rng.random_range(0..4)], rng.random_range(0.1..0.9)),
         9 => Role::Boaster,
+        10 => Role::Forgetful(rng.random_range(0.1..0.9)),
         _ => Role::Rude,
     }
 }

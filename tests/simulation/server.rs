@@ -78,6 +78,7 @@ impl World {
         node.requests_seen += 1;
         let refusal = match node.plan.role {
             Role::Mute(after) if node.requests_seen > after => return,
+            Role::Forgetful(chance) if self.rng.random_bool(chance) => return,
             Role::Refuser(refusal, chance) if self.rng.random_bool(chance) => Some(refusal),
             _ if !node.servable.contains(piece.get()) => Some(Refusal::Gone),
             _ => None,

@@ -58,6 +58,10 @@ const MAX_RECORDS: usize = 1024;
 /// are taken: longer than a piece takes over a slow uplink that eight share.
 const YIELD_AFTER: Duration = Duration::from_secs(60);
 
+/// The most that [`FetchLimits::peers`] can allow: holders of a piece are counted
+/// in a byte.
+const MAX_PEERS: u32 = 255;
+
 /// One snapshot under download.
 pub struct Fetch {
     manifest: Arc<Manifest>,
@@ -290,14 +294,14 @@ impl Fetch {
     /// read back, still has its SHA-256 and the whole has not: that condemns the
     /// manifest. Damage on our own disk is [`Fetch::handle_lost`].
     pub fn handle_chunk_checked(&mut self, chunk: UniqueIndex, ok: bool, now: Instant) {
-        if self.over {
+        if self.over || !self.chunks.is_being_checked(chunk.get()) {
             return;
         }
         if !ok {
             return self.condemn(now);
         }
-        if self.chunks.note_checked(chunk.get()) && self.limits.have_when == HaveWhen::ChunkChecked
-        {
+        self.chunks.note_checked(chunk.get());
+        if self.limits.have_when == HaveWhen::ChunkChecked {
             for piece in self.manifest.pieces_of(chunk) {
                 self.tell(piece, now);
             }
@@ -401,7 +405,7 @@ impl Fetch {
 
     /// Whether one more peer may join; may send another away for it.
     fn make_place(&mut self, now: Instant) -> bool {
-        if self.peers.len() < self.limits.peers.max(1) as usize {
+        if self.peers.len() < self.limits.peers.clamp(1, MAX_PEERS) as usize {
             return true;
         }
         let useless = self
