@@ -1,6 +1,8 @@
 //! The address book: who was heard of, where, and which chains they serve.
 //!
-//! A peer is *hearsay* until a connection to it stood; then it is *met*. Room is
+//! A peer is *hearsay* until it has told, over a connection, that it is of our
+//! network; then it is *met*, and only met peers are remembered: a connection
+//! alone may lead into another network, whose peer hangs up first. Room is
 //! made by forgetting hearsay first, then the met peer that was seen longest ago;
 //! connected peers stay. Addresses come in already [believed](super::scope).
 
@@ -82,13 +84,11 @@ impl PeerBook {
     }
 
     /// A connection to a peer stands. `dialled` is the address that led to it.
-    pub fn connected(&mut self, peer: PeerId, dialled: Option<&Multiaddr>, now_unix_s: u64) {
+    pub fn connected(&mut self, peer: PeerId, dialled: Option<&Multiaddr>) {
         let Some(entry) = self.entry(peer) else {
             return;
         };
         entry.connected = true;
-        entry.failures = 0;
-        entry.last_seen_unix_s = Some(now_unix_s);
         if let Some(address) = dialled {
             let address = without_peer(address);
             entry.addresses.retain(|known| *known != address);
@@ -97,8 +97,8 @@ impl PeerBook {
         }
     }
 
-    /// A connected peer told its own addresses: they replace what others said,
-    /// behind `proven`, the address at which it was reached.
+    /// A connected peer of our network told its own addresses: it is met, and they
+    /// replace what others said, behind `proven`, the address at which it was reached.
     pub fn identified(
         &mut self,
         peer: PeerId,
@@ -110,6 +110,7 @@ impl PeerBook {
             return;
         };
         entry.last_seen_unix_s = Some(now_unix_s);
+        entry.failures = 0;
         let mut addresses = Vec::new();
         for address in proven.into_iter().chain(told) {
             push_address(&mut addresses, address);
@@ -123,7 +124,9 @@ impl PeerBook {
     pub fn disconnected(&mut self, peer: &PeerId, now_unix_s: u64) {
         if let Some(entry) = self.peers.get_mut(peer) {
             entry.connected = false;
-            entry.last_seen_unix_s = Some(now_unix_s);
+            if let Some(last_seen) = &mut entry.last_seen_unix_s {
+                *last_seen = now_unix_s;
+            }
         }
     }
 
@@ -287,7 +290,8 @@ mod tests {
         let met: Vec<PeerId> = (0..MAX_KNOWN_PEERS as u64 - 1)
             .map(|n| {
                 let peer = PeerId::random();
-                book.connected(peer, Some(&here), 100 + n);
+                book.connected(peer, Some(&here));
+                book.identified(peer, &[], Some(&here), 100 + n);
                 if n > 0 {
                     book.disconnected(&peer, 100 + n);
                 }
@@ -301,9 +305,9 @@ mod tests {
         book.heard(PeerId::random(), std::slice::from_ref(&here));
         assert!(book.addresses(&hearsay).is_empty(), "hearsay made room");
         let newcomer = PeerId::random();
-        book.connected(newcomer, Some(&here), 9);
+        book.connected(newcomer, Some(&here));
         let another = PeerId::random();
-        book.connected(another, Some(&here), 10);
+        book.connected(another, Some(&here));
         assert_eq!(book.len(), MAX_KNOWN_PEERS);
         assert!(!book.addresses(&met[0]).is_empty(), "it is connected");
         assert!(book.addresses(&met[1]).is_empty(), "seen longest ago");
@@ -317,7 +321,7 @@ mod tests {
         let proven = address("/ip4/203.0.113.2/tcp/2");
         let own = address("/ip4/203.0.113.3/tcp/3");
         book.heard(peer, &[rumour]);
-        book.connected(peer, Some(&proven), 1);
+        book.connected(peer, Some(&proven));
         book.identified(peer, std::slice::from_ref(&own), Some(&proven), 1);
         assert_eq!(book.addresses(&peer), [proven, own]);
     }
@@ -328,7 +332,8 @@ mod tests {
         let (hearsay, met) = (PeerId::random(), PeerId::random());
         let here = address("/ip4/203.0.113.1/tcp/1");
         book.heard(hearsay, std::slice::from_ref(&here));
-        book.connected(met, Some(&here), 1);
+        book.connected(met, Some(&here));
+        book.identified(met, &[], Some(&here), 1);
         book.disconnected(&met, 1);
         for _ in 0..MAX_HEARSAY_FAILURES {
             book.failed(&hearsay);
@@ -375,11 +380,29 @@ mod tests {
     }
 
     #[test]
+    fn a_peer_that_never_said_who_it_is_is_not_remembered() {
+        let mut book = book();
+        let (silent, named) = (PeerId::random(), PeerId::random());
+        let here = address("/ip4/203.0.113.1/tcp/1");
+        for peer in [silent, named] {
+            book.connected(peer, Some(&here));
+        }
+        book.identified(named, &[], Some(&here), 7);
+        for peer in [silent, named] {
+            book.disconnected(&peer, 8);
+        }
+        let remembered = book.remembered(10);
+        assert_eq!(remembered.len(), 1);
+        assert_eq!(remembered[0].peer, named);
+        assert_eq!(remembered[0].last_seen_unix_s, 8);
+    }
+
+    #[test]
     fn this_node_is_not_in_its_own_book() {
         let mut book = book();
         let own = book.own_id;
         assert!(!book.heard(own, &[address("/ip4/203.0.113.1/tcp/1")]));
-        book.connected(own, None, 1);
+        book.connected(own, None);
         assert_eq!(book.len(), 0);
     }
 }

@@ -5,7 +5,9 @@
 //! after a pause that doubles up to [`MAX_PAUSE`], with a random part so that the
 //! peers of a restarted node do not all come at the same moment. While enough
 //! peers are connected nobody is dialled again: in a large network the bootstrap
-//! peers are left alone once one is in.
+//! peers are left alone once one is in. The pause begins anew only after a steady
+//! connection: a peer that takes us and hangs up at once, because it is of another
+//! network or has banned us, is not knocked at every second.
 //!
 //! Pure: the time and the randomness are arguments.
 
@@ -17,6 +19,8 @@ use libp2p::{Multiaddr, PeerId};
 const MIN_PAUSE: Duration = Duration::from_secs(1);
 /// Longest pause between two attempts.
 const MAX_PAUSE: Duration = Duration::from_secs(300);
+/// A connection that stood so long was wanted by both sides.
+const STEADY: Duration = Duration::from_secs(60);
 /// Connected peers from which on no target is dialled again.
 pub(super) const ENOUGH_PEERS: usize = 8;
 /// Attempts under way at the same time.
@@ -37,7 +41,9 @@ enum State {
         until: Instant,
     },
     Attempting,
-    Connected,
+    Connected {
+        since: Instant,
+    },
     /// Leads nowhere useful.
     Asleep,
 }
@@ -104,10 +110,10 @@ impl Redial {
     }
 
     /// The attempt on a target succeeded: `peer` is there.
-    pub fn handle_reached(&mut self, id: TargetId, peer: PeerId) {
+    pub fn handle_reached(&mut self, id: TargetId, peer: PeerId, now: Instant) {
         if let Some(target) = self.targets.get_mut(id.0) {
             target.peer = Some(peer);
-            target.state = State::Connected;
+            target.connect(now);
         }
     }
 
@@ -119,10 +125,10 @@ impl Redial {
     }
 
     /// A connection to a peer stands, whoever began it.
-    pub fn handle_connected(&mut self, peer: PeerId) {
+    pub fn handle_connected(&mut self, peer: PeerId, now: Instant) {
         for target in &mut self.targets {
-            if target.peer == Some(peer) && target.state != State::Asleep {
-                target.state = State::Connected;
+            if target.peer == Some(peer) {
+                target.connect(now);
             }
         }
     }
@@ -130,8 +136,13 @@ impl Redial {
     /// The last connection to a peer is gone.
     pub fn handle_lost(&mut self, peer: PeerId, chance: f64, now: Instant) {
         for target in &mut self.targets {
-            if target.peer == Some(peer) && target.state == State::Connected {
-                target.pause = MIN_PAUSE;
+            let State::Connected { since } = target.state else {
+                continue;
+            };
+            if target.peer == Some(peer) {
+                if now.saturating_duration_since(since) >= STEADY {
+                    target.pause = MIN_PAUSE;
+                }
                 target.pause_from(now, chance);
             }
         }
@@ -161,6 +172,13 @@ impl Redial {
 }
 
 impl Target {
+    /// Notes a connection; one that stands already keeps its beginning.
+    fn connect(&mut self, now: Instant) {
+        if matches!(self.state, State::Waiting { .. } | State::Attempting) {
+            self.state = State::Connected { since: now };
+        }
+    }
+
     fn pause_from(&mut self, now: Instant, chance: f64) {
         // Between one and one and a half pauses.
         let pause = self.pause.mul_f64(1.0 + chance.clamp(0.0, 1.0) / 2.0);
@@ -178,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn pauses_double_up_to_five_minutes_and_begin_anew_after_a_connection() {
+    fn pauses_double_up_to_five_minutes_and_begin_anew_after_a_steady_connection() {
         let mut redial = Redial::default();
         let start = Instant::now();
         redial.add(place(1), None, start);
@@ -197,10 +215,29 @@ mod tests {
 
         let (id, _) = redial.poll(now, 0).unwrap();
         let peer = PeerId::random();
-        redial.handle_reached(id, peer);
+        redial.handle_reached(id, peer, now);
         assert_eq!(redial.poll_timeout(1), None);
-        redial.handle_lost(peer, 0.0, now);
-        assert_eq!(redial.poll_timeout(0), Some(now + MIN_PAUSE));
+        let lost = now + STEADY;
+        redial.handle_lost(peer, 0.0, lost);
+        assert_eq!(redial.poll_timeout(0), Some(lost + MIN_PAUSE));
+    }
+
+    #[test]
+    fn a_peer_that_takes_us_and_hangs_up_at_once_is_dialled_ever_more_seldom() {
+        let mut redial = Redial::default();
+        let (mut now, peer) = (Instant::now(), PeerId::random());
+        redial.add(place(1), Some(peer), now);
+        let mut pauses = Vec::new();
+        for _ in 0..12 {
+            let (id, _) = redial.poll(now, 0).unwrap();
+            redial.handle_reached(id, peer, now);
+            redial.handle_lost(peer, 0.0, now);
+            let next = redial.poll_timeout(0).unwrap();
+            pauses.push(next - now);
+            now = next;
+        }
+        assert_eq!(pauses[..3], [1, 2, 4].map(Duration::from_secs));
+        assert_eq!(pauses[11], MAX_PAUSE);
     }
 
     #[test]
@@ -240,10 +277,10 @@ mod tests {
         let (here, _) = redial.poll(now, 0).unwrap();
         redial.handle_useless(here);
         let (there, _) = redial.poll(now, 0).unwrap();
-        redial.handle_reached(there, stranger);
+        redial.handle_reached(there, stranger, now);
         redial.handle_stranger(stranger);
         redial.handle_lost(stranger, 0.0, now);
-        redial.handle_connected(stranger);
+        redial.handle_connected(stranger, now);
         assert!(redial.poll(now + MAX_PAUSE, 0).is_none());
         assert_eq!(redial.poll_timeout(0), None);
     }

@@ -120,7 +120,7 @@ impl Actor {
 
     fn attempt(&mut self, target: TargetId, peer: Option<PeerId>, options: DialOpts) {
         if let Some(peer) = peer.filter(|peer| self.connections.contains(peer)) {
-            self.redial.handle_reached(target, peer);
+            self.redial.handle_reached(target, peer, Instant::now());
             return;
         }
         let connection = options.connection_id();

@@ -108,16 +108,16 @@ impl Actor {
                 direction,
             },
         );
-        self.book()
-            .connected(peer, dialled.then_some(&remote), unix_now_s());
+        let now = Instant::now();
+        self.book().connected(peer, dialled.then_some(&remote));
         match self.dials.remove(&id) {
             Some(Dialling::Asked { reply, .. }) => {
                 let _ = reply.send(Ok(peer));
             }
-            Some(Dialling::Target(target)) => self.redial.handle_reached(target, peer),
+            Some(Dialling::Target(target)) => self.redial.handle_reached(target, peer, now),
             None => {}
         }
-        self.redial.handle_connected(peer);
+        self.redial.handle_connected(peer, now);
         for reply in self.waiting.remove(&peer).unwrap_or_default() {
             let _ = reply.send(Ok(()));
         }
