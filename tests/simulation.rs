@@ -18,8 +18,8 @@ use std::time::{Duration, Instant};
 use simulation::plan::{Away, Holds, NodePlan, Plan, Role};
 use simulation::world::World;
 use snapswarm::snapshot::{Bitmap, PIECE_BYTES};
+use snapswarm::sync::Refusal;
 use snapswarm::sync::{Fetch, FetchAction, FetchLimits, HaveWhen, Offence, PeerHolding, PeerKey};
-use snapswarm::wire::Refusal;
 
 /// Each seed that is divisible by this runs twice and must do the same.
 const TWICE_EVERY: u64 = 10;

@@ -54,6 +54,30 @@ pub enum PeerHolding {
     Nothing,
 }
 
+/// Why a piece is not given; never a fault of either side. The wire protocol has
+/// a code for each.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Refusal {
+    /// Not here, or not here any more.
+    Gone,
+    /// Here, but no slot is free: ask again later.
+    Busy,
+    /// The request passes a limit.
+    OverLimit,
+    /// The answering node does not serve this peer.
+    NotAllowed,
+}
+
+/// A request of a connection, by the number that the asking side gave it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct RequestKey(pub u32);
+
+/// Requests open on one connection; one more is refused. The windows of the
+/// asking side end at half of it.
+pub const MAX_OPEN_REQUESTS: usize = 64;
+/// Snapshots opened on one connection.
+pub const MAX_OPEN_SNAPSHOTS: usize = 16;
+
 /// What a peer is banned for.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Offence {

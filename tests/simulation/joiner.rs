@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use rand::RngExt;
 use snapswarm::snapshot::{Bitmap, Manifest, PieceIndex, UniqueIndex};
+use snapswarm::sync::Refusal;
 use snapswarm::sync::{Fetch, FetchAction, HaveWhen, Offence, PeerHolding, PeerKey};
-use snapswarm::wire::Refusal;
 
 use super::check::Book;
 use super::link::{Answer, Ask, Truth};

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use snapswarm::snapshot::{Bitmap, PieceIndex};
-use snapswarm::wire::Refusal;
+use snapswarm::sync::Refusal;
 
 /// What the asking side says. Request ids are the link's own.
 #[derive(Clone, Debug)]

@@ -5,8 +5,8 @@ use std::time::Duration;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use snapswarm::snapshot::PIECE_BYTES;
+use snapswarm::sync::Refusal;
 use snapswarm::sync::{FetchLimits, HaveWhen};
-use snapswarm::wire::Refusal;
 
 /// Everything about one world but the order of events.
 #[derive(Clone, Debug)]

@@ -5,7 +5,7 @@ use std::time::Duration;
 use rand::RngExt;
 use snapswarm::snapshot::{Bitmap, PieceIndex};
 use snapswarm::sync::{ConnKey, PeerHolding, UploadAction};
-use snapswarm::wire::{Refusal, RequestId};
+use snapswarm::sync::{Refusal, RequestKey};
 
 use super::link::{Answer, Ask, Sending, Truth};
 use super::plan::Role;
@@ -55,7 +55,7 @@ impl World {
             Ask::Have(pieces) => assert!(uploads.handle_have(conn, &manifest, &pieces)),
             Ask::Request(id, piece) => self.request(asker, server, id, piece),
             Ask::Cancel(id) => {
-                uploads.handle_cancel(conn, RequestId(id), now);
+                uploads.handle_cancel(conn, RequestKey(id), now);
                 self.links
                     .get_mut(&(asker, server))
                     .expect("a link")
@@ -89,7 +89,7 @@ impl World {
             Some(refusal) => Err(refusal),
             None => node.uploads.handle_request(
                 ConnKey(asker as u64),
-                RequestId(id),
+                RequestKey(id),
                 chunk,
                 info.index_in_chunk,
             ),
@@ -240,7 +240,7 @@ impl World {
         if last {
             let link = self.links.get_mut(&(asker, server)).expect("a link");
             link.sending.take_if(|sending| sending.id == id);
-            node.uploads.handle_finished(conn, RequestId(id), now);
+            node.uploads.handle_finished(conn, RequestKey(id), now);
         }
     }
 

@@ -14,8 +14,14 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until};
 use super::link::{Link, Work};
 use super::server::House;
 use crate::snapshot::{ChunkId, Manifest, ManifestId};
-use crate::sync::{ConnKey, PeerHolding, UploadAction, UploadLimits, Uploads};
-use crate::wire::RequestId;
+use crate::sync::{self, ConnKey, PeerHolding, RequestKey, UploadAction, UploadLimits, Uploads};
+use crate::wire::{self, Refusal, RequestId};
+
+/// The order refuses at the numbers that the protocol promises.
+const _: () = assert!(
+    sync::MAX_OPEN_REQUESTS == wire::MAX_OPEN_REQUESTS
+        && sync::MAX_OPEN_SNAPSHOTS == wire::MAX_OPEN_SNAPSHOTS
+);
 
 /// Messages that wait for the task; who has more to say waits for a place.
 pub(super) const ORDER_QUEUE: usize = 256;
@@ -153,13 +159,13 @@ impl Ordering {
                 chunk,
                 piece,
             } => {
-                if let Err(refusal) = uploads.handle_request(conn, id, chunk, piece)
+                if let Err(refusal) = uploads.handle_request(conn, RequestKey(id.0), chunk, piece)
                     && let Some(link) = self.links.get(&conn)
                 {
-                    self.house.refuse(link, id, refusal);
+                    self.house.refuse(link, id, on_the_wire(refusal));
                 }
             }
-            Message::Cancelled { conn, id } => uploads.handle_cancel(conn, id, now),
+            Message::Cancelled { conn, id } => uploads.handle_cancel(conn, RequestKey(id.0), now),
             Message::Progress { conn, bytes } => {
                 uploads.handle_progress(conn, bytes, now);
                 let link = self.links.get(&conn);
@@ -167,8 +173,8 @@ impl Ordering {
                     uploads.handle_rtt(conn, measured);
                 }
             }
-            Message::Ended { conn, id } => uploads.handle_finished(conn, id, now),
-            Message::Failed { conn, id } => uploads.handle_failed(conn, id, now),
+            Message::Ended { conn, id } => uploads.handle_finished(conn, RequestKey(id.0), now),
+            Message::Failed { conn, id } => uploads.handle_failed(conn, RequestKey(id.0), now),
             Message::Blocked(conn) => uploads.handle_blocked(conn),
             Message::Unblocked(conn) => uploads.handle_unblocked(conn),
             Message::Limits(limits) => uploads.set_limits(limits),
@@ -187,7 +193,7 @@ impl Ordering {
                 } => {
                     if let Some(link) = self.links.get(&conn) {
                         link.start(Work {
-                            id: request,
+                            id: RequestId(request.0),
                             chunk,
                             piece,
                         });
@@ -195,7 +201,7 @@ impl Ordering {
                 }
                 UploadAction::Abort { conn, request } => {
                     if let Some(link) = self.links.get(&conn) {
-                        link.take_back(request);
+                        link.take_back(RequestId(request.0));
                     }
                 }
             }
@@ -223,5 +229,15 @@ impl Ordering {
                 library.in_use(&snapshot, &peer);
             }
         });
+    }
+}
+
+/// The protocol's code for a refusal.
+fn on_the_wire(refusal: sync::Refusal) -> Refusal {
+    match refusal {
+        sync::Refusal::Gone => Refusal::Gone,
+        sync::Refusal::Busy => Refusal::Busy,
+        sync::Refusal::OverLimit => Refusal::OverLimit,
+        sync::Refusal::NotAllowed => Refusal::NotAllowed,
     }
 }

@@ -22,7 +22,7 @@ use crate::node::services::Services;
 use crate::snapshot::{Bitmap, ChunkId, Manifest, UniqueIndex};
 use crate::store::{ChunkVerdict, Download, StoreError};
 use crate::sync::{Fetch, FetchAction, FetchLimits, Offence, PeerHolding, PeerKey};
-use crate::wire::{Holding, MAX_PROBE_CHUNKS};
+use crate::wire::{Holding, MAX_PROBE_CHUNKS, Refusal};
 
 /// Taken as a peer's round trip until it was measured.
 const UNKNOWN_RTT: Duration = Duration::from_millis(50);
@@ -237,7 +237,8 @@ impl Gather {
             }
             PieceEvent::Refused { id, refusal } => {
                 if let Some(piece) = member.settle(id) {
-                    self.machine.handle_refused(key, piece, refusal, now);
+                    self.machine
+                        .handle_refused(key, piece, as_told(refusal), now);
                 }
             }
             PieceEvent::Aborted { id } => {
@@ -434,6 +435,16 @@ impl Gather {
 
     fn peer(&self, key: PeerKey) -> Option<PeerId> {
         self.crew.get(key).map(|member| member.peer)
+    }
+}
+
+/// What a refusal on the wire means to the scheduler.
+fn as_told(refusal: Refusal) -> crate::sync::Refusal {
+    match refusal {
+        Refusal::Gone => crate::sync::Refusal::Gone,
+        Refusal::Busy => crate::sync::Refusal::Busy,
+        Refusal::OverLimit => crate::sync::Refusal::OverLimit,
+        Refusal::NotAllowed => crate::sync::Refusal::NotAllowed,
     }
 }
 

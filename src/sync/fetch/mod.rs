@@ -38,10 +38,10 @@ pub use model::{FetchAction, FetchLimits, FetchStats, HaveWhen, PeerStats, Piece
 use self::board::{Board, Holds};
 use self::chunks::Chunks;
 use self::peer::{Peer, Record};
+use super::Refusal;
 use super::bits::Bits;
 use super::{Offence, PeerHolding, PeerKey};
 use crate::snapshot::{Bitmap, Manifest, PieceIndex, UniqueIndex};
-use crate::wire::Refusal;
 
 /// Peers asked for the same piece at once.
 pub const MAX_COPIES: usize = 3;

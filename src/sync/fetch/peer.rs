@@ -7,7 +7,7 @@ use super::board::Holds;
 use crate::snapshot::PIECE_BYTES;
 
 /// Requests open at one peer. Half of what a piece stream takes
-/// ([`crate::wire::MAX_OPEN_REQUESTS`]).
+/// ([`crate::sync::MAX_OPEN_REQUESTS`]).
 pub const MAX_WINDOW: u32 = 32;
 /// Requests open at a peer that has everything: not data on its way, but choice
 /// for its order of serving.

@@ -27,8 +27,8 @@ pub use self::model::{ConnKey, UploadAction, UploadLimits, UploadStats};
 use self::views::{Known, Snapshot};
 use super::PeerHolding;
 use super::rate::Rate;
+use super::{MAX_OPEN_REQUESTS, MAX_OPEN_SNAPSHOTS, Refusal, RequestKey};
 use crate::snapshot::{ChunkId, Manifest, ManifestId, PIECE_BYTES};
-use crate::wire::{MAX_OPEN_REQUESTS, MAX_OPEN_SNAPSHOTS, Refusal, RequestId};
 
 /// Slots that a fast uplink gets; beyond, nothing is gained by choosing.
 pub const MAX_SLOTS: u32 = 32;
@@ -58,7 +58,7 @@ const MAX_CONNECTIONS: usize = 1024;
 type Place = (ManifestId, u32);
 
 struct Queued {
-    request: RequestId,
+    request: RequestKey,
     chunk: ChunkId,
     piece: u32,
     /// Nothing when no open snapshot has the chunk.
@@ -66,7 +66,7 @@ struct Queued {
 }
 
 struct Sending {
-    request: RequestId,
+    request: RequestKey,
     place: Option<Place>,
     /// It counts in the view only because it is being sent.
     counted: bool,
@@ -252,7 +252,7 @@ impl Uploads {
     pub fn handle_request(
         &mut self,
         key: ConnKey,
-        request: RequestId,
+        request: RequestKey,
         chunk: ChunkId,
         piece: u32,
     ) -> Result<(), Refusal> {
@@ -279,7 +279,7 @@ impl Uploads {
     }
 
     /// The request is taken back.
-    pub fn handle_cancel(&mut self, key: ConnKey, request: RequestId, now: Instant) {
+    pub fn handle_cancel(&mut self, key: ConnKey, request: RequestKey, now: Instant) {
         let Some(conn) = self.conns.get_mut(&key) else {
             return;
         };
@@ -310,14 +310,14 @@ impl Uploads {
     }
 
     /// The piece under way was written to the end.
-    pub fn handle_finished(&mut self, key: ConnKey, request: RequestId, now: Instant) {
+    pub fn handle_finished(&mut self, key: ConnKey, request: RequestKey, now: Instant) {
         if self.end(key, request, true, now) {
             self.sent_pieces += 1;
         }
     }
 
     /// The piece under way could not be given: not here any more, not readable.
-    pub fn handle_failed(&mut self, key: ConnKey, request: RequestId, now: Instant) {
+    pub fn handle_failed(&mut self, key: ConnKey, request: RequestKey, now: Instant) {
         self.end(key, request, false, now);
     }
 
@@ -461,7 +461,7 @@ impl Uploads {
     }
 
     /// The piece under way ends; true when it was this one.
-    fn end(&mut self, key: ConnKey, request: RequestId, whole: bool, now: Instant) -> bool {
+    fn end(&mut self, key: ConnKey, request: RequestKey, whole: bool, now: Instant) -> bool {
         let Some(conn) = self.conns.get_mut(&key) else {
             return false;
         };

@@ -2,7 +2,7 @@
 
 use super::MAX_SLOTS;
 use crate::snapshot::ChunkId;
-use crate::wire::RequestId;
+use crate::sync::RequestKey;
 
 /// A connection on which pieces are asked of us.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -37,7 +37,7 @@ pub enum UploadAction {
         /// To whom.
         conn: ConnKey,
         /// Which request.
-        request: RequestId,
+        request: RequestKey,
         /// The chunk.
         chunk: ChunkId,
         /// Which of its pieces.
@@ -49,7 +49,7 @@ pub enum UploadAction {
         /// To whom.
         conn: ConnKey,
         /// Which request.
-        request: RequestId,
+        request: RequestKey,
     },
 }
 

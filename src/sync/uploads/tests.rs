@@ -60,7 +60,7 @@ impl Server {
     fn request(&mut self, conn: u64, piece: u32) {
         let chunk = self.chunk(piece);
         self.uploads
-            .handle_request(ConnKey(conn), RequestId(piece), chunk, 0)
+            .handle_request(ConnKey(conn), RequestKey(piece), chunk, 0)
             .unwrap();
     }
 
@@ -77,7 +77,7 @@ impl Server {
     }
 
     fn finish(&mut self, conn: u64, piece: u32) {
-        let (conn, request) = (ConnKey(conn), RequestId(piece));
+        let (conn, request) = (ConnKey(conn), RequestKey(piece));
         self.uploads.handle_finished(conn, request, self.now);
     }
 }
@@ -146,14 +146,14 @@ fn a_cancel_takes_a_queued_request_back_and_stops_a_started_one() {
     assert_eq!(server.start(), Some((0, 0)));
     server
         .uploads
-        .handle_cancel(ConnKey(0), RequestId(1), server.now);
+        .handle_cancel(ConnKey(0), RequestKey(1), server.now);
     assert_eq!(server.uploads.stats(server.now).queued, 0);
     server
         .uploads
-        .handle_cancel(ConnKey(0), RequestId(0), server.now);
+        .handle_cancel(ConnKey(0), RequestKey(0), server.now);
     let abort = UploadAction::Abort {
         conn: ConnKey(0),
-        request: RequestId(0),
+        request: RequestKey(0),
     };
     assert_eq!(server.uploads.poll(server.now), Some(abort));
     assert_eq!(server.start(), None);
@@ -215,7 +215,7 @@ fn requests_end_at_their_limit_and_what_does_not_exist_is_gone() {
     let mut server = Server::new(1, 1);
     let chunk = server.chunk(0);
     let ask = |server: &mut Server, id: usize, piece: u32| {
-        let id = RequestId(id as u32);
+        let id = RequestKey(id as u32);
         server.uploads.handle_request(ConnKey(0), id, chunk, piece)
     };
     for id in 0..MAX_OPEN_REQUESTS {
