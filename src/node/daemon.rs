@@ -59,8 +59,8 @@ impl Daemon {
             .zip(options.node_rpc.clone())
             .or_else(|| config.harvest.node.clone().zip(config.harvest.rpc.clone()));
         let http = config.api.http;
-        let page = http::bind(http).await?;
         let services = join_swarm(home, config, options).await?;
+        let page = http::bind(http).await?;
         let harvest = match harvest {
             Some((node, rpc)) => Some(Harvest::new(services.clone(), &node, &rpc)?),
             None => None,

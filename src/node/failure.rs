@@ -34,11 +34,21 @@ impl Failure {
 
     /// A file could not be read or written.
     pub fn io(what: impl std::fmt::Display, error: &std::io::Error) -> Self {
+        use std::io::ErrorKind;
         let code = match error.kind() {
-            std::io::ErrorKind::NotFound => FailureCode::NotFound,
+            ErrorKind::NotFound => FailureCode::NotFound,
             _ => FailureCode::Storage,
         };
-        Self::new(code, format!("{what}: {error}"))
+        let failure = Self::new(code, format!("{what}: {error}"));
+        match error.kind() {
+            ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
+                failure.hint("free some space, or use a home on a larger disk with --home")
+            }
+            ErrorKind::ReadOnlyFilesystem | ErrorKind::PermissionDenied => {
+                failure.hint("make it readable and writable for this user, or use another --home")
+            }
+            _ => failure,
+        }
     }
 
     /// A task of ours ended by panicking: a defect, told as such.

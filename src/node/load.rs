@@ -59,7 +59,10 @@ fn publish(
     for file in files {
         total += chunk_size(file)?;
     }
-    reporter.phase(format!("reading {} chunks", files.len()));
+    reporter.phase_then(
+        format!("reading {} chunks", files.len()),
+        "writing the archive and reading it back",
+    );
     let mut meter = Meter::new(reporter.clone(), total);
     let mut spool = store.publish()?;
     let mut done = 0;

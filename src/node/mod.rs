@@ -44,7 +44,7 @@ use self::command::{
 };
 use self::failure::blocking;
 use self::progress::Reporter;
-use self::services::{Presence, Services, add, count, identity, open_store};
+use self::services::{Presence, Services, count, identity, open_store};
 use crate::config::Config;
 use crate::store::Store;
 
@@ -221,11 +221,8 @@ async fn fetch_counted(
     let counters = &services.counters;
     let fetched = fetch::fetch(services, command, reporter, cancel).await;
     match &fetched {
-        Ok(fetched) => {
-            count(&counters.fetches_done);
-            add(&counters.downloaded_bytes, fetched.received_bytes);
-            add(&counters.wasted_bytes, fetched.wasted_bytes);
-        }
+        Ok(_) => count(&counters.fetches_done),
+        Err(failure) if failure.code == FailureCode::Interrupted => {}
         Err(_) => count(&counters.fetches_failed),
     }
     fetched

@@ -16,8 +16,8 @@ const RATE_WINDOW: Duration = Duration::from_secs(5);
 /// Byte progress is told at most this often.
 const TELL_EVERY: Duration = Duration::from_millis(250);
 
-/// Sends progress; never waits for who reads it, and loses byte counts (not
-/// sentences) when they do not keep up.
+/// Sends progress; never waits for who reads it: what does not fit the queue is
+/// lost, and the next word replaces it.
 #[derive(Clone)]
 pub struct Reporter(mpsc::Sender<Progress>);
 
@@ -32,6 +32,14 @@ impl Reporter {
         self.send(Progress::Phase {
             text: text.into(),
             next: None,
+        });
+    }
+
+    /// A new phase, and what comes after it.
+    pub fn phase_then(&self, text: impl Into<String>, next: &str) {
+        self.send(Progress::Phase {
+            text: text.into(),
+            next: Some(next.to_owned()),
         });
     }
 

@@ -3,25 +3,46 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use libp2p::PeerId;
+use tokio::sync::mpsc;
 
 use crate::net::Net;
 use crate::sync::{Bans, Offence};
 
 /// Bans of this process; terms grow with each offence.
 pub(super) struct Referee {
-    net: Net,
     bans: Mutex<Bans<PeerId>>,
+    /// In the order in which they were pronounced: a lift never overtakes its
+    /// ban. As many wait as peers misbehave at once, which connections bound.
+    verdicts: mpsc::UnboundedSender<Verdict>,
     total: AtomicU64,
 }
 
+enum Verdict {
+    Ban(PeerId, Duration, &'static str),
+    Lift(PeerId),
+}
+
 impl Referee {
+    /// Must be called inside a tokio runtime.
     pub(super) fn new(net: Net) -> Self {
+        let (verdicts, mut pronounced) = mpsc::unbounded_channel();
+        tokio::spawn(async move {
+            while let Some(verdict) = pronounced.recv().await {
+                let done = match verdict {
+                    Verdict::Ban(peer, term, reason) => net.ban(peer, term, reason).await,
+                    Verdict::Lift(peer) => net.lift(peer).await,
+                };
+                if done.is_err() {
+                    return;
+                }
+            }
+        });
         Self {
-            net,
             bans: Mutex::new(Bans::new()),
+            verdicts,
             total: AtomicU64::new(0),
         }
     }
@@ -35,29 +56,23 @@ impl Referee {
             Offence::Protocol => "broke the protocol",
         };
         tracing::warn!(%peer, seconds = term.as_secs(), reason, "peer banned");
-        let net = self.net.clone();
-        tokio::spawn(async move {
-            let _ = net.ban(peer, term, reason).await;
-        });
+        let _ = self.verdicts.send(Verdict::Ban(peer, term, reason));
     }
 
     /// What the peer was banned for was not its fault.
     pub(super) fn lift(&self, peer: PeerId) {
         self.lock().lift(&peer);
         tracing::info!(%peer, "ban lifted: the manifest was false, not the peer");
-        let net = self.net.clone();
-        tokio::spawn(async move {
-            let _ = net.lift(peer).await;
-        });
+        let _ = self.verdicts.send(Verdict::Lift(peer));
+    }
+
+    pub(super) fn is_banned(&self, peer: &PeerId) -> bool {
+        self.lock().is_banned(peer, Instant::now())
     }
 
     /// Bans pronounced since the start.
     pub(super) fn total(&self) -> u64 {
         self.total.load(Ordering::Relaxed)
-    }
-
-    pub(super) fn is_banned(&self, peer: &PeerId) -> bool {
-        self.lock().is_banned(peer, Instant::now())
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Bans<PeerId>> {

@@ -12,6 +12,7 @@ use tokio::sync::{Notify, broadcast};
 use super::command::{DownloadStatus, Failure, FailureCode, HarvestStatus, LimitsNow};
 use super::failure::blocking;
 use super::library::StoreLibrary;
+use super::progress::Reporter;
 use super::referee::Referee;
 use crate::config::{ANY_LISTEN, AnnounceWhat, Config, DhtMode as ConfiguredMode};
 use crate::net::{
@@ -39,6 +40,11 @@ pub(super) struct Services {
     downloads: Mutex<BTreeMap<ManifestId, DownloadStatus>>,
     harvest: Mutex<Option<HarvestStatus>>,
     shelf_changed: Notify,
+    /// Held while the network is told what is here: an older list never follows
+    /// a newer one.
+    announcing: tokio::sync::Mutex<()>,
+    /// One download takes all of the link and of the memory that there is.
+    downloading: tokio::sync::Mutex<()>,
 }
 
 /// What was counted since the process started.
@@ -164,6 +170,8 @@ impl Services {
             downloads: Mutex::default(),
             harvest: Mutex::default(),
             shelf_changed: Notify::new(),
+            announcing: tokio::sync::Mutex::default(),
+            downloading: tokio::sync::Mutex::default(),
         });
         services.announce().await;
         tokio::spawn(judge(services.net.events(), services.referee.clone()));
@@ -212,6 +220,7 @@ impl Services {
 
     /// Tells the network what is to be found here now.
     pub(super) async fn announce(&self) {
+        let _one_at_a_time = self.announcing.lock().await;
         let mut announcement = Announcement {
             policy: match self.config.announce.what {
                 AnnounceWhat::ManifestsAndChunks => AnnouncePolicy::ManifestsAndChunks,
@@ -256,6 +265,18 @@ impl Services {
         self.net.set_upload_limits(upload_limits(&limits)).await;
         lock(&self.limits).clone_from(&limits);
         limits
+    }
+
+    /// Waits until no other download runs, and keeps others waiting while held.
+    pub(super) async fn download_turn(
+        &self,
+        reporter: &Reporter,
+    ) -> tokio::sync::MutexGuard<'_, ()> {
+        if let Ok(turn) = self.downloading.try_lock() {
+            return turn;
+        }
+        reporter.phase("waiting for another download of this home to end");
+        self.downloading.lock().await
     }
 
     pub(super) async fn download_begins(&self, manifest: &Manifest, done: u64) {

@@ -154,12 +154,11 @@ impl Member {
         self.requests.get(&id).copied()
     }
 
-    /// The request is over.
-    pub(super) fn settle(&mut self, id: RequestId) -> Option<PieceIndex> {
+    /// The request is over; gives its piece and the bytes of it that were told.
+    pub(super) fn settle(&mut self, id: RequestId) -> Option<(PieceIndex, u32)> {
         let piece = self.requests.remove(&id)?;
         self.by_piece.remove(&piece);
-        self.progress.remove(&id);
-        Some(piece)
+        Some((piece, self.progress.remove(&id).unwrap_or(0)))
     }
 
     /// Takes back the request for a piece.

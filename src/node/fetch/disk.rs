@@ -78,6 +78,11 @@ impl Disk {
         self.start_work();
     }
 
+    /// Whether work runs or waits.
+    pub(super) fn is_busy(&self) -> bool {
+        !self.tasks.is_empty()
+    }
+
     /// The next result; pending for ever while nothing runs.
     pub(super) async fn next(&mut self) -> DiskEvent {
         let joined = match self.tasks.join_next().await {

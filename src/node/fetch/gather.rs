@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::crew::Crew;
 use super::disk::{Disk, DiskEvent};
 use super::recruit::{Order, Recruit};
-use crate::net::pieces::{Closed, PieceEvent};
+use crate::net::pieces::{Closed, MAX_CLIENT_STREAMS, PieceEvent};
 use crate::node::progress::Meter;
 use crate::node::services::Services;
 use crate::snapshot::{Bitmap, ChunkId, Manifest, UniqueIndex};
@@ -24,6 +24,14 @@ use crate::store::{ChunkVerdict, Download, StoreError};
 use crate::sync::{Fetch, FetchAction, FetchLimits, Offence, PeerHolding, PeerKey};
 use crate::wire::{Holding, MAX_PROBE_CHUNKS, Refusal};
 
+/// Peers of a download. With the streams that the recruiter is opening they fill
+/// what the budget of received pieces has places for, so the scheduler, which
+/// sends the useless away, always decides about the last place.
+const MAX_PEERS: u32 = 24;
+const _: () = assert!(MAX_PEERS as usize + super::recruit::MAX_OPENING <= MAX_CLIENT_STREAMS);
+/// A disk that gives back other bytes than were written so many times in one
+/// download is broken.
+const MAX_DAMAGED_CHUNKS: u32 = 3;
 /// Taken as a peer's round trip until it was measured.
 const UNKNOWN_RTT: Duration = Duration::from_millis(50);
 /// How often progress is told and the peers are looked over.
@@ -59,6 +67,7 @@ pub(super) struct Gather {
     patience: Duration,
     delivered_at: Instant,
     sought_at: Instant,
+    damaged_chunks: u32,
 }
 
 impl Gather {
@@ -80,7 +89,10 @@ impl Gather {
         let machine = Fetch::new(
             manifest.clone(),
             have,
-            FetchLimits::default(),
+            FetchLimits {
+                peers: MAX_PEERS,
+                ..FetchLimits::default()
+            },
             rand::random(),
             now,
         )
@@ -97,6 +109,7 @@ impl Gather {
             patience,
             delivered_at: now,
             sought_at: now,
+            damaged_chunks: 0,
         }
     }
 
@@ -227,8 +240,8 @@ impl Gather {
                 }
             }
             PieceEvent::Received { id, bytes } => {
-                let more = member.advance(id, bytes.len() as u32);
-                if let Some(piece) = member.settle(id) {
+                if let Some((piece, told)) = member.settle(id) {
+                    let more = (bytes.len() as u32).saturating_sub(told);
                     self.machine.handle_progress(key, piece, more, now);
                     if self.machine.handle_received(key, piece, now) {
                         self.disk.receive(key, piece, bytes);
@@ -236,13 +249,13 @@ impl Gather {
                 }
             }
             PieceEvent::Refused { id, refusal } => {
-                if let Some(piece) = member.settle(id) {
+                if let Some((piece, _)) = member.settle(id) {
                     self.machine
                         .handle_refused(key, piece, as_told(refusal), now);
                 }
             }
             PieceEvent::Aborted { id } => {
-                if let Some(piece) = member.settle(id) {
+                if let Some((piece, _)) = member.settle(id) {
                     self.machine.handle_aborted(key, piece, now);
                 }
             }
@@ -274,17 +287,7 @@ impl Gather {
     /// Asks a peer without this snapshot for chunks of it that it may have under
     /// another manifest.
     fn probe(&mut self, key: PeerKey) {
-        let have = self.download.have();
-        let lacking: Vec<UniqueIndex> = self
-            .manifest
-            .unique_indexes()
-            .filter(|chunk| {
-                self.manifest
-                    .pieces_of(*chunk)
-                    .any(|piece| !have.contains(piece.get()))
-            })
-            .take(MAX_PROBE_CHUNKS)
-            .collect();
+        let lacking = self.some_lacking(MAX_PROBE_CHUNKS);
         let ids: Vec<ChunkId> = lacking
             .iter()
             .map(|chunk| self.manifest.unique_chunk(*chunk).id)
@@ -347,6 +350,7 @@ impl Gather {
                 }
             }
             DiskEvent::Checked(chunk, ChunkVerdict::Checked) => {
+                self.delivered_at = now;
                 self.machine.handle_chunk_checked(chunk, true, now);
             }
             DiskEvent::Checked(chunk, ChunkVerdict::ManifestFalse) => {
@@ -358,6 +362,16 @@ impl Gather {
                     "the disk gave back other bytes than were written; the chunk is fetched again"
                 );
                 self.have_bytes = bytes_of(&self.manifest, &self.download.have());
+                self.damaged_chunks += 1;
+                if self.damaged_chunks > MAX_DAMAGED_CHUNKS {
+                    return Err(StoreError::Damaged {
+                        path: self.download.path().to_owned(),
+                        problem: format!(
+                            "the disk gave back other bytes than were written to {} chunks",
+                            self.damaged_chunks
+                        ),
+                    });
+                }
                 self.machine.handle_lost(chunk, now);
             }
             DiskEvent::Synced => {}
@@ -391,13 +405,14 @@ impl Gather {
             self.sought_at = now;
             self.seek();
         }
-        now - self.delivered_at >= self.patience
+        !self.disk.is_busy() && now - self.delivered_at >= self.patience
     }
 
-    /// Asks the recruiter for holders of chunks that nobody here has.
-    fn seek(&self) {
+    /// At most so many chunks that are not all here, chosen at random: a peer
+    /// that is asked twice is asked about others.
+    fn some_lacking(&self, most: usize) -> Vec<UniqueIndex> {
         let have = self.download.have();
-        let mut lacking: Vec<ChunkId> = self
+        let mut lacking: Vec<UniqueIndex> = self
             .manifest
             .unique_indexes()
             .filter(|chunk| {
@@ -405,10 +420,19 @@ impl Gather {
                     .pieces_of(*chunk)
                     .any(|piece| !have.contains(piece.get()))
             })
-            .map(|chunk| self.manifest.unique_chunk(chunk).id)
             .collect();
         rand::seq::SliceRandom::shuffle(&mut lacking[..], &mut rand::rng());
-        lacking.truncate(SEEK_CHUNKS);
+        lacking.truncate(most);
+        lacking
+    }
+
+    /// Asks the recruiter for holders of chunks that nobody here has.
+    fn seek(&self) {
+        let lacking = self
+            .some_lacking(SEEK_CHUNKS)
+            .into_iter()
+            .map(|chunk| self.manifest.unique_chunk(chunk).id)
+            .collect();
         let _ = self.orders.try_send(Order::Lacking(lacking));
     }
 

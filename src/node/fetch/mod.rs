@@ -25,7 +25,7 @@ use self::gather::{End, Gather};
 use super::command::{Failure, FailureCode, FetchCommand, FetchTarget, Fetched, PeerBytes};
 use super::failure::blocking;
 use super::progress::{Meter, Reporter, byte_progress};
-use super::services::Services;
+use super::services::{Services, add};
 use crate::comet::rpc::Rpc;
 use crate::snapshot::{Manifest, ManifestId};
 use crate::store::StoreError;
@@ -34,6 +34,9 @@ use crate::store::StoreError;
 const RECRUIT_QUEUE: usize = 16;
 /// What a download has to say to its recruiter.
 const ORDER_QUEUE: usize = 64;
+/// The longest patience that makes sense, a year; keeps arithmetic with times in
+/// range.
+const MAX_TIMEOUT_S: u64 = 365 * 24 * 3600;
 /// False manifests that one `fetch --chain-id` puts up with before it gives up.
 const MAX_FALSE_MANIFESTS: usize = 8;
 
@@ -50,7 +53,7 @@ pub(super) async fn fetch(
         check_out(dir)?;
     }
     let named = services.dial_named(&command.bootstrap)?;
-    let patience = Duration::from_secs(command.timeout_s.max(1));
+    let patience = Duration::from_secs(command.timeout_s.clamp(1, MAX_TIMEOUT_S));
     let mut refused = BTreeSet::new();
     loop {
         let search = Search {
@@ -78,6 +81,7 @@ pub(super) async fn fetch(
             Gathered::FalseManifest => {
                 refused.insert(id);
                 discard(services, id).await?;
+                services.shelf_changed().await;
                 if matches!(command.target, FetchTarget::Manifest(_))
                     || refused.len() >= MAX_FALSE_MANIFESTS
                 {
@@ -145,6 +149,10 @@ async fn gather(
 ) -> Result<Gathered, Failure> {
     let manifest = found.manifest.clone();
     let id = manifest.id();
+    let _turn = tokio::select! {
+        turn = services.download_turn(reporter) => turn,
+        () = cancel.cancelled() => return Err(Failure::interrupted("the same command starts again")),
+    };
     let mut fetched = Fetched {
         manifest: id.to_string(),
         bytes: manifest.unique_bytes(),
@@ -167,7 +175,7 @@ async fn gather(
         Err(error) => return Err(error.into()),
     };
     fetched.resumed_bytes = gather::bytes_of(&manifest, &download.have());
-    reporter.phase(format!(
+    let text = format!(
         "fetching {id}: {} chunks, {} bytes{}",
         manifest.chunk_count(),
         manifest.unique_bytes(),
@@ -176,7 +184,8 @@ async fn gather(
         } else {
             String::new()
         }
-    ));
+    );
+    reporter.phase_then(text, "sealing the archive");
     services
         .download_begins(&manifest, fetched.resumed_bytes)
         .await;
@@ -200,6 +209,8 @@ async fn gather(
     fetched.received_bytes = received.values().sum();
     fetched.wasted_bytes =
         (fetched.received_bytes + fetched.resumed_bytes).saturating_sub(fetched.bytes);
+    add(&services.counters.downloaded_bytes, fetched.received_bytes);
+    add(&services.counters.wasted_bytes, fetched.wasted_bytes);
     fetched.peers = by_share(&received);
     match end? {
         End::Finished => {

@@ -25,7 +25,7 @@ const OPEN_TIMEOUT: Duration = Duration::from_secs(15);
 /// A peer that gave no stream, or has nothing we lack, is tried again after it.
 const TRY_AGAIN_AFTER: Duration = Duration::from_secs(30);
 /// Streams being opened at once.
-const MAX_OPENING: usize = 8;
+pub(super) const MAX_OPENING: usize = 8;
 /// Peers known to the recruiter; beyond it the DHT's answers are not taken in.
 const MAX_KNOWN: usize = 1024;
 
