@@ -178,3 +178,196 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Buffered<S> {
         Pin::new(&mut self.socket).poll_close(cx)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use futures::executor::block_on;
+    use futures::future::{join, poll_fn};
+    use futures::task::noop_waker;
+    use futures::{AsyncReadExt, AsyncWriteExt, FutureExt};
+
+    use super::*;
+
+    /// A socket that remembers the sizes of its steps, gives what it was filled
+    /// with and takes at most so many bytes at once.
+    #[derive(Clone, Default)]
+    struct Socket(Arc<Mutex<Steps>>);
+
+    #[derive(Default)]
+    struct Steps {
+        to_read: Vec<u8>,
+        written: Vec<u8>,
+        reads: Vec<usize>,
+        writes: Vec<usize>,
+        takes: Option<usize>,
+    }
+
+    impl AsyncRead for Socket {
+        fn poll_read(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            into: &mut [u8],
+        ) -> Poll<io::Result<usize>> {
+            let mut steps = self.0.lock().unwrap();
+            if steps.to_read.is_empty() {
+                return Poll::Pending;
+            }
+            let count = into.len().min(steps.to_read.len());
+            into[..count].copy_from_slice(&steps.to_read[..count]);
+            steps.to_read.drain(..count);
+            steps.reads.push(count);
+            Poll::Ready(Ok(count))
+        }
+    }
+
+    impl AsyncWrite for Socket {
+        fn poll_write(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            bytes: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            let mut steps = self.0.lock().unwrap();
+            let count = bytes.len().min(steps.takes.unwrap_or(usize::MAX));
+            if count == 0 {
+                return Poll::Pending;
+            }
+            steps.written.extend_from_slice(&bytes[..count]);
+            steps.writes.push(count);
+            Poll::Ready(Ok(count))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_close(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    fn pattern(len: usize) -> Vec<u8> {
+        (0..len as u32).map(|n| (n * 31 / 8) as u8).collect()
+    }
+
+    #[test]
+    fn small_writes_with_a_flush_after_each_leave_in_one_step() {
+        let socket = Socket::default();
+        let mut buffered = Buffered::new(socket.clone());
+        let mut cx = Context::from_waker(futures::task::noop_waker_ref());
+        for byte in 0..100u8 {
+            let mut io = Pin::new(&mut buffered);
+            assert!(io.as_mut().poll_write(&mut cx, &[byte; 34]).is_ready());
+            assert!(io.as_mut().poll_flush(&mut cx).is_pending());
+        }
+        assert!(socket.0.lock().unwrap().writes.is_empty());
+        // The task turns to reading, or is polled again.
+        assert!(buffered.read(&mut [0]).now_or_never().is_none());
+        assert_eq!(socket.0.lock().unwrap().writes, [3400]);
+    }
+
+    #[test]
+    fn a_flush_that_is_awaited_is_done() {
+        let socket = Socket::default();
+        let mut buffered = Buffered::new(socket.clone());
+        block_on(async {
+            buffered.write_all(b"hello").await.unwrap();
+            buffered.flush().await.unwrap();
+        });
+        assert_eq!(socket.0.lock().unwrap().written, b"hello");
+        block_on(async {
+            buffered.write_all(b" world").await.unwrap();
+            buffered.close().await.unwrap();
+        });
+        assert_eq!(socket.0.lock().unwrap().written, b"hello world");
+    }
+
+    #[test]
+    fn a_socket_that_takes_little_gets_everything_in_order() {
+        let socket = Socket::default();
+        socket.0.lock().unwrap().takes = Some(777);
+        let mut buffered = Buffered::new(socket.clone());
+        let bytes = pattern(1_000_000);
+        block_on(async {
+            for (n, part) in bytes.chunks(9_973).enumerate() {
+                buffered.write_all(part).await.unwrap();
+                if n % 3 == 0 {
+                    buffered.flush().await.unwrap();
+                }
+            }
+            buffered.write_all(&bytes).await.unwrap();
+            buffered.flush().await.unwrap();
+        });
+        let steps = socket.0.lock().unwrap();
+        assert!(steps.written == [&bytes[..], &bytes].concat());
+    }
+
+    #[test]
+    fn a_full_socket_holds_the_writer_back() {
+        let socket = Socket::default();
+        socket.0.lock().unwrap().takes = Some(0);
+        let mut buffered = Buffered::new(socket.clone());
+        let waker = noop_waker();
+        let mut cx = Context::from_waker(&waker);
+        let mut taken = 0;
+        while let Poll::Ready(count) = Pin::new(&mut buffered).poll_write(&mut cx, &[1; 16_406]) {
+            taken += count.unwrap();
+        }
+        assert!(taken <= WRITE_BYTES, "{taken}");
+        assert!(buffered.output.len() <= WRITE_BYTES);
+    }
+
+    #[test]
+    fn much_is_read_in_large_steps_and_a_quiet_connection_keeps_little() {
+        let socket = Socket::default();
+        let bytes = pattern(1 << 20);
+        socket.0.lock().unwrap().to_read = bytes.clone();
+        let mut buffered = Buffered::new(socket.clone());
+        let mut read = vec![0; bytes.len()];
+        block_on(async {
+            for part in read.chunks_mut(4096) {
+                buffered.read_exact(part).await.unwrap();
+            }
+        });
+        assert!(read == bytes);
+        let steps = socket.0.lock().unwrap().reads.len();
+        assert!(steps <= 2 + bytes.len() / READ_BYTES, "{steps} steps");
+        assert_eq!(buffered.input.len(), READ_BYTES);
+
+        for _ in 0..QUIET_READS {
+            socket.0.lock().unwrap().to_read = vec![1; 100];
+            block_on(buffered.read_exact(&mut [0; 100])).unwrap();
+        }
+        assert_eq!(buffered.input.len(), QUIET_READ_BYTES);
+    }
+
+    #[test]
+    fn two_tasks_that_answer_each_other_over_it_do_not_wait_for_ever() {
+        let (a, b) = tokio::io::duplex(100);
+        let mut a = Buffered::new(tokio_util::compat::TokioAsyncReadCompatExt::compat(a));
+        let mut b = Buffered::new(tokio_util::compat::TokioAsyncReadCompatExt::compat(b));
+        let asks = async {
+            for n in 0..1000u32 {
+                // A flush that is asked for once and not waited for.
+                a.write_all(&n.to_be_bytes()).await.unwrap();
+                let _ = poll_fn(|cx| Poll::Ready(Pin::new(&mut a).poll_flush(cx))).await;
+                let mut answer = [0; 4];
+                a.read_exact(&mut answer).await.unwrap();
+                assert_eq!(u32::from_be_bytes(answer), n + 1);
+            }
+        };
+        let answers = async {
+            for _ in 0..1000u32 {
+                let mut ask = [0; 4];
+                b.read_exact(&mut ask).await.unwrap();
+                let answer = u32::from_be_bytes(ask) + 1;
+                b.write_all(&answer.to_be_bytes()).await.unwrap();
+                let _ = poll_fn(|cx| Poll::Ready(Pin::new(&mut b).poll_flush(cx))).await;
+            }
+            // Who neither reads nor waits any more has to ask in earnest.
+            b.flush().await.unwrap();
+        };
+        block_on(join(asks, answers));
+    }
+}

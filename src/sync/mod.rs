@@ -20,7 +20,7 @@
 //!   others do: nobody is waited for while another could deliver, and every
 //!   pause has an end.
 //! * Every collection here has a bound; memory grows with the manifest (about
-//!   20 bits for each piece, and one for each peer that has a part of it).
+//!   27 bits for each piece, and one for each peer that has a part of it).
 
 mod bans;
 mod bits;

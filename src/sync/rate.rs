@@ -4,10 +4,13 @@ use std::time::{Duration, Instant};
 
 /// Memory of the average (`facts/swarm-policy.md`: EWMA over 2 s).
 const MEMORY: Duration = Duration::from_secs(2);
+/// A measurement is forgotten when nothing was asked for so long: whoever was
+/// slow then gets another chance, and whoever was fast must show it again.
+const FORGOTTEN_AFTER: Duration = Duration::from_secs(10);
 
 /// An exponentially weighted average of bytes per second. Time passes only
 /// between [`Rate::run`] and [`Rate::pause`]: a peer of whom nothing is asked
-/// does not get slower.
+/// does not get slower; after a while it is unknown again.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Rate {
     /// Decayed sum of bytes over [`MEMORY`].
@@ -32,6 +35,9 @@ impl Rate {
 
     /// From now on time counts.
     pub(super) fn run(&mut self, now: Instant) {
+        if self.is_forgotten(now) {
+            *self = Self::new(now);
+        }
         if !self.running {
             self.running = true;
             self.last = now;
@@ -53,9 +59,16 @@ impl Rate {
     /// Bytes per second, or nothing while less than a twentieth of the memory
     /// (about 100 ms) is filled: one frame says nothing about a link.
     pub(super) fn get(&self, now: Instant) -> Option<f64> {
+        if self.is_forgotten(now) {
+            return None;
+        }
         let mut at = *self;
         at.advance(now);
         (at.weight > 0.05).then(|| at.sum / (at.weight * MEMORY.as_secs_f64()))
+    }
+
+    fn is_forgotten(&self, now: Instant) -> bool {
+        !self.running && now.saturating_duration_since(self.last) > FORGOTTEN_AFTER
     }
 
     fn advance(&mut self, now: Instant) {
@@ -74,7 +87,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_steady_flow_is_measured_from_the_start_and_a_pause_changes_nothing() {
+    fn a_steady_flow_is_measured_from_the_start_and_a_short_pause_changes_nothing() {
         let start = Instant::now();
         let mut rate = Rate::new(start);
         assert_eq!(rate.get(start), None);
@@ -88,8 +101,10 @@ mod tests {
             }
         }
         rate.pause(now);
-        let later = now + Duration::from_secs(60);
+        let later = now + FORGOTTEN_AFTER;
+        assert!(rate.get(later).is_some());
         assert_eq!(rate.get(later), rate.get(now));
+        assert_eq!(rate.get(later + Duration::from_nanos(1)), None);
     }
 
     #[test]

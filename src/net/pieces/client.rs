@@ -12,7 +12,7 @@ use bytes::Bytes;
 use futures::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use libp2p::{PeerId, StreamProtocol};
 use tokio::sync::mpsc;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep_until, timeout};
 
 use super::asker::{Asker, Shared};
 use super::budget::PieceBuffer;
@@ -20,7 +20,8 @@ use super::frames::Frames;
 use super::pace::{NUMBERS_PER_MESSAGE, Pace};
 use super::{Budget, Closed, Fault, PROGRESS_INTERVAL, PieceEvent, Reservation, STALL_TIMEOUT};
 use crate::wire::{
-    ACK_EVERY_BYTES, Answer, FrameHeader, FrameKind, PIECES_PROTOCOL, Refusal, RequestId,
+    ACK_EVERY_BYTES, Answer, BASE_CREDIT_BYTES, FrameHeader, FrameKind, PIECES_PROTOCOL, Refusal,
+    RequestId,
 };
 
 /// Wait for a stream. `libp2p-stream` never answers for one that is asked for
@@ -30,6 +31,13 @@ const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
 /// Events that wait for the owner. Received pieces among them hold a buffer of
 /// the budget; the rest is small but for have-messages (16 KiB each).
 const EVENT_QUEUE: usize = 64;
+
+/// Pause between two acknowledgements on a fast stream: each costs a packet, and
+/// a wakeup on both sides.
+const ACK_PAUSE: Duration = Duration::from_millis(1);
+
+/// Data after which that pause is not kept: half of the base credit.
+const ACK_AT_ONCE_BYTES: u64 = BASE_CREDIT_BYTES / 2;
 
 /// What is read of data that nobody wants any more.
 const SCRAP_BYTES: usize = 16 << 10;
@@ -56,8 +64,11 @@ pub enum OpenError {
         source: libp2p_stream::OpenStreamError,
     },
     /// Nothing came of it.
-    #[error("peer {0} gave no piece stream within {} seconds", OPEN_TIMEOUT.as_secs())]
-    Timeout(PeerId),
+    #[error("peer {peer} gave no piece stream within {} seconds", OPEN_TIMEOUT.as_secs())]
+    Timeout {
+        /// The peer.
+        peer: PeerId,
+    },
 }
 
 impl Client {
@@ -74,7 +85,7 @@ impl Client {
         match timeout(OPEN_TIMEOUT, opening).await {
             Ok(Ok(stream)) => Ok(Self::over(stream, peer, reservation)),
             Ok(Err(source)) => Err(OpenError::Stream { peer, source }),
-            Err(_) => Err(OpenError::Timeout(peer)),
+            Err(_) => Err(OpenError::Timeout { peer }),
         }
     }
 
@@ -97,6 +108,7 @@ impl Client {
             scrap: Vec::new(),
             read_bytes: 0,
             acknowledged_bytes: 0,
+            acknowledged_at: Instant::now(),
             progress_at: Instant::now(),
         };
         tokio::spawn(run(reader, write, Arc::clone(&shared)));
@@ -169,6 +181,7 @@ struct Reader<R> {
     scrap: Vec<u8>,
     read_bytes: u64,
     acknowledged_bytes: u64,
+    acknowledged_at: Instant,
     progress_at: Instant,
 }
 
@@ -191,7 +204,7 @@ impl<R: AsyncRead + Unpin> Reader<R> {
     }
 
     async fn frame(&mut self) -> Result<(), Closed> {
-        let header = self.frames.header().await?;
+        let header = self.header().await?;
         match header.kind {
             FrameKind::Data => self.data(header).await,
             FrameKind::Control => {
@@ -199,6 +212,19 @@ impl<R: AsyncRead + Unpin> Reader<R> {
                 self.answer(payload).await
             }
         }
+    }
+
+    /// The next header. What is due is acknowledged meanwhile: there may be no
+    /// next one before.
+    async fn header(&mut self) -> Result<FrameHeader, Closed> {
+        if self.due_bytes() >= ACK_EVERY_BYTES {
+            tokio::select! {
+                biased;
+                header = self.frames.header() => return header,
+                () = sleep_until(self.acknowledged_at + ACK_PAUSE) => self.acknowledge(),
+            }
+        }
+        self.frames.header().await
     }
 
     async fn answer(&mut self, payload: Bytes) -> Result<(), Closed> {
@@ -319,10 +345,23 @@ impl<R: AsyncRead + Unpin> Reader<R> {
             .received_bytes
             .fetch_add(bytes, Ordering::Relaxed);
         self.read_bytes += bytes;
-        if self.read_bytes - self.acknowledged_bytes >= ACK_EVERY_BYTES {
-            self.acknowledged_bytes = self.read_bytes;
-            self.shared.acknowledge(self.read_bytes);
+        let due = self.due_bytes();
+        if due >= ACK_AT_ONCE_BYTES
+            || due >= ACK_EVERY_BYTES && self.acknowledged_at.elapsed() >= ACK_PAUSE
+        {
+            self.acknowledge();
         }
+    }
+
+    /// Bytes that were read since the last acknowledgement.
+    fn due_bytes(&self) -> u64 {
+        self.read_bytes - self.acknowledged_bytes
+    }
+
+    fn acknowledge(&mut self) {
+        self.acknowledged_bytes = self.read_bytes;
+        self.acknowledged_at = Instant::now();
+        self.shared.acknowledge(self.read_bytes);
     }
 
     fn discard(&self, bytes: u32) {

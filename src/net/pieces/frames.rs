@@ -11,27 +11,33 @@ use crate::wire::{FRAME_HEADER_BYTES, FrameHeader};
 /// The reading half of a stream, read frame by frame.
 pub(super) struct Frames<R> {
     io: R,
+    /// The part of the next header that came.
+    header: [u8; FRAME_HEADER_BYTES],
+    filled: usize,
 }
 
 impl<R: AsyncRead + Unpin> Frames<R> {
     pub(super) fn new(io: R) -> Self {
-        Self { io }
+        Self {
+            io,
+            header: [0; FRAME_HEADER_BYTES],
+            filled: 0,
+        }
     }
 
     /// The next header, its length checked. A stream that ends here ends in
-    /// order.
+    /// order. Nothing is lost when this is dropped while it waits.
     pub(super) async fn header(&mut self) -> Result<FrameHeader, Closed> {
-        let mut header = [0; FRAME_HEADER_BYTES];
-        let mut filled = 0;
-        while filled < header.len() {
-            match self.io.read(&mut header[filled..]).await {
-                Ok(0) if filled == 0 => return Err(Closed::ByPeer),
+        while self.filled < FRAME_HEADER_BYTES {
+            match self.io.read(&mut self.header[self.filled..]).await {
+                Ok(0) if self.filled == 0 => return Err(Closed::ByPeer),
                 Ok(0) => return Err(cut_off()),
-                Ok(count) => filled += count,
+                Ok(count) => self.filled += count,
                 Err(error) => return Err(Closed::Lost(error)),
             }
         }
-        FrameHeader::decode(header).map_err(|error| Closed::Fault(Fault::Wire(error)))
+        self.filled = 0;
+        FrameHeader::decode(self.header).map_err(|error| Closed::Fault(Fault::Wire(error)))
     }
 
     /// The payload of a control frame.

@@ -97,12 +97,20 @@ impl Fetch {
             self.board.unclaim_all(&peer.holds);
         }
         self.dirty.remove(&key);
+        // What was not said yet has nobody to be said to.
+        self.actions.retain(|action| match action {
+            FetchAction::Request { peer, .. } | FetchAction::Cancel { peer, .. } => *peer != key,
+            _ => true,
+        });
     }
 
     /// The peer stopped delivering: what was asked of it goes to others.
     pub(super) fn stall(&mut self, key: PeerKey, now: Instant) {
         for piece in self.open_pieces(key) {
             self.take_back(key, piece, now);
+        }
+        if let Some(peer) = self.peers.get_mut(&key) {
+            peer.forget_rate(now);
         }
         self.demote(key, now);
     }

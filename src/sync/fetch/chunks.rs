@@ -137,14 +137,16 @@ impl Chunks {
         Some(self.index(chunk))
     }
 
-    /// The chunk is what its name says. False when nobody asked.
-    pub(super) fn note_checked(&mut self, chunk: u32) -> bool {
-        let asked = self.checking.remove(&chunk);
-        if asked {
+    pub(super) fn is_being_checked(&self, chunk: u32) -> bool {
+        self.checking.contains(&chunk)
+    }
+
+    /// The chunk is what its name says.
+    pub(super) fn note_checked(&mut self, chunk: u32) {
+        if self.checking.remove(&chunk) {
             self.checked[chunk as usize] = true;
             self.checked_count += 1;
         }
-        asked
     }
 
     /// Takes the checks in `checked` off the list at once.

@@ -21,6 +21,9 @@ mod chunks;
 mod model;
 mod peer;
 mod plan;
+mod stats;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -54,6 +57,10 @@ const MAX_RECORDS: usize = 1024;
 /// A peer that was of no use for so long gives its place to a newcomer when all
 /// are taken: longer than a piece takes over a slow uplink that eight share.
 const YIELD_AFTER: Duration = Duration::from_secs(60);
+
+/// The most that [`FetchLimits::peers`] can allow: holders of a piece are counted
+/// in a byte.
+const MAX_PEERS: u32 = 255;
 
 /// One snapshot under download.
 pub struct Fetch {
@@ -212,8 +219,7 @@ impl Fetch {
         }
     }
 
-    /// So many more bytes of the piece came. To be said for bytes of requests
-    /// that were taken back as well: they count as waste.
+    /// So many more bytes of the piece came.
     pub fn handle_progress(&mut self, peer: PeerKey, piece: PieceIndex, bytes: u32, now: Instant) {
         self.received_bytes += u64::from(bytes);
         let Some(known) = self.peers.get_mut(&peer) else {
@@ -225,6 +231,12 @@ impl Fetch {
         request.bytes = request.bytes.saturating_add(bytes);
         request.started_at.get_or_insert(now);
         known.moved(bytes, now);
+    }
+
+    /// So many bytes came for requests that were taken back.
+    pub fn handle_stray(&mut self, peer: PeerKey, bytes: u32) {
+        self.received_bytes += u64::from(bytes);
+        self.waste(peer, bytes);
     }
 
     /// All bytes of the piece came. True: verify them and say
@@ -282,14 +294,14 @@ impl Fetch {
     /// read back, still has its SHA-256 and the whole has not: that condemns the
     /// manifest. Damage on our own disk is [`Fetch::handle_lost`].
     pub fn handle_chunk_checked(&mut self, chunk: UniqueIndex, ok: bool, now: Instant) {
-        if self.over {
+        if self.over || !self.chunks.is_being_checked(chunk.get()) {
             return;
         }
         if !ok {
             return self.condemn(now);
         }
-        if self.chunks.note_checked(chunk.get()) && self.limits.have_when == HaveWhen::ChunkChecked
-        {
+        self.chunks.note_checked(chunk.get());
+        if self.limits.have_when == HaveWhen::ChunkChecked {
             for piece in self.manifest.pieces_of(chunk) {
                 self.tell(piece, now);
             }
@@ -373,81 +385,6 @@ impl Fetch {
         self.chunks.all_checked()
     }
 
-    /// Where a piece stands.
-    pub fn piece_state(&self, piece: PieceIndex) -> PieceState {
-        let number = piece.get();
-        if self.board.has(number) {
-            return PieceState::Have;
-        }
-        match self.board.active().get(&number) {
-            None => PieceState::Missing,
-            Some(active) if active.verifying > 0 => PieceState::Received,
-            Some(active) => PieceState::Asked(active.asked.clone()),
-        }
-    }
-
-    /// How the download stands.
-    pub fn stats(&self, now: Instant) -> FetchStats {
-        let received = |active: &&board::Active| active.verifying > 0;
-        let verifying = self.board.active().values().filter(received).count() as u32;
-        FetchStats {
-            pieces: self.board.len(),
-            have: self.board.have_count(),
-            asked: self.board.active().len() as u32 - verifying,
-            verifying,
-            nowhere: self.board.nowhere(),
-            checked_chunks: self.chunks.checked_count(),
-            received_bytes: self.received_bytes,
-            wasted_bytes: self.wasted_bytes,
-            buffered_pieces: self.buffered(),
-            peers: self
-                .records
-                .iter()
-                .map(|(peer, record)| self.peer_stats(*peer, record, now))
-                .collect(),
-        }
-    }
-
-    fn peer_stats(&self, peer: PeerKey, record: &Record, now: Instant) -> PeerStats {
-        let known = self.peers.get(&peer);
-        PeerStats {
-            peer,
-            connected: known.is_some(),
-            banned: record.banned,
-            bytes: record.bytes,
-            wasted_bytes: record.wasted_bytes,
-            rate: known.and_then(|p| p.rate.get(now)).unwrap_or(0.0),
-            rtt: known.map_or(Duration::ZERO, |p| p.rtt),
-            window: known.map_or(0, |p| p.window(record, self.rate_guess(now), now)),
-            outstanding: known.map_or(0, |p| p.requests.len() as u32),
-            refusals: record.refusals,
-            stalls: record.stalls,
-        }
-    }
-
-    /// Recounts everything that is kept twice, in time proportional to the
-    /// snapshot: for tests. The sentence says what does not fit.
-    #[doc(hidden)]
-    pub fn audit(&self) -> Result<(), String> {
-        self.board.audit()?;
-        self.chunks
-            .audit(|p| self.board.has(p), |p| self.board.is_missing(p))?;
-        for (key, peer) in &self.peers {
-            for request in &peer.requests {
-                let active = self.board.active().get(&request.piece);
-                if !active.is_some_and(|active| active.asked.contains(key)) {
-                    return Err(format!("{key:?} is asked for {request:?} unknown to it"));
-                }
-            }
-        }
-        let open: usize = self.peers.values().map(|peer| peer.requests.len()).sum();
-        let asked = self.board.active().values().map(|a| a.asked.len());
-        if open != asked.sum::<usize>() {
-            return Err("a piece is asked of a peer that does not know".to_owned());
-        }
-        Ok(())
-    }
-
     fn next_have(&mut self, flush: bool, now: Instant) -> Option<Vec<PieceIndex>> {
         let due = self.fresh_due.is_some_and(|due| due <= now);
         if self.fresh.is_empty() || !(flush || due || self.fresh.len() >= MAX_HAVE_BATCH) {
@@ -468,7 +405,7 @@ impl Fetch {
 
     /// Whether one more peer may join; may send another away for it.
     fn make_place(&mut self, now: Instant) -> bool {
-        if self.peers.len() < self.limits.peers.max(1) as usize {
+        if self.peers.len() < self.limits.peers.clamp(1, MAX_PEERS) as usize {
             return true;
         }
         let useless = self

@@ -248,6 +248,12 @@ impl Peer {
         Some(request)
     }
 
+    /// Nothing asked of it is left, and what was measured while it stood still
+    /// says nothing about the next time.
+    pub(super) fn forget_rate(&mut self, now: Instant) {
+        self.rate = Rate::new(now);
+    }
+
     pub(super) fn alive(&mut self, now: Instant) {
         self.alive_at = now;
     }

@@ -1,11 +1,11 @@
 //! Which piece is asked of whom: filling windows, rebinding, taking over.
 
-use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use super::board::Holds;
 use super::peer::{Peer, Record, Request};
 use super::{Fetch, FetchAction, HaveWhen, MAX_COPIES, PieceIndex};
+use crate::snapshot::PIECE_BYTES;
 use crate::sync::PeerKey;
 
 /// Where only complete peers have a piece, and so many of them, each joiner asks
@@ -14,7 +14,7 @@ const RANKED_PEERS: std::ops::RangeInclusive<usize> = 2..=16;
 /// Random candidates among which the best ranked is taken. With 16 complete
 /// peers one of 32 is ranked first with a chance of 87 %.
 const RANK_TRIES: usize = 32;
-/// A rate for peers of whom nothing is known while nothing is known of others.
+/// The least rate assumed of peers of whom nothing is known.
 const FIRST_GUESS: f64 = 1024.0 * 1024.0;
 
 /// At the end, what would come this much later elsewhere is asked here too.
@@ -30,8 +30,8 @@ const SLOW_FACTOR: f64 = 8.0;
 /// And this many seconds on top.
 const SLOW_SECS: f64 = 10.0;
 
-/// A request at other peers that this one could serve.
-struct Candidate {
+/// How a piece is asked of others.
+struct Elsewhere {
     /// When the first copy would be here, in seconds.
     soonest: f64,
     copies: usize,
@@ -53,14 +53,13 @@ impl Fetch {
         }
     }
 
-    /// The mean rate of the peers whose rate is known: what is assumed of the
-    /// others.
+    /// What is assumed of peers whose rate is unknown: the mean of the others,
+    /// and never less than [`FIRST_GUESS`], or a trickler that is the only one
+    /// known would keep all others from taking over.
     pub(super) fn rate_guess(&self, now: Instant) -> f64 {
-        let known = || self.peers.values().filter_map(|peer| peer.rate.get(now));
-        match known().count() {
-            0 => FIRST_GUESS,
-            count => known().sum::<f64>() / count as f64,
-        }
+        let rates = self.peers.values().filter_map(|peer| peer.rate.get(now));
+        let (sum, count) = rates.fold((0.0, 0u32), |(sum, count), rate| (sum + rate, count + 1));
+        (sum / f64::from(count.max(1))).max(FIRST_GUESS)
     }
 
     /// Pieces whose bytes are in memory.
@@ -79,12 +78,15 @@ impl Fetch {
         if record.is_out() || record.pause_until.is_some_and(|until| until > now) {
             return false;
         }
-        let idle = peer.requests.is_empty() && !self.verifying.keys().any(|(_, of)| *of == key);
+        let verifying = self.verifying.keys().filter(|(_, of)| *of == key).count();
+        let idle = peer.requests.is_empty() && verifying == 0;
         if self.buffered() >= self.limits.buffered_pieces && !idle {
             return false;
         }
-        let window = peer.window(record, self.rate_guess(now), now);
-        (peer.requests.len() as u32) < window
+        // What a stranger sent may be as wrong as what it has yet to send.
+        let stranger = record.verified == 0;
+        let open = peer.requests.len() + if stranger { verifying } else { 0 };
+        (open as u32) < peer.window(record, self.rate_guess(now), now)
     }
 
     fn ask(&mut self, key: PeerKey, number: u32, now: Instant) {
@@ -182,72 +184,86 @@ impl Fetch {
         if matches!(peer.holds, Holds::Nothing) {
             return false;
         }
-        let here = peer.eta(crate::snapshot::PIECE_BYTES, guess, now);
-        let rtt = peer.rtt.as_secs_f64();
+        let here = peer.eta(PIECE_BYTES, guess, now);
         let slow = SLOW_SECS + SLOW_FACTOR * here;
-        let gain = |candidate: &Candidate| {
-            if candidate.copies >= MAX_COPIES {
-                candidate.soonest > ENDGAME_FACTOR * here && candidate.latest.0 > slow
-            } else if endgame {
-                candidate.soonest > ENDGAME_FACTOR * here
-            } else {
-                (candidate.movable && candidate.soonest > STEAL_FACTOR * here + rtt)
-                    || candidate.soonest > slow
-            }
+        let clear = if endgame {
+            ENDGAME_FACTOR * here
+        } else {
+            (STEAL_FACTOR * here + peer.rtt.as_secs_f64()).min(slow)
         };
-        let candidates = self.candidates(key, guess, now);
-        let Some((piece, candidate)) = candidates
+        let gains = |request: &Elsewhere| {
+            request.soonest > clear
+                && if request.copies >= MAX_COPIES {
+                    request.latest.0 > slow
+                } else {
+                    endgame || request.movable || request.soonest > slow
+                }
+        };
+        let found = self
+            .late_pieces(key, clear, guess, now)
             .into_iter()
-            .filter(|(_, candidate)| gain(candidate))
-            .max_by(|(_, a), (_, b)| a.soonest.total_cmp(&b.soonest))
-        else {
+            .filter_map(|piece| Some((piece, self.elsewhere(piece, key, guess, now)?)))
+            .find(|(_, request)| gains(request));
+        let Some((piece, request)) = found else {
             return false;
         };
         for other in self.board.active()[&piece].asked.clone() {
-            let unstarted = self.peers[&other]
-                .requests
-                .iter()
-                .any(|r| r.piece == piece && r.started_at.is_none());
-            let surplus = candidate.copies >= MAX_COPIES && other == candidate.latest.1;
-            if unstarted || surplus {
+            let surplus = request.copies >= MAX_COPIES && other == request.latest.1;
+            if surplus || self.waits(other, piece) {
                 self.take_back(other, piece, now);
-                self.dirty.insert(other);
             }
         }
         self.ask(key, piece, now);
         true
     }
 
-    /// What is asked of others and not yet being verified, and `key` has.
-    fn candidates(&self, key: PeerKey, guess: f64, now: Instant) -> BTreeMap<u32, Candidate> {
+    /// What is asked of others, would come later than in `after` seconds, and
+    /// `key` has: the latest first.
+    fn late_pieces(&self, key: PeerKey, after: f64, guess: f64, now: Instant) -> Vec<u32> {
         let holds = &self.peers[&key].holds;
-        let mut candidates: BTreeMap<u32, Candidate> = BTreeMap::new();
+        let mut late: Vec<(f64, u32)> = Vec::new();
         for (other, peer) in &self.peers {
-            for (request, eta) in peer.etas(guess, now) {
-                let active = &self.board.active()[&request.piece];
-                if !holds.contains(request.piece)
-                    || active.verifying > 0
-                    || active.asked.contains(&key)
-                {
-                    continue;
-                }
-                let age = now.saturating_duration_since(request.asked_at);
-                let movable = request.started_at.is_none() && age > STEAL_AGE + 2 * peer.rtt;
-                let candidate = candidates.entry(request.piece).or_insert(Candidate {
-                    soonest: f64::INFINITY,
-                    copies: 0,
-                    movable: true,
-                    latest: (0.0, *other),
-                });
-                candidate.soonest = candidate.soonest.min(eta);
-                candidate.copies += 1;
-                candidate.movable &= movable;
-                if eta >= candidate.latest.0 {
-                    candidate.latest = (eta, *other);
-                }
+            if *other != key {
+                let etas = peer.etas(guess, now);
+                let wanted = etas.filter(|(r, eta)| *eta > after && holds.contains(r.piece));
+                late.extend(wanted.map(|(request, eta)| (eta, request.piece)));
             }
         }
-        candidates
+        late.sort_by(|(a, _), (b, _)| b.total_cmp(a));
+        late.into_iter().map(|(_, piece)| piece).collect()
+    }
+
+    /// How a piece is asked of others; nothing when `key` is among them or its
+    /// bytes are here.
+    fn elsewhere(&self, piece: u32, key: PeerKey, guess: f64, now: Instant) -> Option<Elsewhere> {
+        let active = self.board.active().get(&piece)?;
+        if active.verifying > 0 || active.asked.contains(&key) {
+            return None;
+        }
+        let mut found = Elsewhere {
+            soonest: f64::INFINITY,
+            copies: active.asked.len(),
+            movable: true,
+            latest: (0.0, key),
+        };
+        for other in &active.asked {
+            let peer = &self.peers[other];
+            let (request, eta) = peer.etas(guess, now).find(|(r, _)| r.piece == piece)?;
+            let age = now.saturating_duration_since(request.asked_at);
+            found.movable &= request.started_at.is_none() && age > STEAL_AGE + 2 * peer.rtt;
+            found.soonest = found.soonest.min(eta);
+            if eta >= found.latest.0 {
+                found.latest = (eta, *other);
+            }
+        }
+        Some(found)
+    }
+
+    /// The peer is asked for the piece and has not started it.
+    fn waits(&self, key: PeerKey, piece: u32) -> bool {
+        let requests = self.peers.get(&key).map(|peer| &peer.requests);
+        let mut requests = requests.into_iter().flatten();
+        requests.any(|r| r.piece == piece && r.started_at.is_none())
     }
 
     /// A partial peer has a piece that waits at a complete one: it is asked
@@ -265,14 +281,9 @@ impl Fetch {
             return;
         }
         let from = active.asked[0];
-        let waits = self.peers[&from]
-            .requests
-            .iter()
-            .any(|r| r.piece == piece && r.started_at.is_none());
-        if complete(&from) && waits && self.may_ask(to, now) {
+        if complete(&from) && self.waits(from, piece) && self.may_ask(to, now) {
             self.take_back(from, piece, now);
             self.ask(to, piece, now);
-            self.dirty.insert(from);
         }
     }
 

@@ -11,6 +11,9 @@
 //! uplink, which is measured; one that does not move is not counted. The pace in
 //! bytes and the bytes in flight are the transport's.
 
+mod model;
+#[cfg(test)]
+mod tests;
 mod views;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -20,6 +23,7 @@ use std::time::{Duration, Instant};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
+pub use self::model::{ConnKey, UploadAction, UploadLimits, UploadStats};
 use self::views::{Known, Snapshot};
 use super::PeerHolding;
 use super::rate::Rate;
@@ -49,76 +53,6 @@ const UNSPREAD_MAX: u32 = 4;
 const UNSPREAD_REMEMBERED: u32 = 256;
 /// Connections that may ask; the network's own limit is lower.
 const MAX_CONNECTIONS: usize = 1024;
-
-/// A connection on which pieces are asked of us.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub struct ConnKey(pub u64);
-
-/// Limits of the server; may change while it runs.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct UploadLimits {
-    /// Pieces under way at once; 0 serves nobody. Above [`MAX_SLOTS`] counts as
-    /// that many.
-    pub slots: u32,
-    /// Bytes per second that the operator allows. Only the number of slots
-    /// follows from it here: the pace is kept by the transport.
-    pub bytes_per_second: Option<u64>,
-}
-
-impl Default for UploadLimits {
-    fn default() -> Self {
-        Self {
-            slots: MAX_SLOTS,
-            bytes_per_second: None,
-        }
-    }
-}
-
-/// What the server is to do.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum UploadAction {
-    /// Send this piece: [`Uploads::handle_finished`] or
-    /// [`Uploads::handle_failed`] follows.
-    Start {
-        /// To whom.
-        conn: ConnKey,
-        /// Which request.
-        request: RequestId,
-        /// The chunk.
-        chunk: ChunkId,
-        /// Which of its pieces.
-        piece: u32,
-    },
-    /// Send nothing more of this piece than is written, and say that it was
-    /// aborted. Nothing is to be told back; the next one may start at once.
-    Abort {
-        /// To whom.
-        conn: ConnKey,
-        /// Which request.
-        request: RequestId,
-    },
-}
-
-/// What the server does and did.
-#[derive(Clone, PartialEq, Debug, Default)]
-pub struct UploadStats {
-    /// Connections that may ask.
-    pub connections: u32,
-    /// Requests that wait.
-    pub queued: u32,
-    /// Pieces under way.
-    pub active: u32,
-    /// Pieces that may be under way.
-    pub slots: u32,
-    /// Bytes per second while anything is under way; 0 when unknown.
-    pub rate: f64,
-    /// Piece bytes sent.
-    pub sent_bytes: u64,
-    /// Pieces sent to the end.
-    pub sent_pieces: u64,
-    /// Pieces stopped by a cancel.
-    pub aborted_pieces: u64,
-}
 
 /// A piece of a snapshot that its connection has open.
 type Place = (ManifestId, u32);
