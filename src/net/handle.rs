@@ -267,7 +267,7 @@ impl Net {
         let mut control = self.inner.control.clone();
         let opening = pieces::Client::open(&mut control, peer, &self.inner.budget);
         match tokio::time::timeout(self.inner.limits.answer_timeout, opening).await {
-            Err(_) | Ok(Err(pieces::OpenError::Timeout(_))) => Err(NetError::Timeout {
+            Err(_) | Ok(Err(pieces::OpenError::Timeout { .. })) => Err(NetError::Timeout {
                 peer,
                 what: "piece stream",
             }),
