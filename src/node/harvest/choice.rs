@@ -199,7 +199,7 @@ mod tests {
         let mut choice = Choice::default();
         let none = BTreeSet::new();
         let start = Instant::now();
-        let mut choose =
+        let choose =
             |choice: &mut Choice, now| choice.choose("a", &none, vec![offer(1, 1)], 1, now);
         choose(&mut choice, start);
         for pause in [FIRST_PAUSE, FIRST_PAUSE * 2] {
