@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
+use tokio::task::JoinError;
 use tokio_util::sync::CancellationToken;
 
 use self::joining::empty_node;
@@ -18,7 +19,9 @@ use super::command::{Failure, FailureCode, Fed, FeedCommand};
 use super::failure::blocking;
 use super::progress::Reporter;
 use super::shelf;
-use crate::comet::peer::{ChunkSource, FeedSettings, Identity, NodeAddress, Stop, feed};
+use crate::comet::peer::{
+    ChunkSource, FedStats, FeedSettings, Identity, NodeAddress, PeerError, Stop, feed,
+};
 use crate::comet::rpc::Rpc;
 use crate::snapshot::{Manifest, Offer};
 use crate::store::{Archive, Store};
@@ -92,11 +95,7 @@ pub(super) async fn feed_node(
     let mut watch = Watch::new(&rpc, &manifest, &app_hash, reporter, patience);
     let end = tokio::select! {
         end = watch.until_restored(&mut heard, cancel) => end,
-        ended = &mut feeding => Err(match ended {
-            Ok(Ok(_)) => Failure::new(FailureCode::Failed, "feeding ended before the restore"),
-            Ok(Err(error)) => error.into(),
-            Err(error) => Failure::defect(&error),
-        }),
+        ended = &mut feeding => Err(too_early(ended)),
     };
     stop.stop();
     if !feeding.is_finished() {
@@ -109,6 +108,15 @@ pub(super) async fn feed_node(
         restored: true,
         seconds: started.elapsed().as_secs_f64(),
     })
+}
+
+/// Feeding goes on until it is stopped, so its own end is a failure.
+fn too_early(ended: Result<Result<FedStats, PeerError>, JoinError>) -> Failure {
+    match ended {
+        Ok(Ok(_)) => Failure::new(FailureCode::Failed, "feeding ended before the restore"),
+        Ok(Err(error)) => error.into(),
+        Err(error) => Failure::defect(&error),
+    }
 }
 
 fn interrupted() -> Failure {
