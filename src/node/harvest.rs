@@ -2,34 +2,35 @@
 //! offers to its peers is taken over its p2p port, and published.
 //!
 //! The peer protocol does not tell the application hash; the node's RPC does, as
-//! soon as block H+1 is there. What is published is therefore proven.
+//! soon as block H+1 is there. What is published is therefore proven, and the RPC
+//! must be of the chain that the node named.
 
-use std::collections::BTreeMap;
+mod choice;
+
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
 
+use self::choice::{Choice, Key};
 use super::command::{Failure, FailureCode, HarvestStatus};
 use super::failure::blocking;
 use super::feed::comet_identity;
 use super::services::{Services, count};
 use crate::comet::peer::{HarvestSettings, Harvester, NodeAddress, Stop};
 use crate::comet::rpc::{Rpc, RpcError};
-use crate::snapshot::{Manifest, Offer, SnapshotFields, Source};
+use crate::snapshot::{Offer, SnapshotFields, Source};
 use crate::store::Origin;
 
 /// How often the node is asked for its snapshots: an app that makes one each
 /// few seconds keeps each for several times as long.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
-/// A snapshot that could not be taken is tried again after this, and after twice
-/// as long each time.
-const FIRST_PAUSE: Duration = Duration::from_secs(10);
-/// The longest such pause.
-const LONGEST_PAUSE: Duration = Duration::from_secs(600);
-/// Failures remembered; a node offers ten snapshots at a time.
-const MAX_FAILURES: usize = 64;
+/// After trouble of our own (an unreadable key, a defect) a person has to do
+/// something first, so there is no hurry; it is still tried again, because they
+/// may do it while the daemon runs.
+const BROKEN_PAUSE: Duration = Duration::from_secs(60);
 
 /// A harvest under way.
 pub(super) struct Harvest {
@@ -38,7 +39,9 @@ pub(super) struct Harvest {
     rpc: Rpc,
     stop: Stop,
     newest_height: Option<u64>,
-    failures: BTreeMap<(u64, u32), (Instant, Duration)>,
+    choice: Choice,
+    /// The trouble that was last logged, until all is well.
+    told: Option<String>,
 }
 
 impl Harvest {
@@ -59,47 +62,53 @@ impl Harvest {
             rpc,
             stop: Stop::new(),
             newest_height: None,
-            failures: BTreeMap::new(),
+            choice: Choice::default(),
+            told: None,
         })
     }
 
     /// Takes every new snapshot until cancelled. Trouble is logged, shown in the
     /// status and tried again.
     pub(super) async fn run(mut self, cancel: CancellationToken) {
-        let identity = match comet_identity(&self.services.home).await {
-            Ok(identity) => identity,
-            Err(failure) => {
-                self.tell(false, Some(failure.message));
-                return;
+        let stop = self.stop.clone();
+        let stopped = cancel.clone();
+        let stopper = tokio::spawn(async move {
+            stopped.cancelled().await;
+            stop.stop();
+        });
+        while let Err(failure) = self.rounds(&cancel).await {
+            tracing::error!(node = %self.node, error = %failure, "the harvest is broken");
+            self.told = Some(failure.message.clone());
+            self.tell(false, Some(failure.message));
+            let pause = tokio::time::sleep(BROKEN_PAUSE);
+            if cancel.run_until_cancelled(pause).await.is_none() {
+                break;
             }
-        };
+        }
+        stopper.abort();
+    }
+
+    /// Round after round until cancelled. A failure is trouble of our own.
+    async fn rounds(&mut self, cancel: &CancellationToken) -> Result<(), Failure> {
+        let identity = comet_identity(&self.services.home).await?;
         let settings = HarvestSettings {
             node: self.node.clone(),
             chain_id: None,
         };
         let mut harvester = Harvester::new(settings, identity, self.stop.clone());
-        let stop = self.stop.clone();
-        let stopper = tokio::spawn(async move {
-            cancel.cancelled().await;
-            stop.stop();
-        });
-        while !self.stop.is_stopped() {
-            harvester = match self.round(harvester).await {
-                Ok(harvester) => harvester,
-                Err(failure) => {
-                    self.tell(false, Some(failure.message));
-                    break;
-                }
-            };
-            let stop = self.stop.clone();
-            let _ = tokio::task::spawn_blocking(move || stop.wait(LOOK_EVERY)).await;
+        loop {
+            harvester = self.round(harvester).await?;
+            let pause = tokio::time::sleep(LOOK_EVERY);
+            if cancel.run_until_cancelled(pause).await.is_none() {
+                return Ok(());
+            }
         }
-        stopper.abort();
     }
 
     /// One look at what the node offers, and whatever is new of it.
-    async fn round(&mut self, mut harvester: Harvester) -> Result<Harvester, Failure> {
+    async fn round(&mut self, harvester: Harvester) -> Result<Harvester, Failure> {
         let (mut harvester, listed) = blocking(move || {
+            let mut harvester = harvester;
             let listed = harvester.list();
             Ok((harvester, listed))
         })
@@ -107,74 +116,80 @@ impl Harvest {
         if self.stop.is_stopped() {
             return Ok(harvester);
         }
-        let offers = match listed {
-            Ok(offers) => offers,
-            Err(error) => {
-                self.tell(harvester.is_connected(), Some(error.to_string()));
-                return Ok(harvester);
-            }
-        };
-        let mut trouble = None;
-        if let Some(chain_id) = harvester.chain_id().map(str::to_owned) {
-            for offer in self.wanted(&chain_id, offers) {
-                let key = (offer.height, offer.format);
-                let taken;
-                (harvester, taken) = self.take(harvester, &chain_id, offer).await?;
-                if self.stop.is_stopped() {
-                    return Ok(harvester);
-                }
-                match taken {
-                    Taken::Published => {
-                        self.failures.remove(&key);
-                    }
-                    Taken::NotYet => {}
-                    Taken::Failed(failure) => {
-                        count(&self.services.counters.harvests_failed);
-                        tracing::warn!(
-                            height = key.0, format = key.1, error = %failure,
-                            "Failed to create state snapshot"
-                        );
-                        self.failed(key);
-                        trouble = Some(failure.message);
-                    }
-                }
-            }
+        let trouble;
+        match listed {
+            Ok(offers) => (harvester, trouble) = self.take_new(harvester, offers).await?,
+            Err(error) => trouble = Some(error.to_string()),
         }
-        self.tell(harvester.is_connected(), trouble);
+        if !self.stop.is_stopped() {
+            self.tell(harvester.is_connected(), trouble);
+        }
         Ok(harvester)
     }
 
-    /// What of the offers is new and would be kept, newest first.
-    fn wanted(&self, chain_id: &str, mut offers: Vec<Offer>) -> Vec<Offer> {
-        let here: Vec<Arc<Manifest>> = self
-            .services
-            .store
-            .list()
-            .into_iter()
-            .filter(|stored| stored.complete && stored.manifest.chain_id() == chain_id)
-            .map(|stored| stored.manifest)
-            .collect();
+    /// Takes what is new of the offers; tells the trouble that it had.
+    async fn take_new(
+        &mut self,
+        mut harvester: Harvester,
+        offers: Vec<Offer>,
+    ) -> Result<(Harvester, Option<String>), Failure> {
+        let Some(chain_id) = harvester.chain_id().map(str::to_owned) else {
+            return Ok((harvester, None));
+        };
+        let here = self.here(&chain_id);
         let keep = self.services.config.store.max_snapshots as usize;
-        let now = Instant::now();
-        offers.sort_by_key(|offer| std::cmp::Reverse((offer.height, offer.format)));
-        let mut heights: Vec<u64> = here.iter().map(|manifest| manifest.height()).collect();
-        heights.extend(offers.iter().map(|offer| offer.height));
-        heights.sort_unstable_by(|a, b| b.cmp(a));
-        heights.dedup();
-        let oldest = heights.get(keep.saturating_sub(1)).copied().unwrap_or(0);
-        offers.retain(|offer| {
-            let known = here.iter().any(|manifest| {
-                manifest.height() == offer.height
-                    && manifest.format() == offer.format
-                    && *manifest.hash() == offer.hash
-            });
-            let paused = self
-                .failures
-                .get(&(offer.height, offer.format))
-                .is_some_and(|(until, _)| now < *until);
-            offer.height >= oldest && !known && !paused
-        });
-        offers
+        let chosen = self
+            .choice
+            .choose(&chain_id, &here, offers, keep, Instant::now());
+        let mut trouble = chosen.trouble;
+        if !chosen.take.is_empty()
+            && let Err(failure) = self.check_rpc(&chain_id).await
+        {
+            return Ok((harvester, Some(failure.message)));
+        }
+        for offer in chosen.take {
+            let key = Key::from(&offer);
+            let taken;
+            (harvester, taken) = self.take(harvester, &chain_id, offer).await?;
+            if self.stop.is_stopped() {
+                break;
+            }
+            match taken {
+                Taken::Published => self.choice.taken(&key),
+                Taken::NotYet => {}
+                Taken::Failed(failure) => {
+                    count(&self.services.counters.harvests_failed);
+                    let why = format!(
+                        "the snapshot of height {}, format {} was not taken: {}",
+                        key.height, key.format, failure.message
+                    );
+                    self.choice.failed(key, why.clone(), Instant::now());
+                    trouble = Some(why);
+                }
+            }
+        }
+        Ok((harvester, trouble))
+    }
+
+    /// The complete snapshots of the chain on the shelf.
+    fn here(&self, chain_id: &str) -> BTreeSet<Key> {
+        let stored = self.services.store.list().into_iter();
+        stored
+            .filter(|stored| stored.complete && stored.manifest.chain_id() == chain_id)
+            .map(|stored| Key::from(&*stored.manifest))
+            .collect()
+    }
+
+    /// An application hash of another chain would make a lie out of "proven". It
+    /// is asked in each round that takes something, because another node may
+    /// have come up behind the same URL.
+    async fn check_rpc(&self, chain_id: &str) -> Result<(), Failure> {
+        let found = self.rpc.chain_id().await?;
+        if found == chain_id {
+            Ok(())
+        } else {
+            Err(super::fetch::wrong_chain(&self.rpc, &found, chain_id))
+        }
     }
 
     /// Takes one snapshot and publishes it.
@@ -208,21 +223,15 @@ impl Harvest {
         Ok((harvester, taken))
     }
 
-    fn failed(&mut self, key: (u64, u32)) {
-        let pause = self
-            .failures
-            .get(&key)
-            .map_or(FIRST_PAUSE, |(_, pause)| (*pause * 2).min(LONGEST_PAUSE));
-        if self.failures.len() >= MAX_FAILURES {
-            // Heights grow: the lowest is the one that is not offered any more.
-            self.failures.pop_first();
-        }
-        self.failures.insert(key, (Instant::now() + pause, pause));
-    }
-
+    /// Shows in the status how it stands. The log hears only of a change: the
+    /// same trouble comes back with every round.
     fn tell(&mut self, connected: bool, last_error: Option<String>) {
-        if let Some(error) = &last_error {
-            tracing::debug!(node = %self.node, error, "harvest");
+        if last_error != self.told {
+            match &last_error {
+                Some(error) => tracing::warn!(node = %self.node, error, "harvest trouble"),
+                None => tracing::info!(node = %self.node, "the harvest is well again"),
+            }
+            self.told.clone_from(&last_error);
         }
         let newest = self.services.store.list();
         self.newest_height = newest

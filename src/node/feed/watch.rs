@@ -1,0 +1,268 @@
+//! Follows a restore from both sides: what the node asks of the local peer, and
+//! what its RPC says.
+//!
+//! Only two things are progress: the first connection, and a chunk that was not
+//! sent before. A node whose application refuses the snapshot connects, asks for
+//! offers and asks for the same chunks without end.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::interrupted;
+use crate::comet::peer::FeedEvent;
+use crate::comet::rpc::{Restored, Rpc, RpcError};
+use crate::node::command::{Failure, FailureCode};
+use crate::node::progress::{Meter, Reporter};
+use crate::snapshot::Manifest;
+
+/// How often the node is asked whether it has restored the snapshot.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// A question to the node's RPC that is under way.
+type Question = Pin<Box<dyn Future<Output = Result<Seen, RpcError>> + Send>>;
+
+/// What the node's RPC says of the restore.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Seen {
+    NotYet,
+    /// The application holds exactly the snapshot's state.
+    State,
+    /// The node has blocks above the snapshot, from this height on; 0 when it
+    /// does not tell.
+    Following {
+        earliest: u64,
+    },
+}
+
+/// What blocks above the snapshot mean.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Verdict {
+    Restored,
+    /// The node came there without this snapshot.
+    Otherwise,
+}
+
+pub(super) struct Watch<'a> {
+    rpc: &'a Rpc,
+    manifest: &'a Manifest,
+    app_hash: &'a Bytes,
+    reporter: &'a Reporter,
+    meter: Meter,
+    connected: bool,
+    sent: Vec<bool>,
+    sent_bytes: u64,
+    moved_at: Instant,
+    patience: Duration,
+    last_trouble: Option<String>,
+}
+
+impl<'a> Watch<'a> {
+    /// `patience` is how long nothing may move.
+    pub(super) fn new(
+        rpc: &'a Rpc,
+        manifest: &'a Manifest,
+        app_hash: &'a Bytes,
+        reporter: &'a Reporter,
+        patience: Duration,
+    ) -> Self {
+        Self {
+            rpc,
+            manifest,
+            app_hash,
+            reporter,
+            meter: Meter::new(reporter.clone(), manifest.total_bytes()),
+            connected: false,
+            sent: vec![false; manifest.chunk_count() as usize],
+            sent_bytes: 0,
+            moved_at: Instant::now(),
+            patience,
+            last_trouble: None,
+        }
+    }
+
+    /// The question runs beside everything else: an RPC that does not answer
+    /// holds up neither an event nor the person's stop.
+    pub(super) async fn until_restored(
+        &mut self,
+        heard: &mut mpsc::Receiver<FeedEvent>,
+        cancel: &CancellationToken,
+    ) -> Result<(), Failure> {
+        let mut question: Option<Question> = None;
+        let mut look = tokio::time::interval(LOOK_EVERY);
+        look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                () = cancel.cancelled() => return Err(interrupted()),
+                Some(event) = heard.recv() => self.heard(event),
+                seen = answer(&mut question) => {
+                    question = None;
+                    if self.is_restored(seen)? {
+                        return Ok(());
+                    }
+                }
+                _ = look.tick() => {
+                    if self.moved_at.elapsed() >= self.patience {
+                        return Err(self.stuck());
+                    }
+                    question.get_or_insert_with(|| self.question());
+                }
+            }
+        }
+    }
+
+    fn question(&self) -> Question {
+        let rpc = self.rpc.clone();
+        let (height, app_hash) = (self.manifest.height(), self.app_hash.clone());
+        Box::pin(async move {
+            Ok(match rpc.restored(height, &app_hash).await? {
+                Restored::NotYet => Seen::NotYet,
+                Restored::State => Seen::State,
+                Restored::Following { .. } => Seen::Following {
+                    earliest: rpc.status().await?.earliest_height,
+                },
+            })
+        })
+    }
+
+    fn is_restored(&mut self, seen: Result<Seen, RpcError>) -> Result<bool, Failure> {
+        match seen {
+            Ok(Seen::State) => Ok(true),
+            Ok(Seen::NotYet) => Ok(false),
+            Ok(Seen::Following { earliest }) => {
+                let all_sent = self.sent.iter().all(|sent| *sent);
+                match verdict(self.manifest.height(), earliest, all_sent) {
+                    Verdict::Restored => Ok(true),
+                    Verdict::Otherwise => Err(self.otherwise(earliest)),
+                }
+            }
+            Err(error) => {
+                self.trouble(error.to_string());
+                Ok(false)
+            }
+        }
+    }
+
+    fn heard(&mut self, event: FeedEvent) {
+        match event {
+            FeedEvent::Listening { addr } => {
+                self.reporter
+                    .note(format!("waiting for the node on {addr}"));
+            }
+            FeedEvent::Connected { version, .. } => {
+                if !std::mem::replace(&mut self.connected, true) {
+                    self.moved_at = Instant::now();
+                }
+                self.reporter
+                    .note(format!("connected; the node runs CometBFT {version}"));
+            }
+            FeedEvent::Offered => self.reporter.note("snapshot offered"),
+            FeedEvent::ChunkSent { index, bytes } => {
+                let first = !std::mem::replace(&mut self.sent[index as usize], true);
+                if first {
+                    self.moved_at = Instant::now();
+                    self.sent_bytes += bytes;
+                }
+                self.meter.tell(self.sent_bytes, 1);
+            }
+            FeedEvent::Disconnected { why } => self.trouble(why),
+        }
+    }
+
+    /// A trouble is told once, until another one comes.
+    fn trouble(&mut self, why: String) {
+        if self.last_trouble.as_ref() != Some(&why) {
+            tracing::warn!(why, "feeding does not go on");
+            self.reporter.note(why.clone());
+            self.last_trouble = Some(why);
+        }
+    }
+
+    fn otherwise(&self, earliest: u64) -> Failure {
+        Failure::new(
+            FailureCode::Failed,
+            format!(
+                "the node follows the chain with blocks from {earliest} on, so it did not start \
+                 from the snapshot of height {}",
+                self.manifest.height()
+            ),
+        )
+        .hint(
+            "it synced from other peers, or restored another snapshot; to restore this one, empty \
+             the node and feed it again",
+        )
+    }
+
+    fn stuck(&self) -> Failure {
+        let all = self.sent.len();
+        let sent = self.sent.iter().filter(|sent| **sent).count();
+        let why = self
+            .last_trouble
+            .as_ref()
+            .map_or_else(String::new, |why| format!("; last trouble: {why}"));
+        let hint = if sent == 0 {
+            "the node asked for no chunk: is [statesync] enabled in its config.toml, is it at \
+             height 0, do its rpc_servers answer, and does it let this peer in (see its log for \
+             'statesync')?"
+        } else {
+            "look for 'statesync' in the node's log: it says why the snapshot was not taken"
+        };
+        Failure::new(
+            FailureCode::Failed,
+            format!(
+                "the node has not restored height {} ({sent} of {all} chunks sent), and for {} \
+                 seconds nothing moved{why}",
+                self.manifest.height(),
+                self.patience.as_secs()
+            ),
+        )
+        .hint(hint)
+    }
+}
+
+/// A node that restored a snapshot stores its first block right above it. It may
+/// have pruned that one since; then only the chunks that it had from here tell
+/// this restore from one of a newer snapshot.
+fn verdict(height: u64, earliest: u64, all_sent: bool) -> Verdict {
+    let first_block = height.saturating_add(1);
+    if earliest == 0 || earliest == first_block || (earliest > first_block && all_sent) {
+        Verdict::Restored
+    } else {
+        Verdict::Otherwise
+    }
+}
+
+/// The answer to the question under way; never, when there is none.
+async fn answer(question: &mut Option<Question>) -> Result<Seen, RpcError> {
+    match question {
+        Some(question) => question.await,
+        None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blocks_from_right_above_the_snapshot_on_are_a_restore() {
+        assert_eq!(verdict(10, 11, false), Verdict::Restored);
+        assert_eq!(verdict(10, 0, false), Verdict::Restored);
+    }
+
+    #[test]
+    fn blocks_below_the_snapshot_are_no_restore() {
+        assert_eq!(verdict(10, 1, true), Verdict::Otherwise);
+        assert_eq!(verdict(10, 10, true), Verdict::Otherwise);
+    }
+
+    #[test]
+    fn blocks_from_further_above_are_a_restore_only_after_all_chunks_were_sent() {
+        assert_eq!(verdict(10, 12, true), Verdict::Restored);
+        assert_eq!(verdict(10, 12, false), Verdict::Otherwise);
+    }
+}

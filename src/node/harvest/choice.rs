@@ -1,0 +1,225 @@
+//! Which of a node's offers are taken: a pure decision.
+//!
+//! The shelf keeps the newest snapshots of a chain (see `store`), so only what
+//! is among the newest of the shelf and the offers together is taken: the rest
+//! would leave again at once. It is taken oldest first, because a full disk
+//! removes the oldest arrival first, and the newest should stay.
+//!
+//! What was once on the shelf in this run is not taken again: if it is gone, the
+//! quota or a person removed it.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+
+use crate::snapshot::{Manifest, Offer};
+
+/// A snapshot that could not be taken is tried again after this, and after twice
+/// as long each time.
+const FIRST_PAUSE: Duration = Duration::from_secs(10);
+/// The longest such pause.
+const LONGEST_PAUSE: Duration = Duration::from_secs(600);
+/// Snapshots remembered as taken, and as failing. A node offers at most ten at a
+/// time, so what is forgotten is not offered any more. A few KB.
+const MAX_REMEMBERED: usize = 64;
+
+/// A snapshot's name within its chain; newer ones are greater.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) struct Key {
+    pub(super) height: u64,
+    pub(super) format: u32,
+    hash: Bytes,
+}
+
+impl From<&Offer> for Key {
+    fn from(offer: &Offer) -> Self {
+        Self {
+            height: offer.height,
+            format: offer.format,
+            hash: offer.hash.clone(),
+        }
+    }
+}
+
+impl From<&Manifest> for Key {
+    fn from(manifest: &Manifest) -> Self {
+        Self {
+            height: manifest.height(),
+            format: manifest.format(),
+            hash: manifest.hash().clone(),
+        }
+    }
+}
+
+/// What is remembered of one chain's snapshots from round to round.
+#[derive(Default)]
+pub(super) struct Choice {
+    chain_id: String,
+    /// Was on the shelf in this run; the oldest memory in front.
+    seen: VecDeque<Key>,
+    failing: BTreeMap<Key, Failing>,
+}
+
+struct Failing {
+    until: Instant,
+    pause: Duration,
+    why: String,
+}
+
+/// What to do in a round.
+#[derive(PartialEq, Eq, Debug, Default)]
+pub(super) struct Chosen {
+    /// To be taken, in this order.
+    pub(super) take: Vec<Offer>,
+    /// Why a wanted snapshot is not tried in this round.
+    pub(super) trouble: Option<String>,
+}
+
+impl Choice {
+    /// Decides. `here` are the complete snapshots of the chain on the shelf, and
+    /// `keep` is how many of a chain it keeps.
+    pub(super) fn choose(
+        &mut self,
+        chain_id: &str,
+        here: &BTreeSet<Key>,
+        offers: Vec<Offer>,
+        keep: usize,
+        now: Instant,
+    ) -> Chosen {
+        if self.chain_id != chain_id {
+            *self = Self {
+                chain_id: chain_id.to_owned(),
+                ..Self::default()
+            };
+        }
+        let offers: BTreeMap<Key, Offer> = offers
+            .into_iter()
+            .map(|offer| (Key::from(&offer), offer))
+            .collect();
+        let all: BTreeSet<&Key> = here.iter().chain(offers.keys()).collect();
+        let newest: BTreeSet<Key> = all.into_iter().rev().take(keep).cloned().collect();
+        let mut chosen = Chosen::default();
+        for (key, offer) in offers {
+            if here.contains(&key) {
+                self.taken(&key);
+                continue;
+            }
+            if !newest.contains(&key) || self.seen.contains(&key) {
+                continue;
+            }
+            match self.failing.get(&key) {
+                Some(failing) if now < failing.until => {
+                    chosen.trouble = Some(failing.why.clone());
+                }
+                _ => chosen.take.push(offer),
+            }
+        }
+        chosen
+    }
+
+    /// This one is on the shelf.
+    pub(super) fn taken(&mut self, key: &Key) {
+        self.failing.remove(key);
+        if self.seen.contains(key) {
+            return;
+        }
+        if self.seen.len() >= MAX_REMEMBERED {
+            self.seen.pop_front();
+        }
+        self.seen.push_back(key.clone());
+    }
+
+    /// This one could not be taken.
+    pub(super) fn failed(&mut self, key: Key, why: String, now: Instant) {
+        let pause = self.failing.remove(&key).map_or(FIRST_PAUSE, |failing| {
+            (failing.pause * 2).min(LONGEST_PAUSE)
+        });
+        if self.failing.len() >= MAX_REMEMBERED {
+            let stalest = self.failing.iter().min_by_key(|(_, failing)| failing.until);
+            if let Some(key) = stalest.map(|(key, _)| key.clone()) {
+                self.failing.remove(&key);
+            }
+        }
+        let until = now + pause;
+        self.failing.insert(key, Failing { until, pause, why });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn offer(height: u64, format: u32) -> Offer {
+        Offer {
+            height,
+            format,
+            chunks: 1,
+            hash: Bytes::from_static(b"hash"),
+            metadata: Bytes::new(),
+        }
+    }
+
+    fn names(offers: &[Offer]) -> Vec<(u64, u32)> {
+        offers
+            .iter()
+            .map(|offer| (offer.height, offer.format))
+            .collect()
+    }
+
+    fn shelf(offers: &[Offer]) -> BTreeSet<Key> {
+        offers.iter().map(Key::from).collect()
+    }
+
+    #[test]
+    fn the_newest_snapshots_of_shelf_and_offers_are_taken_oldest_first() {
+        let offers = vec![offer(3, 1), offer(2, 2), offer(2, 1), offer(1, 1)];
+        let chosen =
+            Choice::default().choose("a", &shelf(&[offer(9, 1)]), offers, 3, Instant::now());
+        assert_eq!(names(&chosen.take), [(2, 2), (3, 1)]);
+        assert_eq!(chosen.trouble, None);
+    }
+
+    #[test]
+    fn what_was_on_the_shelf_is_not_taken_again_nor_replaced_by_an_older_one() {
+        let mut choice = Choice::default();
+        let now = Instant::now();
+        let offers = vec![offer(3, 1), offer(2, 1), offer(1, 1)];
+        // One is taken in this run, one was on the shelf before it.
+        choice.choose("a", &shelf(&[offer(3, 1)]), offers.clone(), 2, now);
+        choice.taken(&Key::from(&offer(2, 1)));
+        let chosen = choice.choose("a", &BTreeSet::new(), offers.clone(), 2, now);
+        assert_eq!(chosen, Chosen::default());
+        let another_chain = choice.choose("b", &BTreeSet::new(), offers, 2, now);
+        assert_eq!(names(&another_chain.take), [(2, 1), (3, 1)]);
+    }
+
+    #[test]
+    fn what_failed_waits_twice_as_long_each_time_and_its_trouble_is_told_meanwhile() {
+        let mut choice = Choice::default();
+        let none = BTreeSet::new();
+        let start = Instant::now();
+        let choose =
+            |choice: &mut Choice, now| choice.choose("a", &none, vec![offer(1, 1)], 1, now);
+        choose(&mut choice, start);
+        for pause in [FIRST_PAUSE, FIRST_PAUSE * 2] {
+            choice.failed(Key::from(&offer(1, 1)), "why".to_owned(), start);
+            let early = choose(&mut choice, start + pause - Duration::from_millis(1));
+            assert!(early.take.is_empty());
+            assert_eq!(early.trouble.as_deref(), Some("why"));
+            assert_eq!(names(&choose(&mut choice, start + pause).take), [(1, 1)]);
+        }
+    }
+
+    #[test]
+    fn the_memory_is_bounded() {
+        let mut choice = Choice::default();
+        for height in 0..=MAX_REMEMBERED as u64 {
+            let key = Key::from(&offer(height, 1));
+            choice.taken(&key);
+            choice.failed(key, String::new(), Instant::now());
+        }
+        assert_eq!(choice.seen.len(), MAX_REMEMBERED);
+        assert_eq!(choice.failing.len(), MAX_REMEMBERED);
+    }
+}
