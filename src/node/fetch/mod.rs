@@ -1,12 +1,17 @@
 //! The second path: a snapshot is found, gathered from many peers at once,
 //! checked, sealed, and served from then on.
 
+mod ask;
 mod candidates;
+mod chase;
 mod crew;
 mod disk;
 mod find;
 mod gather;
+mod listen;
 mod recruit;
+mod seek;
+mod trials;
 
 pub(super) use find::wrong_chain;
 
@@ -20,13 +25,14 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use self::find::{Found, Search};
+use self::chase::Found;
+use self::find::Search;
 use self::gather::{End, Gather};
 use super::command::{Failure, FailureCode, FetchCommand, FetchTarget, Fetched, PeerBytes};
 use super::failure::blocking;
 use super::progress::{Meter, Reporter, byte_progress};
 use super::services::Services;
-use crate::comet::rpc::Rpc;
+use crate::comet::rpc::{Rpc, RpcError};
 use crate::snapshot::{Manifest, ManifestId};
 use crate::store::StoreError;
 
@@ -107,16 +113,21 @@ async fn resolve(
 /// Whether the chain's RPC confirms the application hash of a manifest. A
 /// contradiction is a failure.
 pub(super) async fn prove(rpc: &Rpc, manifest: &Manifest) -> Result<bool, Failure> {
+    try_prove(rpc, manifest).await?
+}
+
+/// The same, with the RPC's own error told apart: it may pass.
+async fn try_prove(rpc: &Rpc, manifest: &Manifest) -> Result<Result<bool, Failure>, RpcError> {
     let status = rpc.status().await?;
     if status.chain_id != manifest.chain_id() {
-        return Err(wrong_chain(rpc, &status.chain_id, manifest.chain_id()));
+        return Ok(Err(wrong_chain(rpc, &status.chain_id, manifest.chain_id())));
     }
     let Some(claimed) = manifest.app_hash() else {
-        return Ok(false);
+        return Ok(Ok(false));
     };
     let hash = rpc.app_hash_after(manifest.height()).await?;
     if hash != *claimed {
-        return Err(Failure::new(
+        return Ok(Err(Failure::new(
             FailureCode::Verification,
             format!(
                 "{} claims application hash {} at height {}, but the chain has {}",
@@ -126,9 +137,9 @@ pub(super) async fn prove(rpc: &Rpc, manifest: &Manifest) -> Result<bool, Failur
                 hex::encode_upper(&hash)
             ),
         )
-        .hint("the snapshot is not of this chain's state: take another one"));
+        .hint("the snapshot is not of this chain's state: take another one")));
     }
-    Ok(true)
+    Ok(Ok(true))
 }
 
 enum Gathered {
