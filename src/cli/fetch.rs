@@ -101,8 +101,13 @@ pub(super) fn text(outcome: &Outcome) -> Option<String> {
         "Bytes checked, state not proven: no RPC of the chain confirmed the application hash \
          (--node-rpc).\n"
     };
+    let proof = if fetched.proven {
+        ""
+    } else {
+        " --chain-rpc URL"
+    };
     out += &format!(
-        "Next: snapswarm feed {} --node-p2p ID@HOST:PORT --node-rpc URL\n",
+        "Next: snapswarm feed {} --node-p2p ID@HOST:PORT --node-rpc URL{proof}\n",
         text::safe(&fetched.manifest)
     );
     Some(out)

@@ -505,6 +505,7 @@ struct NodeInfoAnswer {
     id: String,
     network: String,
     version: String,
+    #[serde(default)]
     moniker: String,
 }
 

@@ -11,7 +11,7 @@
 //! * Nothing that was flushed stays here: a flush that is put off is done when
 //!   the task turns to reading (a task that waits for an answer has asked), and
 //!   at the latest when the task, which is woken for it, runs again.
-//! * Memory is bounded by [`READ_BYTES`] and [`WRITE_BYTES`] for each connection,
+//! * Memory is bounded by `READ_BYTES` and `WRITE_BYTES` for each connection,
 //!   and taken only while a connection moves data.
 
 use std::io;

@@ -169,13 +169,8 @@ async fn keep_house(services: Arc<Services>, cancel: CancellationToken) {
         let removed = blocking(move || Ok(store.enforce(Instant::now()))).await;
         match removed {
             Ok(removed) if removed.is_empty() => {}
-            Ok(removed) => {
-                for snapshot in &removed {
-                    tracing::info!(
-                        manifest = %snapshot.id, height = snapshot.height, bytes = snapshot.bytes,
-                        because = ?snapshot.because, "snapshot removed"
-                    );
-                }
+            // The store has logged what and why.
+            Ok(_) => {
                 services.announce().await;
             }
             Err(failure) => tracing::error!(%failure, "the shelf could not be looked over"),

@@ -55,6 +55,7 @@ fn publish(
     cancel: &CancellationToken,
 ) -> Result<Arc<Manifest>, Failure> {
     let fields = fields(command)?;
+    tell_if_old(store, &fields, reporter);
     let mut total = 0;
     for file in files {
         total += chunk_size(file)?;
@@ -82,12 +83,32 @@ fn publish(
     Ok(archive.manifest().clone())
 }
 
+/// Only the newest snapshots of a chain are kept: who loads an old one hears
+/// that it will not stay.
+fn tell_if_old(store: &Store, fields: &SnapshotFields, reporter: &Reporter) {
+    let newer = store
+        .list()
+        .iter()
+        .filter(|stored| stored.complete && stored.manifest.chain_id() == fields.chain_id)
+        .filter(|stored| stored.manifest.height() > fields.height)
+        .count();
+    if newer >= store.settings().max_snapshots as usize {
+        reporter.note(format!(
+            "this home keeps the newest {} snapshots of a chain and has {newer} newer ones: pin \
+             this one (`snapswarm pin CID`) before a daemon removes it, or raise \
+             store.max_snapshots",
+            store.settings().max_snapshots
+        ));
+    }
+}
+
 fn load_car(
     store: &Store,
     command: &LoadCommand,
     reporter: &Reporter,
     cancel: &CancellationToken,
 ) -> Result<Arc<Manifest>, Failure> {
+    regular_file(&command.path)?;
     reporter.phase("reading and checking the CAR");
     let expected = |manifest: &Manifest| {
         if let Some(chain_id) = &command.chain_id
@@ -108,6 +129,19 @@ fn load_car(
     let mut progress = byte_progress(reporter, cancel);
     let imported = store.import_car(&command.path, &expected, Origin::Loaded, &mut progress)?;
     Ok(imported.manifest)
+}
+
+/// A CAR is read by position and to its end: a pipe or a folder is none.
+pub(super) fn regular_file(path: &Path) -> Result<(), Failure> {
+    let meta = fs::metadata(path).map_err(|error| Failure::io(path.display(), &error))?;
+    if meta.is_file() {
+        return Ok(());
+    }
+    Err(Failure::new(
+        FailureCode::Usage,
+        format!("{} is no regular file", path.display()),
+    )
+    .hint("give a CAR file that `snapswarm dump` wrote"))
 }
 
 fn fields(command: &LoadCommand) -> Result<SnapshotFields, Failure> {

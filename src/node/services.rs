@@ -199,8 +199,9 @@ impl Services {
             named.extend(peer_of(&address));
             let net = self.net.clone();
             tokio::spawn(async move {
-                if let Err(error) = net.dial(address.clone()).await {
-                    tracing::warn!(%address, %error, "a named peer is not reached");
+                match net.dial(address).await {
+                    Ok(_) | Err(NetError::Stopped) => {}
+                    Err(error) => tracing::warn!(%error, "a named peer is not reached"),
                 }
             });
         }

@@ -83,7 +83,10 @@ pub(super) fn verify(
             let stored = find(store, id)?;
             store.verify(&stored.manifest.id(), &mut progress)?
         }
-        VerifyCommand::Car(path) => Store::verify_car(path, &mut progress)?,
+        VerifyCommand::Car(path) => {
+            super::load::regular_file(path)?;
+            Store::verify_car(path, &mut progress)?
+        }
     };
     Ok(Verified {
         manifest: verified.id.to_string(),

@@ -162,6 +162,13 @@ impl Download {
         synced
     }
 
+    /// As [`Self::check_chunk`], also for a chunk that was checked before: it is
+    /// read again, and not served until it is found right.
+    pub fn recheck_chunk(&self, chunk: UniqueIndex) -> Result<ChunkVerdict, StoreError> {
+        self.running()?.pieces.checked.remove(chunk.get());
+        self.check_chunk(chunk)
+    }
+
     /// Reads a chunk back and checks its SHA-256, writing its other places on
     /// the way. Only a checked chunk is served.
     ///

@@ -105,6 +105,11 @@ impl Store {
         &self.0.home.root
     }
 
+    /// The limits in force.
+    pub fn settings(&self) -> &StoreSettings {
+        &self.0.settings
+    }
+
     /// All snapshots, complete or not: by chain, newest first.
     pub fn list(&self) -> Vec<Stored> {
         let mut all: Vec<Stored> = self.0.state().records.values().map(stored).collect();

@@ -39,7 +39,10 @@ impl Inner {
         scan.load_downloads()?;
         let state = scan.state;
         let inner = Self::new(home, settings, disk, state, lock);
-        inner.save_catalogue()?;
+        if let Err(error) = inner.save_catalogue() {
+            // A home on a full disk still lists, deletes and serves.
+            warn!(%error, "The catalogue cannot be written");
+        }
         Ok(inner)
     }
 }

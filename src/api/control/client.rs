@@ -42,7 +42,9 @@ pub async fn call(
     let stream = socket::connect(path)
         .await
         .map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => CallError::NoDaemon,
+            io::ErrorKind::NotFound
+            | io::ErrorKind::NotADirectory
+            | io::ErrorKind::ConnectionRefused => CallError::NoDaemon,
             _ => CallError::Connect(error),
         })?;
     let (read, mut write) = stream.into_split();

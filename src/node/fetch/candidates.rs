@@ -1,16 +1,24 @@
 //! Which snapshot to fetch, of those that peers say they have.
 //!
-//! Every entry of a catalogue is a claim. What a stranger claims alone never
-//! pushes aside what several peers, or a peer that the user named, have:
-//! candidates are ranked by backing first and by height second.
+//! Every entry of a catalogue is a claim. Claims that agree in everything make
+//! one candidate, so that a lie about a snapshot stands beside the truth and
+//! never in its place. What a few strangers claim never pushes aside what many
+//! peers, or a peer that the user named, have: candidates are ranked by backing
+//! first and by height second.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use libp2p::PeerId;
 
-use crate::snapshot::ManifestId;
+use crate::snapshot::{Manifest, ManifestId};
 use crate::wire::CatalogueEntry;
+
+/// Claims so many blocks above the median of all peers are not plausible. At a
+/// block each second it is more than a day; peers that follow the same chain
+/// have snapshots much closer together.
+const FAR_ABOVE_BLOCKS: u64 = 100_000;
 
 /// What one peer says it has.
 #[derive(Clone, Debug)]
@@ -37,112 +45,216 @@ pub struct Wanted {
     pub tip: Option<u64>,
 }
 
-/// A snapshot that can be tried.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Candidate {
+/// Everything that a claim says of a snapshot. Verdicts are kept by it: a lie
+/// with the name of an honest snapshot is another subject.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Subject {
     /// Its name.
     pub manifest: ManifestId,
     /// Claimed height.
     pub height: u64,
     /// Claimed application hash; empty when unproven.
     pub app_hash: Bytes,
+    /// Claimed ABCI format.
+    pub format: u32,
+    /// Claimed number of chunks.
+    pub chunks: u32,
     /// Claimed bytes.
     pub total_bytes: u64,
+}
+
+impl Subject {
+    /// What an entry claims.
+    pub fn of(entry: &CatalogueEntry) -> Self {
+        Self {
+            manifest: entry.manifest,
+            height: entry.height,
+            app_hash: entry.app_hash.clone(),
+            format: entry.format,
+            chunks: entry.chunks,
+            total_bytes: entry.total_bytes,
+        }
+    }
+
+    /// Whether the manifest of this name bears the claim out.
+    pub fn agrees(&self, manifest: &Manifest) -> bool {
+        let app_hash = manifest.app_hash().map_or(&[][..], |hash| hash);
+        manifest.id() == self.manifest
+            && manifest.height() == self.height
+            && app_hash == self.app_hash
+            && manifest.format() == self.format
+            && manifest.chunk_count() == self.chunks
+            && manifest.total_bytes() == self.total_bytes
+    }
+}
+
+/// A snapshot that can be tried.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Candidate {
+    /// What is claimed of it.
+    pub subject: Subject,
+    /// Whether a peer that the user named claims it.
+    pub named: bool,
     /// Who claims to have all of it.
     pub peers: BTreeSet<PeerId>,
+}
+
+impl Candidate {
+    /// Whether one stranger is all that speaks for it.
+    pub fn is_lone(&self) -> bool {
+        !self.named && self.peers.len() < 2
+    }
 }
 
 /// How well a candidate is backed; the derived order is the preference.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 enum Backing {
     OneStranger,
-    Several,
+    /// Power of two below the number of holders. Identities are free, so a few
+    /// more of them must not count for more than a newer height does. Without
+    /// a chain to ask the number is all there is; with one, all are alike.
+    Several(u32),
     NamedPeer,
 }
+
+impl Backing {
+    fn of(candidate: &Candidate, tip: Option<u64>) -> Self {
+        match candidate.peers.len() {
+            _ if candidate.named => Self::NamedPeer,
+            0 | 1 => Self::OneStranger,
+            _ if tip.is_some() => Self::Several(0),
+            holders => Self::Several(holders.ilog2()),
+        }
+    }
+}
+
+/// Why a claim that the person may have hoped for is not considered.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum LeftOut {
+    /// Its height is not below the chain's.
+    AboveTip,
+    /// It is larger than the settings allow.
+    TooLarge,
+}
+
+impl LeftOut {
+    /// A sentence for so many such claims.
+    pub fn sentence(self, count: usize, wanted: &Wanted) -> String {
+        let claims = if count == 1 {
+            "1 claim was".to_owned()
+        } else {
+            format!("{count} claims were")
+        };
+        match self {
+            Self::AboveTip => format!(
+                "{claims} left out: not below the chain's height {}",
+                wanted.tip.unwrap_or_default()
+            ),
+            Self::TooLarge => format!(
+                "{claims} left out: more bytes than max_download_bytes = {} allows",
+                wanted.max_bytes.unwrap_or_default()
+            ),
+        }
+    }
+}
+
+/// How many claims were left out, by reason.
+pub type LeftOutCounts = BTreeMap<LeftOut, usize>;
 
 /// The result of ranking.
 #[derive(Debug, Default)]
 pub struct Ranked {
     /// Best first.
     pub candidates: Vec<Candidate>,
-    /// A sentence for each kind of claim that was left out.
-    pub left_out: BTreeSet<String>,
+    /// What was left out.
+    pub left_out: LeftOutCounts,
 }
 
-/// Ranks what peers claim to have in full.
-pub fn rank(claims: &[Claim], wanted: &Wanted) -> Ranked {
+/// Ranks what peers claim to have in full. `begun` tells which snapshots are
+/// here in part: among equally backed ones they go first, so that an
+/// interrupted download goes on.
+pub fn rank(claims: &[Claim], wanted: &Wanted, begun: impl Fn(&ManifestId) -> bool) -> Ranked {
     let mut ranked = Ranked::default();
-    let mut groups: BTreeMap<ManifestId, (Candidate, bool)> = BTreeMap::new();
+    let mut groups: BTreeMap<Subject, Candidate> = BTreeMap::new();
+    let mut newest: BTreeMap<PeerId, u64> = BTreeMap::new();
     for claim in claims {
-        if let Some(reason) = unfit(&claim.entry, wanted) {
-            ranked.left_out.extend(reason);
-            continue;
+        match fit(&claim.entry, wanted) {
+            Fit::Yes => {}
+            Fit::No => continue,
+            Fit::LeftOut(reason) => {
+                *ranked.left_out.entry(reason).or_default() += 1;
+                continue;
+            }
         }
-        let entry = &claim.entry;
-        let (candidate, named) = groups.entry(entry.manifest).or_insert_with(|| {
-            let candidate = Candidate {
-                manifest: entry.manifest,
-                height: entry.height,
-                app_hash: entry.app_hash.clone(),
-                total_bytes: entry.total_bytes,
-                peers: BTreeSet::new(),
-            };
-            (candidate, false)
+        let height = newest.entry(claim.peer).or_default();
+        *height = claim.entry.height.max(*height);
+        let subject = Subject::of(&claim.entry);
+        let candidate = groups.entry(subject.clone()).or_insert(Candidate {
+            subject,
+            named: false,
+            peers: BTreeSet::new(),
         });
-        if candidate.height != entry.height || candidate.app_hash != entry.app_hash {
-            ranked.left_out.insert(format!(
-                "peers disagree about the height or application hash of {}",
-                entry.manifest
-            ));
-            continue;
-        }
         candidate.peers.insert(claim.peer);
-        *named |= claim.named;
+        candidate.named |= claim.named;
     }
-    let mut groups: Vec<_> = groups.into_values().collect();
-    groups.sort_by_key(|(candidate, named)| {
-        let backing = match (named, candidate.peers.len()) {
-            (true, _) => Backing::NamedPeer,
-            (false, 2..) => Backing::Several,
-            (false, _) => Backing::OneStranger,
-        };
-        std::cmp::Reverse((
-            backing,
-            candidate.height,
+    let highest = highest_plausible(newest.into_values().collect(), wanted.tip);
+    let mut candidates: Vec<Candidate> = groups.into_values().collect();
+    candidates.sort_by_cached_key(|candidate| {
+        let Subject {
+            manifest, height, ..
+        } = candidate.subject;
+        // A named peer is believed whatever strangers say of the height.
+        let plausible = candidate.named || height <= highest;
+        Reverse((
+            Backing::of(candidate, wanted.tip),
+            plausible,
+            begun(&manifest),
+            height,
             candidate.peers.len(),
-            candidate.manifest,
+            candidate.subject.clone(),
         ))
     });
-    ranked.candidates = groups.into_iter().map(|(candidate, _)| candidate).collect();
+    ranked.candidates = candidates;
     ranked
 }
 
-/// Why an entry is out of the question: with a sentence where a person would
-/// want to know, without one where it is simply something else.
-fn unfit(entry: &CatalogueEntry, wanted: &Wanted) -> Option<Option<String>> {
-    if entry.chain_id != wanted.chain_id || !entry.complete {
-        return Some(None);
+/// The highest height that is not absurd: below the chain's where that is
+/// known, else not far above the median of what each peer has newest, so that
+/// no peer moves it by claiming much.
+fn highest_plausible(mut newest: Vec<u64>, tip: Option<u64>) -> u64 {
+    if let Some(tip) = tip {
+        return tip;
     }
-    if wanted.height.is_some_and(|height| height != entry.height) {
-        return Some(None);
+    newest.sort_unstable();
+    let lower_middle = newest.len().saturating_sub(1) / 2;
+    let median = newest.get(lower_middle).copied().unwrap_or_default();
+    median.saturating_add(FAR_ABOVE_BLOCKS)
+}
+
+/// Whether an entry is what is wanted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Fit {
+    /// It is.
+    Yes,
+    /// It is simply something else.
+    No,
+    /// A person would want to know that it is not.
+    LeftOut(LeftOut),
+}
+
+/// Whether an entry is what is wanted.
+pub fn fit(entry: &CatalogueEntry, wanted: &Wanted) -> Fit {
+    let other_height = wanted.height.is_some_and(|height| height != entry.height);
+    if entry.chain_id != wanted.chain_id || !entry.complete || other_height {
+        return Fit::No;
     }
-    if let Some(tip) = wanted.tip
-        && entry.height >= tip
-    {
-        return Some(Some(format!(
-            "{} claims height {}, but the chain is at {tip}",
-            entry.manifest, entry.height
-        )));
+    if wanted.tip.is_some_and(|tip| entry.height >= tip) {
+        return Fit::LeftOut(LeftOut::AboveTip);
     }
-    if let Some(max) = wanted.max_bytes
-        && entry.total_bytes > max
-    {
-        return Some(Some(format!(
-            "{} has {} bytes, more than max_download_bytes = {max} allows",
-            entry.manifest, entry.total_bytes
-        )));
+    if wanted.max_bytes.is_some_and(|max| entry.total_bytes > max) {
+        return Fit::LeftOut(LeftOut::TooLarge);
     }
-    None
+    Fit::Yes
 }
 
 #[cfg(test)]
@@ -178,8 +290,15 @@ mod tests {
         }
     }
 
+    fn ranked(claims: &[Claim], wanted: &Wanted) -> Ranked {
+        rank(claims, wanted, |_| false)
+    }
+
     fn best(claims: &[Claim], wanted: &Wanted) -> Option<u64> {
-        rank(claims, wanted).candidates.first().map(|c| c.height)
+        ranked(claims, wanted)
+            .candidates
+            .first()
+            .map(|c| c.subject.height)
     }
 
     #[test]
@@ -210,10 +329,13 @@ mod tests {
             claim(2, true, 200, "new"),
             claim(3, true, 200, "new"),
         ];
-        let ranked = rank(&claims, &wanted());
-        assert_eq!(ranked.candidates[0].manifest, ManifestId(sha256(b"new")));
+        let ranked = ranked(&claims, &wanted());
+        assert_eq!(
+            ranked.candidates[0].subject.manifest,
+            ManifestId(sha256(b"new"))
+        );
         assert_eq!(ranked.candidates[0].peers.len(), 2);
-        assert_eq!(ranked.candidates[2].height, 100);
+        assert_eq!(ranked.candidates[2].subject.height, 100);
     }
 
     #[test]
@@ -223,10 +345,14 @@ mod tests {
             tip: Some(100),
             ..wanted()
         };
-        let ranked = rank(&claims, &tip);
+        let ranked = ranked(&claims, &tip);
         assert_eq!(ranked.candidates.len(), 1);
-        assert_eq!(ranked.candidates[0].height, 90);
-        assert_eq!(ranked.left_out.len(), 1);
+        assert_eq!(ranked.candidates[0].subject.height, 90);
+        assert_eq!(
+            ranked.left_out,
+            LeftOutCounts::from([(LeftOut::AboveTip, 1)])
+        );
+        assert!(LeftOut::AboveTip.sentence(1, &tip).contains("height 100"));
 
         let small = Wanted {
             max_bytes: Some(999),
@@ -242,5 +368,61 @@ mod tests {
         let mut foreign = claim(1, true, 5, "y");
         foreign.entry.chain_id = "other".to_owned();
         assert_eq!(best(&[incomplete, foreign], &wanted()), None);
+    }
+
+    #[test]
+    fn two_strangers_with_an_absurd_height_do_not_win_over_many_peers_nor_over_two() {
+        let absurd = |peer| claim(peer, false, 1 << 62, "garbage");
+        let mut claims: Vec<Claim> = (3..103).map(|n| claim(n, false, 100, "real")).collect();
+        claims.extend([absurd(1), absurd(2)]);
+        assert_eq!(best(&claims, &wanted()), Some(100));
+        let even = [claims[0].clone(), claims[1].clone(), absurd(1), absurd(2)];
+        assert_eq!(best(&even, &wanted()), Some(100));
+    }
+
+    #[test]
+    fn a_newer_height_wins_among_about_as_many_holders() {
+        let claims = [
+            claim(1, false, 100, "old"),
+            claim(2, false, 100, "old"),
+            claim(3, false, 100, "old"),
+            claim(4, false, 200, "new"),
+            claim(5, false, 200, "new"),
+        ];
+        assert_eq!(best(&claims, &wanted()), Some(200));
+    }
+
+    #[test]
+    fn a_lie_about_an_honest_snapshot_is_another_candidate() {
+        let honest = claim(2, false, 100, "real");
+        let lies: [fn(&mut CatalogueEntry); 4] = [
+            |entry| entry.app_hash = Bytes::from_static(b"other"),
+            |entry| entry.height = 99,
+            |entry| entry.total_bytes = 1,
+            |entry| entry.format = 9,
+        ];
+        for lie in lies {
+            let mut false_claim = claim(1, false, 100, "real");
+            lie(&mut false_claim.entry);
+            let ranked = ranked(&[false_claim, honest.clone()], &wanted());
+            assert_eq!(ranked.candidates.len(), 2);
+            let alone = |c: &Candidate| c.peers == BTreeSet::from([honest.peer]);
+            let kept = ranked.candidates.iter().find(|c| alone(c)).unwrap();
+            assert_eq!(kept.subject, Subject::of(&honest.entry));
+        }
+    }
+
+    #[test]
+    fn of_equally_backed_snapshots_the_one_that_is_here_in_part_goes_first() {
+        let claims = [
+            claim(1, false, 100, "begun"),
+            claim(2, false, 200, "newer"),
+            claim(3, false, 50, "backed"),
+            claim(4, false, 50, "backed"),
+        ];
+        let here = ManifestId(sha256(b"begun"));
+        let ranked = rank(&claims, &wanted(), |id| *id == here);
+        let heights: Vec<u64> = ranked.candidates.iter().map(|c| c.subject.height).collect();
+        assert_eq!(heights, [50, 100, 200]);
     }
 }

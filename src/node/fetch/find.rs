@@ -1,44 +1,37 @@
 //! From what a person asked for to a manifest that was checked, and to the
 //! peers that are said to have it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use futures::StreamExt;
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use libp2p::PeerId;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use super::candidates::{Candidate, Claim, Wanted, rank};
+use super::ask::{MAX_MANIFESTS_AT_ONCE, ask_manifest, is_begun, reach};
+use super::candidates::{Candidate, Wanted};
+use super::chase::{Chase, Found, Next, Outcome, Turn, Verdict};
+use super::listen::Listener;
+use super::seek::{Asked, Seeker};
 use crate::comet::rpc::{Rpc, RpcError};
-use crate::net::{Key, Net};
+use crate::net::Key;
 use crate::node::command::{Failure, FailureCode};
 use crate::node::progress::Reporter;
 use crate::node::services::Services;
 use crate::snapshot::{Manifest, ManifestId};
-use crate::sync::Offence;
 
 /// After the first claim, others get so long to be heard.
 const SETTLE: Duration = Duration::from_millis(1500);
-/// Between two rounds of asking.
-const ROUND: Duration = Duration::from_millis(500);
-/// The DHT is asked again after so long.
-const LOOK_UP_EVERY: Duration = Duration::from_secs(10);
-/// Peers asked at once.
-const MAX_ASKED_AT_ONCE: usize = 16;
-/// Peers asked in one search: bounds what a flood of records can cost.
-const MAX_ASKED: usize = 512;
-
-/// A manifest to fetch.
-pub(super) struct Found {
-    pub(super) manifest: Arc<Manifest>,
-    /// Whether the chain's RPC confirmed its application hash.
-    pub(super) proven: bool,
-    /// Who is said to have it.
-    pub(super) peers: Vec<PeerId>,
-}
+/// While nothing can be tried, the claims and the chain are looked at again
+/// after so long.
+const LOOK_AGAIN: Duration = Duration::from_millis(1500);
+/// Holders asked for a manifest in one attempt. The next attempt asks the next
+/// ones, so that many who do not answer cost one candidate's time only.
+const MAX_HOLDERS_ASKED: usize = 4;
 
 /// A search under way.
 pub(super) struct Search<'a> {
@@ -50,47 +43,46 @@ pub(super) struct Search<'a> {
     pub(super) deadline: Instant,
 }
 
+/// What one peer gave, and its place among the manifests received at once.
+type Given = (PeerId, Option<(Arc<Manifest>, OwnedSemaphorePermit)>);
+
 impl Search<'_> {
     /// The snapshot of a name.
     pub(super) async fn by_id(&self, id: ManifestId) -> Result<Found, Failure> {
         if let Some(manifest) = self.services.store.manifest(&id) {
-            let proven = self.prove(&manifest).await?;
-            return Ok(Found {
-                manifest,
-                proven,
-                peers: Vec::new(),
-            });
+            return self.proven(manifest, Vec::new()).await;
         }
         self.reporter.phase(format!("looking for {id}"));
-        let mut asked: BTreeSet<PeerId> = BTreeSet::new();
+        let mut asked = Asked::default();
         let mut seeker = Seeker::new(self.services.net.clone(), Key::Manifest(id));
-        let mut asking: JoinSet<(PeerId, Option<Arc<Manifest>>)> = JoinSet::new();
+        let places = Arc::new(Semaphore::new(MAX_MANIFESTS_AT_ONCE));
+        let mut asking: JoinSet<Given> = JoinSet::new();
         loop {
-            for peer in seeker.peers() {
-                if asked.len() < MAX_ASKED
-                    && asking.len() < MAX_ASKED_AT_ONCE
-                    && !self.services.referee.is_banned(&peer)
-                    && asked.insert(peer)
-                {
-                    let (net, referee) = (self.services.net.clone(), self.services.referee.clone());
-                    asking
-                        .spawn(async move { (peer, ask_manifest(&net, &referee, peer, id).await) });
-                }
+            let is_out = |peer: &PeerId| self.services.referee.is_banned(peer);
+            for (peer, before) in asked.next(seeker.sources(), is_out, Instant::now()) {
+                let (net, referee) = (self.services.net.clone(), self.services.referee.clone());
+                let places = places.clone();
+                asking.spawn(async move {
+                    if !reach(&net, peer).await {
+                        return (peer, None);
+                    }
+                    let Ok(place) = places.acquire_owned().await else {
+                        return (peer, None);
+                    };
+                    let manifest = ask_manifest(net, referee, peer, id, before).await;
+                    (peer, manifest.map(|manifest| (manifest, place)))
+                });
             }
             tokio::select! {
                 () = tokio::time::sleep_until(self.deadline) => return Err(self.nobody(&id.to_string())),
-                Some(answer) = asking.join_next(), if !asking.is_empty() => {
-                    if let Ok((peer, Some(manifest))) = answer {
-                        let proven = self.prove(&manifest).await?;
-                        return Ok(Found { manifest, proven, peers: vec![peer] });
+                Some(Ok((peer, given))) = asking.join_next() => {
+                    asked.done(&peer);
+                    if let Some((manifest, _place)) = given {
+                        asking.abort_all();
+                        return self.proven(manifest, vec![peer]).await;
                     }
                 }
-                () = seeker.more() => {
-                    // Who had nothing may have it by now.
-                    if seeker.round_over() {
-                        asked.clear();
-                    }
-                }
+                () = seeker.more() => {}
             }
         }
     }
@@ -104,152 +96,235 @@ impl Search<'_> {
     ) -> Result<Found, Failure> {
         self.reporter
             .phase(format!("looking for snapshots of {chain_id}"));
-        let tip = self.tip(chain_id).await?;
+        let mut chase = self.chase(chain_id, height, refused);
+        let mut seeker = Seeker::new(self.services.net.clone(), Key::Chain(chain_id.to_owned()));
+        let mut listener = Listener::new(self.services, chain_id);
+        // An RPC of another chain is told at once.
+        let mut step = Some(self.learn_tip(chain_id).boxed());
+        let mut settled: Option<Instant> = None;
+        let mut choosing = false;
+        loop {
+            listener.ask(seeker.sources());
+            tokio::select! {
+                () = tokio::time::sleep_until(self.deadline) => {
+                    return Err(self.ended(chain_id, chase));
+                }
+                answer = listener.next() => if let Some((peer, answer)) = answer {
+                    seeker.add(answer.peers);
+                    if listener.keep(peer, answer.entries, |entry| chase.fit(entry)) {
+                        let all = listener.heard_all(self.named);
+                        let at = Instant::now() + if all { Duration::ZERO } else { SETTLE };
+                        settled = Some(settled.map_or(at, |before| before.min(at)));
+                    }
+                },
+                () = seeker.more() => {}
+                () = until(settled), if step.is_none() => {
+                    (settled, choosing) = (None, true);
+                    step = Some(self.learn_tip(chain_id).boxed());
+                }
+                outcome = ended(&mut step) => {
+                    step = None;
+                    let now = Instant::now();
+                    let choosing = std::mem::take(&mut choosing);
+                    match chase.apply(outcome?, now) {
+                        Next::Found(found) => return Ok(found),
+                        Next::Choose if choosing => {
+                            let begun = |id: &ManifestId| is_begun(self.services, id);
+                            let claims = listener.claims(self.named);
+                            let turn = chase.choose(&claims, listener.left_out(), begun, now);
+                            step = turn.map(|turn| self.try_candidate(chain_id, turn).boxed());
+                            settled = Some(now + LOOK_AGAIN);
+                        }
+                        Next::Choose => {}
+                        Next::LookAgain if choosing => settled = Some(now + LOOK_AGAIN),
+                        Next::LookAgain => {}
+                        Next::LookNow => settled = Some(now),
+                    }
+                }
+            }
+        }
+    }
+
+    fn chase(&self, chain_id: &str, height: Option<u64>, refused: &BTreeSet<ManifestId>) -> Chase {
+        let config = &self.services.config;
         let wanted = Wanted {
             chain_id: chain_id.to_owned(),
             height,
-            max_bytes: Some(self.services.config.store.max_download_bytes.0),
-            tip,
+            max_bytes: Some(config.store.max_download_bytes.0),
+            tip: None,
         };
-        let mut told = BTreeSet::new();
-        let mut tried = refused.clone();
-        let mut hashes: BTreeMap<u64, Option<Bytes>> = BTreeMap::new();
-        let mut seeker = Seeker::new(self.services.net.clone(), Key::Chain(chain_id.to_owned()));
-        let mut listener = Listener::new(self.services, chain_id);
-        let mut settled: Option<Instant> = None;
-        loop {
-            listener.ask(seeker.peers());
-            tokio::select! {
-                () = tokio::time::sleep_until(self.deadline) => {
-                    return Err(self.nobody(&format!("a snapshot of {chain_id}")));
-                }
-                heard = listener.heard() => if heard {
-                    let settle = if listener.heard_all(self.named) { Duration::ZERO } else { SETTLE };
-                    let at = Instant::now() + settle;
-                    settled = Some(settled.map_or(at, |before| before.min(at)));
-                },
-                () = seeker.more() => listener.forget_if(seeker.round_over()),
-                () = until(settled) => {
-                    settled = None;
-                    let claims = listener.claims(self.named);
-                    let ranked = rank(&claims, &wanted);
-                    for reason in ranked.left_out {
-                        if told.insert(reason.clone()) {
-                            tracing::warn!(reason, "a snapshot is left out");
-                            self.reporter.note(format!("left out: {reason}"));
-                        }
-                    }
-                    for candidate in ranked.candidates {
-                        if !self.allowed(&candidate.manifest) || !tried.insert(candidate.manifest) {
-                            continue;
-                        }
-                        if let Some(found) = self.try_candidate(&wanted, &candidate, &mut hashes).await? {
-                            return Ok(found);
-                        }
-                    }
-                }
-            }
-        }
-    }
-
-    /// Pinned manifests in the settings exclude all others.
-    fn allowed(&self, id: &ManifestId) -> bool {
-        let pinned = &self.services.config.trust.pinned_manifests;
-        pinned.is_empty() || pinned.contains(&id.to_string())
-    }
-
-    async fn try_candidate(
-        &self,
-        wanted: &Wanted,
-        candidate: &Candidate,
-        hashes: &mut BTreeMap<u64, Option<Bytes>>,
-    ) -> Result<Option<Found>, Failure> {
-        let proven = match self.rpc {
-            None => false,
-            Some(rpc) => match self.chain_hash(rpc, candidate.height, hashes).await? {
-                Some(hash) if hash == candidate.app_hash => true,
-                _ => {
-                    self.left_out(&format!(
-                        "{} claims another application hash at height {} than the chain has",
-                        candidate.manifest, candidate.height
-                    ));
-                    return Ok(None);
-                }
-            },
-        };
-        for peer in &candidate.peers {
-            if self.services.referee.is_banned(peer) {
-                continue;
-            }
-            let services = self.services;
-            let id = candidate.manifest;
-            let manifest = match services.store.manifest(&id) {
-                Some(manifest) => Some(manifest),
-                None => ask_manifest(&services.net, &services.referee, *peer, id).await,
-            };
-            let Some(manifest) = manifest else { continue };
-            if manifest.chain_id() != wanted.chain_id
-                || manifest.height() != candidate.height
-                || manifest.app_hash().cloned().unwrap_or_default() != candidate.app_hash
-            {
-                self.left_out(&format!(
-                    "{id} is not what the catalogue of its holders says"
-                ));
-                return Ok(None);
-            }
-            return Ok(Some(Found {
-                manifest,
-                proven,
-                peers: candidate.peers.iter().copied().collect(),
-            }));
-        }
-        self.left_out(&format!("nobody gave the manifest {}", candidate.manifest));
-        Ok(None)
-    }
-
-    fn left_out(&self, reason: &str) {
-        tracing::warn!(reason, "a snapshot is left out");
-        self.reporter.note(format!("left out: {reason}"));
+        let pinned = config.trust.pinned_manifests.to_vec();
+        Chase::new(wanted, pinned, refused.clone(), self.reporter.clone())
     }
 
     /// The chain's newest height; the RPC must be of this chain.
-    async fn tip(&self, chain_id: &str) -> Result<Option<u64>, Failure> {
-        let Some(rpc) = self.rpc else { return Ok(None) };
-        let status = rpc.status().await?;
-        if status.chain_id != chain_id {
-            return Err(wrong_chain(rpc, &status.chain_id, chain_id));
-        }
-        Ok(Some(status.height))
-    }
-
-    async fn chain_hash(
-        &self,
-        rpc: &Rpc,
-        height: u64,
-        hashes: &mut BTreeMap<u64, Option<Bytes>>,
-    ) -> Result<Option<Bytes>, Failure> {
-        if let Some(hash) = hashes.get(&height) {
-            return Ok(hash.clone());
-        }
-        let hash = match rpc.app_hash_after(height).await {
-            Ok(hash) => Some(hash),
-            Err(error @ (RpcError::TooNew { .. } | RpcError::Pruned { .. })) => {
-                self.left_out(&error.to_string());
-                None
-            }
-            Err(error) => return Err(error.into()),
-        };
-        hashes.insert(height, hash.clone());
-        Ok(hash)
-    }
-
-    /// Whether the chain's RPC, where there is one, confirms the manifest. A
-    /// contradiction is an error.
-    async fn prove(&self, manifest: &Manifest) -> Result<bool, Failure> {
+    async fn learn_tip(&self, chain_id: &str) -> Result<Outcome, Failure> {
         let Some(rpc) = self.rpc else {
-            return Ok(false);
+            return Ok(Outcome::Tip(None));
         };
-        super::prove(rpc, manifest).await
+        match rpc.status().await {
+            Ok(status) if status.chain_id != chain_id => {
+                Err(wrong_chain(rpc, &status.chain_id, chain_id))
+            }
+            Ok(status) => Ok(Outcome::Tip(Some(status.height))),
+            Err(error) if error.is_retryable() => Ok(Outcome::NoTip(error)),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    async fn try_candidate(&self, chain_id: &str, turn: Turn) -> Result<Outcome, Failure> {
+        let subject = turn.candidate.subject.clone();
+        let app_hash = match (turn.app_hash, self.rpc) {
+            (None, Some(rpc)) => match rpc.app_hash_after(subject.height).await {
+                Ok(hash) => Some(hash),
+                Err(error) if error.is_retryable() || matches!(error, RpcError::Pruned { .. }) => {
+                    let verdict = Verdict::NotNow(error.to_string());
+                    return Ok(Outcome::Tried {
+                        subject,
+                        app_hash: None,
+                        verdict,
+                    });
+                }
+                Err(error) => return Err(error.into()),
+            },
+            (known, _) => known,
+        };
+        let verdict = match &app_hash {
+            Some(hash) if subject.app_hash.is_empty() => Verdict::False(format!(
+                "{} names no application hash, and the chain has {} at height {}",
+                subject.manifest,
+                hex::encode_upper(hash),
+                subject.height
+            )),
+            Some(hash) if *hash != subject.app_hash => Verdict::False(format!(
+                "{} claims another application hash at height {} than the chain has",
+                subject.manifest, subject.height
+            )),
+            proof => {
+                let proven = proof.is_some();
+                self.get_manifest(chain_id, turn.candidate, turn.before, proven)
+                    .await
+            }
+        };
+        Ok(Outcome::Tried {
+            subject,
+            app_hash,
+            verdict,
+        })
+    }
+
+    /// Asks some of a candidate's holders for its manifest and compares it with
+    /// what they claim.
+    async fn get_manifest(
+        &self,
+        chain_id: &str,
+        candidate: Candidate,
+        before: u32,
+        proven: bool,
+    ) -> Verdict {
+        let Candidate { subject, peers, .. } = candidate;
+        let id = subject.manifest;
+        let (net, referee) = (&self.services.net, &self.services.referee);
+        let mut manifest = self.services.store.manifest(&id);
+        let mut holders = self.in_turn(&peers, before).into_iter();
+        let mut asking = JoinSet::new();
+        while manifest.is_none() {
+            while asking.len() < MAX_MANIFESTS_AT_ONCE
+                && let Some(peer) = holders.next()
+            {
+                asking.spawn(ask_manifest(net.clone(), referee.clone(), peer, id, before));
+            }
+            let Some(given) = asking.join_next().await else {
+                return Verdict::NotNow(format!("no holder gave the manifest {id}"));
+            };
+            manifest = given.unwrap_or_default();
+        }
+        match manifest {
+            Some(manifest) if manifest.chain_id() == chain_id && subject.agrees(&manifest) => {
+                Verdict::Found(Found {
+                    manifest,
+                    proven,
+                    peers: peers.into_iter().collect(),
+                })
+            }
+            _ => Verdict::False(format!(
+                "{id} is not what a catalogue says: another chain, height, application hash, \
+                 format or size"
+            )),
+        }
+    }
+
+    /// The holders to ask in an attempt: connected ones first, and others each
+    /// time.
+    fn in_turn(&self, peers: &BTreeSet<PeerId>, before: u32) -> Vec<PeerId> {
+        let connected = self.services.net.connected();
+        let is_connected = |peer: &PeerId| connected.iter().any(|info| info.peer == *peer);
+        let mut holders: Vec<PeerId> = peers.iter().copied().collect();
+        holders.retain(|peer| !self.services.referee.is_banned(peer));
+        holders.sort_by_key(|peer| !is_connected(peer));
+        if !holders.is_empty() {
+            let shift = (before as usize).saturating_mul(MAX_HOLDERS_ASKED);
+            let len = holders.len();
+            holders.rotate_left(shift % len);
+        }
+        holders.truncate(MAX_HOLDERS_ASKED);
+        holders
+    }
+
+    /// The manifest with whether the chain's RPC, where there is one, confirms
+    /// it. A contradiction is an error; an RPC that does not answer is asked
+    /// until the deadline.
+    async fn proven(&self, manifest: Arc<Manifest>, peers: Vec<PeerId>) -> Result<Found, Failure> {
+        let mut proven = false;
+        while let Some(rpc) = self.rpc {
+            let asked = super::try_prove(rpc, &manifest);
+            let Ok(asked) = tokio::time::timeout_at(self.deadline, asked).await else {
+                return Err(Failure::new(
+                    FailureCode::Failed,
+                    format!("the RPC {} did not answer in time", rpc.url()),
+                )
+                .hint("wait longer with --timeout, or name another node with --node-rpc"));
+            };
+            match asked {
+                Ok(answer) => {
+                    proven = answer?;
+                    break;
+                }
+                Err(error)
+                    if error.is_retryable() && Instant::now() + LOOK_AGAIN < self.deadline =>
+                {
+                    tracing::warn!(%error, "the chain does not confirm the manifest yet");
+                    self.reporter
+                        .phase(format!("waiting for the chain's RPC: {error}"));
+                    tokio::time::sleep(LOOK_AGAIN).await;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(Found {
+            manifest,
+            proven,
+            peers,
+        })
+    }
+
+    /// Why the search for a chain's snapshot ended with nothing.
+    fn ended(&self, chain_id: &str, chase: Chase) -> Failure {
+        let had_offers = chase.had_offers();
+        if let Some(error) = chase.into_trouble() {
+            return error.into();
+        }
+        if !had_offers {
+            return self.nobody(&format!("a snapshot of {chain_id}"));
+        }
+        Failure::new(
+            FailureCode::NotFound,
+            format!("no snapshot of {chain_id} that peers offer could be taken in time"),
+        )
+        .hint(
+            "the notes above say why each was left out; name a provider with --bootstrap, or wait \
+             longer with --timeout",
+        )
     }
 
     fn nobody(&self, what: &str) -> Failure {
@@ -285,178 +360,10 @@ async fn until(at: Option<Instant>) {
     }
 }
 
-/// Asks one peer for a manifest and checks it.
-async fn ask_manifest(
-    net: &Net,
-    referee: &crate::node::referee::Referee,
-    peer: PeerId,
-    id: ManifestId,
-) -> Option<Arc<Manifest>> {
-    let bytes = match net.manifest(peer, &id).await {
-        Ok(bytes) => bytes,
-        Err(error) => {
-            tracing::debug!(%peer, %id, %error, "no manifest");
-            if error.blame().is_some() {
-                referee.ban(peer, Offence::Protocol);
-            }
-            return None;
-        }
-    };
-    match Manifest::decode_as(&id, bytes) {
-        Ok(manifest) => Some(Arc::new(manifest)),
-        Err(error) => {
-            tracing::warn!(%peer, %id, %error, "a peer gave a false manifest");
-            referee.ban(peer, Offence::WrongBytes);
-            None
-        }
-    }
-}
-
-/// Peers that may know: those connected, and what the DHT finds.
-struct Seeker {
-    net: Net,
-    key: Key,
-    found: BTreeSet<PeerId>,
-    look_up: Option<futures::stream::BoxStream<'static, PeerId>>,
-    looked_at: Option<Instant>,
-    rounds: u32,
-}
-
-impl Seeker {
-    fn new(net: Net, key: Key) -> Self {
-        Self {
-            net,
-            key,
-            found: BTreeSet::new(),
-            look_up: None,
-            looked_at: None,
-            rounds: 0,
-        }
-    }
-
-    fn peers(&self) -> BTreeSet<PeerId> {
-        let mut peers = self.found.clone();
-        peers.extend(self.net.connected().into_iter().map(|peer| peer.peer));
-        peers.remove(&self.net.peer_id());
-        peers
-    }
-
-    /// Every so many rounds whoever was asked may be asked again.
-    fn round_over(&self) -> bool {
-        self.rounds.is_multiple_of(10)
-    }
-
-    /// Ends when there may be more peers than before.
-    async fn more(&mut self) {
-        let due = self
-            .looked_at
-            .is_none_or(|at| at.elapsed() >= LOOK_UP_EVERY);
-        if self.look_up.is_none() && due {
-            self.looked_at = Some(Instant::now());
-            if let Ok(providers) = self.net.find(self.key.clone()).await {
-                self.look_up = Some(providers.boxed());
-            }
-        }
-        let next = async {
-            match &mut self.look_up {
-                Some(look_up) => look_up.next().await,
-                None => std::future::pending().await,
-            }
-        };
-        match tokio::time::timeout(ROUND, next).await {
-            Ok(Some(peer)) => {
-                if self.found.len() < MAX_ASKED {
-                    self.found.insert(peer);
-                }
-            }
-            Ok(None) => self.look_up = None,
-            Err(_) => self.rounds += 1,
-        }
-    }
-}
-
-/// Asks peers for their catalogues and keeps the claims.
-struct Listener<'a> {
-    services: &'a Services,
-    chain_id: String,
-    asked: BTreeSet<PeerId>,
-    asking: JoinSet<(PeerId, Option<Vec<crate::wire::CatalogueEntry>>)>,
-    heard: BTreeMap<PeerId, Vec<crate::wire::CatalogueEntry>>,
-}
-
-impl<'a> Listener<'a> {
-    fn new(services: &'a Services, chain_id: &str) -> Self {
-        Self {
-            services,
-            chain_id: chain_id.to_owned(),
-            asked: BTreeSet::new(),
-            asking: JoinSet::new(),
-            heard: BTreeMap::new(),
-        }
-    }
-
-    fn ask(&mut self, peers: BTreeSet<PeerId>) {
-        for peer in peers {
-            if self.asking.len() >= MAX_ASKED_AT_ONCE || self.asked.len() >= MAX_ASKED {
-                return;
-            }
-            if self.services.referee.is_banned(&peer) || !self.asked.insert(peer) {
-                continue;
-            }
-            let (net, referee) = (self.services.net.clone(), self.services.referee.clone());
-            let chain_id = self.chain_id.clone();
-            self.asking.spawn(async move {
-                match net.catalogue(peer, Some(&chain_id)).await {
-                    Ok(answer) => (peer, Some(answer.entries)),
-                    Err(error) => {
-                        tracing::debug!(%peer, %error, "no catalogue");
-                        if error.blame().is_some() {
-                            referee.ban(peer, Offence::Protocol);
-                        }
-                        (peer, None)
-                    }
-                }
-            });
-        }
-    }
-
-    /// Ends when a peer answered; true when it has something of the chain.
-    async fn heard(&mut self) -> bool {
-        let answer = match self.asking.join_next().await {
-            Some(answer) => answer,
-            None => std::future::pending().await,
-        };
-        let Ok((peer, Some(entries))) = answer else {
-            return false;
-        };
-        let any = !entries.is_empty();
-        self.heard.insert(peer, entries);
-        any
-    }
-
-    /// Whether every peer that the user named, and everyone else who was asked,
-    /// has answered.
-    fn heard_all(&self, named: &BTreeSet<PeerId>) -> bool {
-        !named.is_empty()
-            && self.asking.is_empty()
-            && named.iter().all(|peer| self.heard.contains_key(peer))
-    }
-
-    fn forget_if(&mut self, round_over: bool) {
-        if round_over {
-            self.asked.clear();
-        }
-    }
-
-    fn claims(&self, named: &BTreeSet<PeerId>) -> Vec<Claim> {
-        let claim = |peer: &PeerId, entry: &crate::wire::CatalogueEntry| Claim {
-            peer: *peer,
-            named: named.contains(peer),
-            entry: entry.clone(),
-        };
-        self.heard
-            .iter()
-            .flat_map(|(peer, entries)| entries.iter().map(move |entry| claim(peer, entry)))
-            .collect()
+/// What the step under way brings, where there is one.
+async fn ended<T>(step: &mut Option<BoxFuture<'_, T>>) -> T {
+    match step {
+        Some(step) => step.await,
+        None => std::future::pending().await,
     }
 }

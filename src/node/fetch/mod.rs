@@ -1,12 +1,17 @@
 //! The second path: a snapshot is found, gathered from many peers at once,
 //! checked, sealed, and served from then on.
 
+mod ask;
 mod candidates;
+mod chase;
 mod crew;
 mod disk;
 mod find;
 mod gather;
+mod listen;
 mod recruit;
+mod seek;
+mod trials;
 
 pub(super) use find::wrong_chain;
 
@@ -20,15 +25,16 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use self::find::{Found, Search};
+use self::chase::Found;
+use self::find::Search;
 use self::gather::{End, Gather};
 use super::command::{Failure, FailureCode, FetchCommand, FetchTarget, Fetched, PeerBytes};
 use super::failure::blocking;
 use super::progress::{Meter, Reporter, byte_progress};
 use super::services::{Services, add};
-use crate::comet::rpc::Rpc;
+use crate::comet::rpc::{Rpc, RpcError};
 use crate::snapshot::{Manifest, ManifestId};
-use crate::store::StoreError;
+use crate::store::{ChunkVerdict, Download, StoreError};
 
 /// Streams that wait to be taken into a download.
 const RECRUIT_QUEUE: usize = 16;
@@ -111,16 +117,21 @@ async fn resolve(
 /// Whether the chain's RPC confirms the application hash of a manifest. A
 /// contradiction is a failure.
 pub(super) async fn prove(rpc: &Rpc, manifest: &Manifest) -> Result<bool, Failure> {
+    try_prove(rpc, manifest).await?
+}
+
+/// The same, with the RPC's own error told apart: it may pass.
+async fn try_prove(rpc: &Rpc, manifest: &Manifest) -> Result<Result<bool, Failure>, RpcError> {
     let status = rpc.status().await?;
     if status.chain_id != manifest.chain_id() {
-        return Err(wrong_chain(rpc, &status.chain_id, manifest.chain_id()));
+        return Ok(Err(wrong_chain(rpc, &status.chain_id, manifest.chain_id())));
     }
     let Some(claimed) = manifest.app_hash() else {
-        return Ok(false);
+        return Ok(Ok(false));
     };
     let hash = rpc.app_hash_after(manifest.height()).await?;
     if hash != *claimed {
-        return Err(Failure::new(
+        return Ok(Err(Failure::new(
             FailureCode::Verification,
             format!(
                 "{} claims application hash {} at height {}, but the chain has {}",
@@ -130,9 +141,9 @@ pub(super) async fn prove(rpc: &Rpc, manifest: &Manifest) -> Result<bool, Failur
                 hex::encode_upper(&hash)
             ),
         )
-        .hint("the snapshot is not of this chain's state: take another one"));
+        .hint("the snapshot is not of this chain's state: take another one")));
     }
-    Ok(true)
+    Ok(Ok(true))
 }
 
 enum Gathered {
@@ -174,6 +185,7 @@ async fn gather(
         }
         Err(error) => return Err(error.into()),
     };
+    read_back(&download, reporter).await?;
     fetched.resumed_bytes = gather::bytes_of(&manifest, &download.have());
     let text = format!(
         "fetching {id}: {} chunks, {} bytes{}",
@@ -246,6 +258,37 @@ async fn gather(
             manifest.unique_bytes()
         ))),
     }
+}
+
+/// Chunks that an earlier run checked are read once more: nothing is known of
+/// what the disk did meanwhile. What it damaged is missing again.
+async fn read_back(download: &Arc<Download>, reporter: &Reporter) -> Result<(), Failure> {
+    let checked = download.checked();
+    if checked.is_empty() {
+        return Ok(());
+    }
+    reporter.phase(format!(
+        "reading back {} chunks of an earlier run",
+        checked.count()
+    ));
+    let download = download.clone();
+    blocking(move || {
+        let manifest = download.manifest().clone();
+        for chunk in checked
+            .iter()
+            .filter_map(|number| manifest.unique_index(number))
+        {
+            if let ChunkVerdict::Damaged(pieces) = download.recheck_chunk(chunk)? {
+                tracing::error!(
+                    snapshot = %manifest.id(), chunk = chunk.get(), pieces = pieces.len(),
+                    "the disk damaged a chunk; it is fetched again"
+                );
+                download.drop_chunk(chunk)?;
+            }
+        }
+        Ok(())
+    })
+    .await
 }
 
 fn by_share(received: &std::collections::BTreeMap<PeerId, u64>) -> Vec<PeerBytes> {

@@ -1,0 +1,266 @@
+//! What a search for the best snapshot of a chain knows so far, and what it
+//! tells the person. No clock and no network in here.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use libp2p::PeerId;
+use tokio::time::Instant;
+
+use super::candidates::{
+    Candidate, Claim, Fit, LeftOut, LeftOutCounts, Subject, Wanted, fit, rank,
+};
+use super::trials::Trials;
+use crate::comet::rpc::RpcError;
+use crate::node::progress::Reporter;
+use crate::snapshot::{Manifest, ManifestId};
+use crate::wire::CatalogueEntry;
+
+/// Sentences shown of one search; the others go to the log alone.
+const MAX_TOLD: usize = 64;
+/// Application hashes kept of the chain, at most 64 bytes each.
+const MAX_HASHES: usize = 1024;
+
+/// A manifest to fetch.
+pub(super) struct Found {
+    pub(super) manifest: Arc<Manifest>,
+    /// Whether the chain's RPC confirmed its application hash.
+    pub(super) proven: bool,
+    /// Who is said to have it.
+    pub(super) peers: Vec<PeerId>,
+}
+
+/// What one step of a search brought.
+pub(super) enum Outcome {
+    /// The chain's newest height, where there is an RPC.
+    Tip(Option<u64>),
+    /// The RPC does not answer for now.
+    NoTip(RpcError),
+    /// A candidate was tried.
+    Tried {
+        subject: Subject,
+        /// The chain's application hash at its height, where it was told.
+        app_hash: Option<Bytes>,
+        verdict: Verdict,
+    },
+}
+
+/// What came of a candidate.
+pub(super) enum Verdict {
+    Found(Found),
+    /// The claim is false, for this reason.
+    False(String),
+    /// Nothing is decided, for this reason.
+    NotNow(String),
+}
+
+/// What a search does after a step.
+pub(super) enum Next {
+    /// It is over.
+    Found(Found),
+    /// The chain's height is known: a candidate can be chosen.
+    Choose,
+    /// After a pause.
+    LookAgain,
+    /// At once.
+    LookNow,
+}
+
+/// The state of a search.
+pub(super) struct Chase {
+    wanted: Wanted,
+    /// Manifests that the settings name; when there are any, no others are taken.
+    pinned: Vec<String>,
+    trials: Trials,
+    hashes: BTreeMap<u64, Bytes>,
+    told: Told,
+    /// Whether anything fit to be tried was heard of.
+    offered: bool,
+    /// Why the RPC does not answer, while it does not.
+    trouble: Option<RpcError>,
+}
+
+/// A candidate whose turn it is.
+pub(super) struct Turn {
+    pub(super) candidate: Candidate,
+    /// How often it was tried before.
+    pub(super) before: u32,
+    /// The chain's application hash at its height, where it is known.
+    pub(super) app_hash: Option<Bytes>,
+}
+
+impl Chase {
+    pub(super) fn new(
+        wanted: Wanted,
+        pinned: Vec<String>,
+        refused: BTreeSet<ManifestId>,
+        reporter: Reporter,
+    ) -> Self {
+        Self {
+            wanted,
+            pinned,
+            trials: Trials::new(refused),
+            hashes: BTreeMap::new(),
+            told: Told::new(reporter),
+            offered: false,
+            trouble: None,
+        }
+    }
+
+    /// Whether a claim is worth keeping.
+    pub(super) fn fit(&self, entry: &CatalogueEntry) -> Fit {
+        match fit(entry, &self.wanted) {
+            Fit::Yes if !self.is_allowed(&entry.manifest) => Fit::No,
+            Fit::Yes if self.trials.is_out(&Subject::of(entry)) => Fit::No,
+            fit => fit,
+        }
+    }
+
+    /// The candidate to try now. `left_out` are claims that were not kept.
+    pub(super) fn choose(
+        &mut self,
+        claims: &[Claim],
+        mut left_out: LeftOutCounts,
+        begun: impl Fn(&ManifestId) -> bool,
+        now: Instant,
+    ) -> Option<Turn> {
+        let mut ranked = rank(claims, &self.wanted, begun);
+        for (reason, count) in ranked.left_out {
+            *left_out.entry(reason).or_default() += count;
+        }
+        self.told.left_out(&left_out, &self.wanted);
+        ranked
+            .candidates
+            .retain(|candidate| self.is_allowed(&candidate.subject.manifest));
+        let (candidate, before) = self.trials.choose(&ranked.candidates, now)?;
+        self.offered = true;
+        let app_hash = self.hashes.get(&candidate.subject.height).cloned();
+        Some(Turn {
+            candidate,
+            before,
+            app_hash,
+        })
+    }
+
+    /// Takes in what a step brought.
+    pub(super) fn apply(&mut self, outcome: Outcome, now: Instant) -> Next {
+        match outcome {
+            Outcome::Tip(tip) => {
+                self.wanted.tip = tip;
+                self.trouble = None;
+                Next::Choose
+            }
+            Outcome::NoTip(error) => {
+                self.told.say(&format!("{error}; asking again"));
+                self.trouble = Some(error);
+                Next::LookAgain
+            }
+            Outcome::Tried {
+                subject,
+                app_hash,
+                verdict,
+            } => {
+                if let Some(hash) = app_hash {
+                    self.learn_hash(subject.height, hash);
+                }
+                match verdict {
+                    Verdict::Found(found) => return Next::Found(found),
+                    Verdict::False(reason) => {
+                        self.trials.put_out(subject);
+                        self.told.say(&format!("left out: {reason}"));
+                    }
+                    Verdict::NotNow(reason) => {
+                        self.trials.put_off(subject, now);
+                        self.told.say(&format!("not now: {reason}"));
+                    }
+                }
+                Next::LookNow
+            }
+        }
+    }
+
+    fn learn_hash(&mut self, height: u64, app_hash: Bytes) {
+        if self.hashes.len() >= MAX_HASHES {
+            self.hashes.clear();
+        }
+        self.hashes.insert(height, app_hash);
+    }
+
+    /// Whether there was anything to try.
+    pub(super) fn had_offers(&self) -> bool {
+        self.offered
+    }
+
+    /// Why the RPC did not answer in the end, if it did not.
+    pub(super) fn into_trouble(self) -> Option<RpcError> {
+        self.trouble
+    }
+
+    /// Pinned manifests in the settings exclude all others.
+    fn is_allowed(&self, id: &ManifestId) -> bool {
+        self.pinned.is_empty() || self.pinned.contains(&id.to_string())
+    }
+}
+
+/// What the person was told, so that nothing is said twice and strangers cannot
+/// fill the screen.
+struct Told {
+    reporter: Reporter,
+    sentences: BTreeSet<String>,
+    left_out: LeftOutCounts,
+}
+
+impl Told {
+    fn new(reporter: Reporter) -> Self {
+        Self {
+            reporter,
+            sentences: BTreeSet::new(),
+            left_out: LeftOutCounts::new(),
+        }
+    }
+
+    fn say(&mut self, sentence: &str) {
+        if self.sentences.contains(sentence) {
+            return;
+        }
+        tracing::warn!(sentence, "search");
+        if self.sentences.len() < MAX_TOLD && self.sentences.insert(sentence.to_owned()) {
+            self.reporter.note(sentence);
+        }
+    }
+
+    /// One line for each reason; another one only when there are twice as many.
+    fn left_out(&mut self, counts: &LeftOutCounts, wanted: &Wanted) {
+        for (reason, count) in counts {
+            if is_news(&self.left_out, *reason, *count) {
+                self.left_out.insert(*reason, *count);
+                self.say(&reason.sentence(*count, wanted));
+            }
+        }
+    }
+}
+
+fn is_news(told: &LeftOutCounts, reason: LeftOut, count: usize) -> bool {
+    let before = told.get(&reason).copied().unwrap_or_default();
+    count > 0 && count >= before.saturating_mul(2)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_growing_number_is_told_again_only_when_it_has_doubled() {
+        let mut told = LeftOutCounts::new();
+        let mut lines = 0;
+        for count in 0..=1000 {
+            if is_news(&told, LeftOut::AboveTip, count) {
+                told.insert(LeftOut::AboveTip, count);
+                lines += 1;
+            }
+        }
+        assert_eq!(lines, 10);
+        assert!(!is_news(&told, LeftOut::AboveTip, 512));
+    }
+}
