@@ -153,7 +153,7 @@ impl Search<'_> {
             max_bytes: Some(config.store.max_download_bytes.0),
             tip: None,
         };
-        let pinned = config.trust.pinned_manifests.iter().cloned().collect();
+        let pinned = config.trust.pinned_manifests.to_vec();
         Chase::new(wanted, pinned, refused.clone(), self.reporter.clone())
     }
 
