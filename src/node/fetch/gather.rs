@@ -28,7 +28,7 @@ use crate::wire::{Holding, MAX_PROBE_CHUNKS, Refusal};
 /// what the budget of received pieces has places for, so the scheduler, which
 /// sends the useless away, always decides about the last place.
 const MAX_PEERS: u32 = 24;
-const _: () = assert!(MAX_PEERS as usize + super::recruit::MAX_OPENING <= MAX_CLIENT_STREAMS);
+const _: () = assert!(MAX_PEERS as usize + super::roster::MAX_OPENING <= MAX_CLIENT_STREAMS);
 /// A disk that gives back other bytes than were written so many times in one
 /// download is broken.
 const MAX_DAMAGED_CHUNKS: u32 = 3;

@@ -10,6 +10,7 @@ mod find;
 mod gather;
 mod listen;
 mod recruit;
+mod roster;
 mod seek;
 mod trials;
 

@@ -1,6 +1,5 @@
 //! Finding peers for a download and opening piece streams on them.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -9,6 +8,7 @@ use libp2p::PeerId;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
+use super::roster::Roster;
 use crate::net::pieces::Client;
 use crate::net::{Key, Net};
 use crate::node::services::Services;
@@ -22,12 +22,6 @@ const LOOK_AROUND_EVERY: Duration = Duration::from_secs(1);
 const LOOK_UP_TIMEOUT: Duration = Duration::from_secs(20);
 /// Opening a stream on a peer, dialling included.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(15);
-/// A peer that gave no stream, or has nothing we lack, is tried again after it.
-const TRY_AGAIN_AFTER: Duration = Duration::from_secs(30);
-/// Streams being opened at once.
-pub(super) const MAX_OPENING: usize = 8;
-/// Peers known to the recruiter; beyond it the DHT's answers are not taken in.
-const MAX_KNOWN: usize = 1024;
 
 /// A peer that is ready to be asked.
 pub(super) struct Recruit {
@@ -51,10 +45,7 @@ pub(super) async fn recruit(
     recruits: mpsc::Sender<Recruit>,
     mut orders: mpsc::Receiver<Order>,
 ) {
-    let mut known: BTreeMap<PeerId, Known> = BTreeMap::new();
-    for peer in first {
-        known.insert(peer, Known::Idle { since: None });
-    }
+    let mut roster = Roster::new(first);
     let (found_sender, mut found) = mpsc::channel(64);
     let mut opening: JoinSet<(PeerId, Option<Client>)> = JoinSet::new();
     let mut look_ups = JoinSet::new();
@@ -64,9 +55,7 @@ pub(super) async fn recruit(
         tokio::select! {
             order = orders.recv() => match order {
                 None => return,
-                Some(Order::Left(peer)) => {
-                    known.insert(peer, Known::Idle { since: Some(Instant::now()) });
-                }
+                Some(Order::Left(peer)) => roster.left(peer, Instant::now()),
                 Some(Order::Lacking(chunks)) => {
                     for chunk in chunks {
                         look_ups.spawn(find(services.net.clone(), Key::Chunk(chunk), found_sender.clone()));
@@ -76,61 +65,36 @@ pub(super) async fn recruit(
             _ = look_up.tick() => {
                 look_ups.spawn(find(services.net.clone(), Key::Manifest(manifest), found_sender.clone()));
             }
-            Some(peer) = found.recv() => {
-                if known.len() < MAX_KNOWN {
-                    known.entry(peer).or_insert(Known::Idle { since: None });
-                }
-            }
+            Some(peer) = found.recv() => roster.add(peer),
             Some(_) = look_ups.join_next(), if !look_ups.is_empty() => {}
             Some(opened) = opening.join_next(), if !opening.is_empty() => {
                 let Ok((peer, client)) = opened else { continue };
                 let Some(client) = client else {
-                    known.insert(peer, Known::Idle { since: Some(Instant::now()) });
+                    roster.failed(peer, Instant::now());
                     continue;
                 };
-                known.insert(peer, Known::Working);
+                roster.opened(&peer);
                 if recruits.send(Recruit { peer, client }).await.is_err() {
                     return;
                 }
             }
             _ = look_around.tick() => {}
         }
-        for peer in services.net.connected() {
-            known
-                .entry(peer.peer)
-                .or_insert(Known::Idle { since: None });
-        }
-        open_some(&services, &mut known, &mut opening);
+        open_some(&services, &mut roster, &mut opening);
     }
-}
-
-enum Known {
-    /// Not asked now; since when, if it was.
-    Idle { since: Option<Instant> },
-    /// A stream is being opened, or the peer takes part.
-    Working,
 }
 
 fn open_some(
     services: &Arc<Services>,
-    known: &mut BTreeMap<PeerId, Known>,
+    roster: &mut Roster,
     opening: &mut JoinSet<(PeerId, Option<Client>)>,
 ) {
-    let now = Instant::now();
     let own = services.net.peer_id();
-    for (peer, state) in known {
-        if opening.len() >= MAX_OPENING {
-            return;
-        }
-        let ready = match state {
-            Known::Idle { since } => since.is_none_or(|since| now - since >= TRY_AGAIN_AFTER),
-            Known::Working => false,
-        };
-        if !ready || *peer == own || services.referee.is_banned(peer) {
-            continue;
-        }
-        *state = Known::Working;
-        let (net, peer) = (services.net.clone(), *peer);
+    let connected = services.net.connected().iter().map(|p| p.peer).collect();
+    roster.set_connected(connected);
+    let is_out = |peer: &PeerId| *peer == own || services.referee.is_banned(peer);
+    for peer in roster.next(is_out, Instant::now()) {
+        let net = services.net.clone();
         opening.spawn(async move {
             let opened = tokio::time::timeout(OPEN_TIMEOUT, net.pieces(peer)).await;
             let client = match opened {
