@@ -5,8 +5,12 @@ use std::{
     io::{self, BufRead, Write},
     net::TcpStream,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     thread::{self, JoinHandle},
+    time::{Duration, Instant},
 };
 
 use super::handshake::{Secured, explain};
@@ -23,6 +27,8 @@ const BATCH_BYTES: usize = 60 << 10;
 /// Messages of a kind that wait to be written. More come only when the node
 /// asks faster than it reads: those are left out, as the same lie in line.
 const MAX_WAITING: usize = 64;
+/// A node that has no room for a peer hangs up at once after the handshake.
+const HANG_UP: Duration = Duration::from_secs(3);
 
 /// Takes what a connection brings. Called from the connection's own threads:
 /// must return soon and hold no lock that its caller holds.
@@ -96,20 +102,26 @@ impl Connection {
             socket,
             threads: Vec::new(),
         };
+        let heard = Arc::new(AtomicBool::new(false));
         let mut reader = Reader {
             from: receiver,
             assembler: Assembler::new(limits),
             inbox: inbox.clone(),
             outbox: outbox.clone(),
             place: place.to_owned(),
-            own,
-            heard: false,
+            heard: heard.clone(),
         };
-        connection.spawn("comet-read", place, inbox.clone(), move || reader.run())?;
+        let end = End {
+            place: place.to_owned(),
+            own,
+            heard,
+            since: Instant::now(),
+            inbox: inbox.clone(),
+        };
+        connection.spawn("comet-read", end.clone(), move || reader.run())?;
         let place_of_writer = place.to_owned();
-        let inbox_of_writer = inbox.clone();
-        connection.spawn("comet-write", place, inbox, move || {
-            write_all(sender, &outbox, &*inbox_of_writer, &place_of_writer)
+        connection.spawn("comet-write", end, move || {
+            write_all(sender, &outbox, &*inbox, &place_of_writer)
         })?;
         Ok(connection)
     }
@@ -119,33 +131,34 @@ impl Connection {
     fn spawn(
         &mut self,
         name: &str,
-        place: &str,
-        inbox: Arc<dyn Inbox>,
+        end: End,
         half: impl FnOnce() -> PeerError + Send + 'static,
     ) -> Result<(), PeerError> {
-        let lost = {
-            let place = place.to_owned();
-            move |problem: String| PeerError::Lost { place, problem }
+        let place = end.place.clone();
+        let lost = |error: io::Error| PeerError::Lost {
+            place,
+            problem: error.to_string(),
         };
-        let lost_by_panic = lost.clone();
         let outbox = self.outbox.clone();
-        let socket = self.socket.try_clone().map_err({
-            let lost = lost.clone();
-            |error| lost(error.to_string())
-        })?;
-        let place = place.to_owned();
+        let socket = match self.socket.try_clone() {
+            Ok(socket) => socket,
+            Err(error) => return Err(lost(error)),
+        };
         let body = move || {
-            let why = catch_unwind(AssertUnwindSafe(half))
-                .unwrap_or_else(|_| lost_by_panic("a fault in this program".to_owned()));
-            tracing::debug!(place, %why, "half of a connection to a CometBFT node ended");
+            let why = catch_unwind(AssertUnwindSafe(half)).unwrap_or_else(|_| PeerError::Lost {
+                place: end.place.clone(),
+                problem: "a fault in this program".to_owned(),
+            });
+            // First, so that the true reason is the first: closing the outbox
+            // gives the other half one of its own.
+            end.tell(why);
             outbox.close();
             shut(&socket);
-            inbox.closed(why);
         };
         let thread = thread::Builder::new()
             .name(name.to_owned())
             .spawn(body)
-            .map_err(|error| lost(error.to_string()))?;
+            .map_err(lost)?;
         self.threads.push(thread);
         Ok(())
     }
@@ -158,6 +171,34 @@ impl Connection {
     /// Puts a message in line; false when the connection is over.
     pub(super) fn send(&self, message: Outgoing) -> bool {
         self.outbox.push(message)
+    }
+}
+
+/// What each half tells when it ends.
+#[derive(Clone)]
+struct End {
+    place: String,
+    own: NodeId,
+    /// Whether any packet came.
+    heard: Arc<AtomicBool>,
+    since: Instant,
+    inbox: Arc<dyn Inbox>,
+}
+
+impl End {
+    fn tell(self, why: PeerError) {
+        tracing::debug!(place = self.place, %why, "half of a connection to a CometBFT node ended");
+        let heard = self.heard.load(Ordering::Relaxed);
+        let why = match why {
+            PeerError::Lost { place, .. } if !heard && self.since.elapsed() < HANG_UP => {
+                PeerError::Unwanted {
+                    place,
+                    own: self.own,
+                }
+            }
+            why => why,
+        };
+        self.inbox.closed(why);
     }
 }
 
@@ -211,9 +252,7 @@ struct Reader<R> {
     inbox: Arc<dyn Inbox>,
     outbox: Arc<Outbox>,
     place: String,
-    own: NodeId,
-    /// Whether any packet came.
-    heard: bool,
+    heard: Arc<AtomicBool>,
 }
 
 impl<R: BufRead> Reader<R> {
@@ -222,13 +261,7 @@ impl<R: BufRead> Reader<R> {
         match self.read() {
             Ok(never) => match never {},
             Err(ReadError::Protocol(problem)) => PeerError::Protocol { place, problem },
-            Err(ReadError::Io(error)) => match lost(place, &error) {
-                PeerError::Lost { place, .. } if !self.heard => PeerError::Unwanted {
-                    place,
-                    own: self.own,
-                },
-                why => why,
-            },
+            Err(ReadError::Io(error)) => lost(place, &error),
         }
     }
 
@@ -236,7 +269,7 @@ impl<R: BufRead> Reader<R> {
         let mut block = Vec::new();
         loop {
             read_delimited(&mut self.from, &mut block, "packet", MAX_PACKET_BYTES)?;
-            self.heard = true;
+            self.heard.store(true, Ordering::Relaxed);
             match Packet::decode(&block)? {
                 Packet::Ping => self.outbox.pong(),
                 Packet::Pong => {}
