@@ -11,8 +11,8 @@
 //! * Nothing that was flushed stays here: a flush that is put off is done when
 //!   the task turns to reading (a task that waits for an answer has asked), and
 //!   at the latest when the task, which is woken for it, runs again.
-//! * Memory is bounded by `READ_BYTES` and `WRITE_BYTES` for each connection,
-//!   and taken only while a connection moves data.
+//! * Memory is bounded by 66 KiB for each direction of a connection, and a quiet
+//!   connection holds 4 KiB.
 
 use std::io;
 use std::pin::Pin;

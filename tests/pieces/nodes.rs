@@ -1,15 +1,16 @@
-//! Two nodes, each with a swarm, over memory and over TCP.
+//! Two nodes, each with a swarm, over memory, TCP and QUIC.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use futures::StreamExt;
 use libp2p::core::Transport;
+use libp2p::core::muxing::StreamMuxerBox;
 use libp2p::core::transport::MemoryTransport;
 use libp2p::core::upgrade::Version;
 use libp2p::identity::Keypair;
 use libp2p::swarm::{self, SwarmEvent};
-use libp2p::{Multiaddr, PeerId, StreamProtocol, Swarm, tcp, tls, yamux};
+use libp2p::{Multiaddr, PeerId, StreamProtocol, Swarm, quic, tcp, tls, yamux};
 use snapswarm::net::pieces::{Asker, Budget, Client, Closed, PieceEvent, Server, UploadLimits};
 use snapswarm::net::socket::Buffered;
 use snapswarm::wire::{Holding, PIECES_PROTOCOL};
@@ -42,8 +43,13 @@ impl Node {
             .authenticate(tls)
             .multiplex(yamux::Config::default())
             .boxed();
+        let quic = quic::tokio::Transport::new(quic::Config::new(&key))
+            .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)))
+            .boxed();
         let transport = memory
             .or_transport(tcp)
+            .map(|either, _| either.into_inner())
+            .or_transport(quic)
             .map(|either, _| either.into_inner())
             .boxed();
         let behaviour = libp2p_stream::Behaviour::new();
@@ -172,6 +178,11 @@ async fn many_pieces_arrive_whole_over_memory() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_pieces_arrive_whole_over_tcp() {
     many_pieces_arrive_over("/ip4/127.0.0.1/tcp/0").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_pieces_arrive_whole_over_quic() {
+    many_pieces_arrive_over("/ip4/127.0.0.1/udp/0/quic-v1").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -11,7 +11,7 @@ use snapswarm::wire::{
     Answer, Ask, Holding, MAX_OPEN_REQUESTS, MAX_OPEN_SNAPSHOTS, Refusal, RequestId,
 };
 
-use crate::shelf::Shelf;
+use crate::shelf::{Shelf, Shelves};
 use crate::wires::{Frame, Scripted, soon};
 
 fn serve(shelf: &Arc<Shelf>) -> Server {
@@ -129,7 +129,7 @@ async fn what_is_not_here_is_refused_with_the_reason() {
 }
 
 #[tokio::test]
-async fn one_more_than_the_limits_is_refused() {
+async fn one_request_more_than_the_limit_is_refused() {
     let shelf = Shelf::of_pieces(2);
     let server = serve(&shelf);
     let (mut peer, _) = Scripted::asking(&server);
@@ -148,20 +148,29 @@ async fn one_more_than_the_limits_is_refused() {
             }
         }
     }
+}
 
+#[tokio::test]
+async fn one_snapshot_more_than_the_limit_is_refused() {
+    let shelves: Vec<_> = (1..=MAX_OPEN_SNAPSHOTS + 1)
+        .map(|size| Shelf::new(&[size]))
+        .collect();
+    let ids: Vec<_> = shelves.iter().map(|shelf| shelf.manifest.id()).collect();
+    let (server, _) = Server::start(Arc::new(Shelves(shelves)), UploadLimits::default(), 1);
     let (mut peer, _) = Scripted::asking(&server);
-    let manifest = shelf.manifest.id();
-    *shelf.holding.lock().unwrap() = Holding::Complete;
-    peer.ask(Ask::Open(manifest)).await;
-    peer.plain_answer().await;
-    for n in 0..MAX_OPEN_SNAPSHOTS as u32 {
-        peer.ask(Ask::Open(ManifestId(sha256(&n.to_be_bytes()))))
-            .await;
+    // Unknown ones are refused and take no place.
+    let unknown = (0..20u32).map(|n| ManifestId(sha256(&n.to_be_bytes())));
+    for manifest in unknown.chain(ids.iter().copied()) {
+        peer.ask(Ask::Open(manifest)).await;
+        let expected = match ids.iter().position(|id| *id == manifest) {
+            None => Holding::Refused(Refusal::Gone),
+            Some(n) if n < MAX_OPEN_SNAPSHOTS => Holding::Complete,
+            Some(_) => Holding::Refused(Refusal::OverLimit),
+        };
         let Some(Answer::Holdings { holding, .. }) = peer.plain_answer().await else {
             panic!("no holdings");
         };
-        // Refused ones are not open.
-        assert_eq!(holding, Holding::Refused(Refusal::Gone));
+        assert_eq!(holding, expected);
     }
 }
 

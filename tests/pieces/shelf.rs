@@ -134,3 +134,40 @@ impl Library for Shelf {
         self.in_use.lock().unwrap().push((*id, *peer));
     }
 }
+
+/// Several snapshots, of which only the holdings can be asked.
+pub struct Shelves(pub Vec<Arc<Shelf>>);
+
+impl Shelves {
+    fn of(&self, id: &ManifestId) -> Option<&Arc<Shelf>> {
+        self.0.iter().find(|shelf| shelf.manifest.id() == *id)
+    }
+}
+
+impl Library for Shelves {
+    fn catalogue(&self, _: Option<&str>) -> Vec<CatalogueEntry> {
+        Vec::new()
+    }
+
+    fn manifest(&self, id: &ManifestId) -> Option<Bytes> {
+        self.of(id)?.manifest(id)
+    }
+
+    fn holding(&self, id: &ManifestId) -> Option<(Holding, u32)> {
+        self.of(id)?.holding(id)
+    }
+
+    fn holds(&self, chunks: &[ChunkId]) -> Bitmap {
+        Bitmap::new(chunks.len() as u32)
+    }
+
+    fn chunk_size(&self, _: &ChunkId) -> Option<u32> {
+        None
+    }
+
+    fn read_piece(&self, _: &ChunkId, _: u32) -> io::Result<Option<Bytes>> {
+        Ok(None)
+    }
+
+    fn in_use(&self, _: &ManifestId, _: &PeerId) {}
+}

@@ -32,7 +32,7 @@ const MUXER_FRAME_BYTES: u64 = 12 + 2 * 22;
 pub(super) const MUXER_PAYLOAD_BYTES: usize = 16 << 10;
 
 /// Bytes on the wire for so many bytes written to a stream. Measured at the
-/// socket in `tests/pieces_rate.rs`. QUIC adds two per cent more.
+/// socket in `tests/pieces/rate.rs`. QUIC adds two per cent more.
 pub(super) fn wire_bytes(written: u64) -> u64 {
     written + written.div_ceil(MUXER_PAYLOAD_BYTES as u64) * MUXER_FRAME_BYTES
 }

@@ -4,11 +4,11 @@
 //! # Model
 //!
 //! The side that opens a stream asks ([`Client`]), the other answers
-//! ([`Server`]). A client is two tasks around one stream: a reader, which turns
-//! frames into [`PieceEvent`]s, and a writer, which empties an outbox that
-//! [`Asker`] fills. A server is one task that owns the order of uploads and
-//! nothing else, and for each stream a reader and a writer of their own; bytes
-//! of pieces never pass through the ordering task.
+//! ([`Server`]). A client is one task around one stream that polls a reader,
+//! which turns frames into [`PieceEvent`]s, and a writer, which empties an outbox
+//! that [`Asker`] fills. A server is one task that owns the order of uploads
+//! ([`crate::sync::Uploads`]) and nothing else, and for each stream a task with a
+//! reader and a writer; bytes of pieces never pass through the ordering task.
 //!
 //! # Laws
 //!
@@ -30,7 +30,7 @@
 //! `libp2p::Stream` from its connection handler and hand it to a task, as
 //! `libp2p-stream` does; it is asked once for each stream and never sees a byte
 //! of a piece. What there is to win lies below (multiplexer, TLS, system calls:
-//! [`super::socket`] takes a third of the CPU time of a raw stream) and above
+//! [`super::socket`] saves a third of the CPU time of a raw stream) and above
 //! (copies, wakeups), both outside of the behaviour.
 //!
 //! It has one weakness: of two streams that arrive before the listening task has
