@@ -208,7 +208,7 @@ fn a_catalogue_that_lies_about_its_manifest_is_left_out_with_a_word() {
     ]);
     ran.failed(3);
     assert!(
-        ran.stderr().contains("is not what the catalogue"),
+        ran.stderr().contains("is not what a catalogue says"),
         "{}",
         ran.stderr()
     );

@@ -1,7 +1,7 @@
 //! The hall: the only place where rooms meet.
 //!
-//! Three paths go through it: *publish* ([`load`], [`harvest`]), *fetch*
-//! ([`fetch`]) and *feed* ([`feed`]). What they share stands in [`services`].
+//! Three paths go through it: *publish* (`load`, `harvest`), *fetch*
+//! (`fetch`) and *feed* (`feed`). What they share stands in `services`.
 //! A verb is carried out in one of two places, by the same code: inside the
 //! daemon of its home, reached over the control socket ([`remote`]), or, when
 //! none runs, in the process of the command line ([`run_local`]). The home's lock

@@ -22,6 +22,9 @@
 //! * Every collection here has a bound; memory grows with the manifest (about
 //!   27 bits for each piece, and one for each peer that has a part of it).
 
+// Tests may begin at a real moment.
+#![cfg_attr(not(test), deny(clippy::disallowed_methods, clippy::disallowed_types))]
+
 mod bans;
 mod bits;
 mod fetch;

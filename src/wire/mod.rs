@@ -50,6 +50,9 @@
 //! without an answer. What must be understood by both sides needs a new protocol
 //! name.
 
+// Tests may begin at a real moment.
+#![cfg_attr(not(test), deny(clippy::disallowed_methods, clippy::disallowed_types))]
+
 mod catalogue;
 mod frame;
 mod pieces;

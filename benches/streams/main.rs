@@ -1,5 +1,5 @@
-//! One seeder, one joiner, two processes, loopback: the piece protocol beside a
-//! raw libp2p stream, in turns.
+//! One seeder, one joiner, two processes, loopback: the piece protocol and the
+//! whole program beside a raw libp2p stream, in turns.
 //!
 //! ```text
 //! cargo bench --bench streams            # 1 GiB, three rounds
@@ -17,6 +17,11 @@
 //!   window; every piece is verified in batches on the blocking pool and written
 //!   over a file that is in the page cache as well: what fresh pages cost differs
 //!   between virtual machines more than what is measured here.
+//!
+//! * *snapswarm*: `snapswarm start` and `snapswarm fetch` into a new home, from the
+//!   search to the sealed archive.
+//!
+//! All files lie in `/dev/shm` where there is one: no disk is measured.
 //!
 //! Absolute figures drift by a third between runs: compare inside one run.
 
@@ -44,7 +49,11 @@ use snapswarm::snapshot::{
 };
 use snapswarm::wire::{CatalogueEntry, Holding, PIECES_PROTOCOL};
 
+mod product;
+
 const MIB: u64 = 1 << 20;
+/// The whole program.
+const PRODUCT: &str = "snapswarm";
 const CHUNK_BYTES: usize = 10 << 20;
 const WINDOW: usize = 16;
 const RAW: StreamProtocol = StreamProtocol::new("/raw/1");
@@ -82,7 +91,13 @@ struct Measured {
 }
 
 fn compare(mebibytes: u64, rounds: usize) -> Result<()> {
-    let folder = std::env::temp_dir().join(format!("snapswarm-streams-{}", std::process::id()));
+    let shared = Path::new("/dev/shm");
+    let parent = if shared.is_dir() {
+        shared.to_owned()
+    } else {
+        std::env::temp_dir()
+    };
+    let folder = parent.join(format!("snapswarm-streams-{}", std::process::id()));
     std::fs::create_dir_all(&folder)?;
     let result = compare_in(&folder, mebibytes, rounds);
     std::fs::remove_dir_all(&folder)?;
@@ -91,11 +106,14 @@ fn compare(mebibytes: u64, rounds: usize) -> Result<()> {
 
 fn compare_in(folder: &Path, mebibytes: u64, rounds: usize) -> Result<()> {
     prepare(folder, mebibytes)?;
-    let kinds = ["raw", "raw-large-steps", "pieces"];
+    let kinds = ["raw", "raw-large-steps", "pieces", PRODUCT];
     let mut measured = kinds.map(|_| Vec::new());
     for _ in 0..rounds {
         for (kind, measured) in kinds.iter().zip(&mut measured) {
-            measured.push(measure(kind, folder, mebibytes)?);
+            measured.push(match *kind {
+                PRODUCT => product::measure(folder, mebibytes)?,
+                kind => measure(kind, folder, mebibytes)?,
+            });
         }
     }
     let medians = measured.map(|measured| median(&measured));
@@ -129,6 +147,8 @@ fn median(all: &[Measured]) -> Measured {
 fn prepare(folder: &Path, mebibytes: u64) -> Result<()> {
     let mut file = File::create(folder.join("data"))?;
     let mut copy = File::create(folder.join("copy"))?;
+    std::fs::create_dir_all(folder.join(product::CHUNKS))?;
+    let mut number = 0;
     let mut builder = ManifestBuilder::new();
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
     let mut left = mebibytes * MIB;
@@ -143,6 +163,11 @@ fn prepare(folder: &Path, mebibytes: u64) -> Result<()> {
         }
         builder.push(&chunk)?;
         file.write_all(&chunk)?;
+        std::fs::write(
+            folder.join(product::CHUNKS).join(number.to_string()),
+            &chunk,
+        )?;
+        number += 1;
         chunk.fill(0);
         copy.write_all(&chunk)?;
         left -= len as u64;
@@ -214,14 +239,20 @@ impl Drop for Role {
 
 /// CPU seconds of this process so far, in user and kernel.
 fn cpu_seconds() -> Result<f64> {
-    let stat = std::fs::read_to_string("/proc/self/stat")?;
+    cpu_of("self", 11)
+}
+
+/// CPU seconds in `/proc/PROCESS/stat`: two fields from `first` on, user and
+/// kernel (11: of the process, 13: of its children that ended).
+fn cpu_of(process: &str, first: usize) -> Result<f64> {
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat"))?;
     let fields: Vec<&str> = stat
         .rsplit_once(')')
         .context("stat")?
         .1
         .split_whitespace()
         .collect();
-    let ticks = fields[11].parse::<f64>()? + fields[12].parse::<f64>()?;
+    let ticks = fields[first].parse::<f64>()? + fields[first + 1].parse::<f64>()?;
     Ok(ticks / 100.0)
 }
 
