@@ -132,6 +132,33 @@ fn a_damaged_archive_is_found_named_and_no_longer_served() {
 }
 
 #[test]
+fn a_damaged_piece_is_refused_and_told_to_the_operator_instead_of_being_sent() {
+    let chunks = chunk_folder(2, 2 << 20, 44);
+    let provider = Home::new();
+    let cid = provider.load(chunks.path(), CHAIN, 6);
+    let shown = provider.run(["show", &cid]).ok();
+    flip_a_byte(Path::new(text(&shown["file"])), 3 << 20);
+    let daemon = provider.start::<_, &str>([]);
+    let joiner = Home::new();
+    let ran = joiner.run([
+        "fetch",
+        &cid,
+        "--bootstrap",
+        &daemon.address(),
+        "--timeout",
+        "5",
+    ]);
+    ran.failed(3);
+    assert!(!ran.stderr().contains("peer banned"), "{}", ran.stderr());
+    let sent = serde_json::from_str::<serde_json::Value>(&daemon.get("/v1/status")).unwrap();
+    assert_eq!(
+        sent["upload"]["bytes"],
+        3 << 20,
+        "the three pieces that are right"
+    );
+}
+
+#[test]
 fn a_folder_that_cannot_be_a_home_is_named() {
     let file = tempfile::NamedTempFile::new().unwrap();
     let home = file.path().join("home");

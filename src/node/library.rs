@@ -1,22 +1,83 @@
 //! What the store has, as the network serves it.
 
+use std::collections::BTreeMap;
 use std::io;
+use std::sync::Mutex;
 use std::time::Instant;
 
 use bytes::Bytes;
 use libp2p::PeerId;
 
+use super::services::lock;
 use crate::net::Library;
-use crate::snapshot::{Bitmap, ChunkId, ManifestId};
+use crate::snapshot::{Bitmap, ChunkId, ManifestId, hash};
 use crate::store::{Servable, Store, Stored};
 use crate::wire::{CatalogueEntry, Holding, MAX_CATALOGUE_ENTRIES};
 
 /// The store's verified chunks, for peers.
-pub(super) struct StoreLibrary(pub(super) Store);
+///
+/// A disk can change what was verified when it was written. So each piece is
+/// hashed when it is first served in this process: a damaged one is refused, and
+/// the operator told, instead of being sent and banned for.
+pub(super) struct StoreLibrary {
+    store: Store,
+    /// Pieces found right, of each snapshot: a bit for each piece of what was
+    /// served.
+    found_right: Mutex<BTreeMap<ManifestId, Bitmap>>,
+}
+
+impl StoreLibrary {
+    pub(super) fn new(store: Store) -> Self {
+        Self {
+            store,
+            found_right: Mutex::default(),
+        }
+    }
+
+    fn is_right(&self, chunk: &ChunkId, piece: u32, bytes: &[u8]) -> bool {
+        let Some(found) = self.store.find_chunk(chunk) else {
+            return false;
+        };
+        let Some(manifest) = self.store.manifest(&found.manifest) else {
+            return false;
+        };
+        let number = manifest.unique_chunk(found.unique).first_piece + piece;
+        let Some(index) = manifest.piece_index(number) else {
+            return false;
+        };
+        let known = |found_right: &BTreeMap<ManifestId, Bitmap>| {
+            found_right
+                .get(&found.manifest)
+                .is_some_and(|pieces| pieces.contains(number))
+        };
+        if known(&lock(&self.found_right)) {
+            return true;
+        }
+        if hash::sha256(bytes) != manifest.piece(index).sha256 {
+            let file = self.store.get(&found.manifest).map(|stored| stored.file);
+            tracing::error!(
+                snapshot = %found.manifest, piece = number, ?file,
+                "the disk has damaged a snapshot and this piece is not served: \
+                 `snapswarm verify` moves the file aside, then fetch or load it again"
+            );
+            return false;
+        }
+        let mut found_right = lock(&self.found_right);
+        // Snapshots that are gone take their bits with them.
+        if !found_right.contains_key(&found.manifest) {
+            found_right.retain(|id, _| self.store.manifest(id).is_some());
+        }
+        found_right
+            .entry(found.manifest)
+            .or_insert_with(|| Bitmap::new(manifest.piece_count()))
+            .insert(number);
+        true
+    }
+}
 
 impl Library for StoreLibrary {
     fn catalogue(&self, chain_id: Option<&str>) -> Vec<CatalogueEntry> {
-        self.0
+        self.store
             .list()
             .iter()
             .filter(|stored| chain_id.is_none_or(|chain| chain == stored.manifest.chain_id()))
@@ -26,14 +87,14 @@ impl Library for StoreLibrary {
     }
 
     fn manifest(&self, id: &ManifestId) -> Option<Bytes> {
-        self.0
+        self.store
             .manifest(id)
             .map(|manifest| manifest.encoded().clone())
     }
 
     fn holding(&self, id: &ManifestId) -> Option<(Holding, u32)> {
-        let pieces = self.0.manifest(id)?.piece_count();
-        let holding = match self.0.servable(id)? {
+        let pieces = self.store.manifest(id)?.piece_count();
+        let holding = match self.store.servable(id)? {
             Servable::Complete => Holding::Complete,
             Servable::Pieces(bits) => Holding::Pieces(Bytes::copy_from_slice(bits.as_bytes())),
         };
@@ -41,22 +102,23 @@ impl Library for StoreLibrary {
     }
 
     fn holds(&self, chunks: &[ChunkId]) -> Bitmap {
-        self.0.holds(chunks)
+        self.store.holds(chunks)
     }
 
     fn chunk_size(&self, chunk: &ChunkId) -> Option<u32> {
-        self.0.find_chunk(chunk).map(|found| found.size)
+        self.store.find_chunk(chunk).map(|found| found.size)
     }
 
     fn read_piece(&self, chunk: &ChunkId, piece: u32) -> io::Result<Option<Bytes>> {
-        self.0.read_piece(chunk, piece).map_err(|error| {
+        let read = self.store.read_piece(chunk, piece).map_err(|error| {
             tracing::error!(%chunk, piece, %error, "a chunk cannot be read and is not served");
             io::Error::other(error)
-        })
+        })?;
+        Ok(read.filter(|bytes| self.is_right(chunk, piece, bytes)))
     }
 
     fn in_use(&self, id: &ManifestId, _peer: &PeerId) {
-        self.0.lease(id, Instant::now());
+        self.store.lease(id, Instant::now());
     }
 }
 

@@ -149,7 +149,7 @@ impl Services {
         let store = open_store(home, &config).await?;
         let identity = identity(home).await?;
         let settings = net_settings(home, &config, presence)?;
-        let library = Arc::new(StoreLibrary(store.clone()));
+        let library = Arc::new(StoreLibrary::new(store.clone()));
         let net = match Net::start(settings, &identity, library).await {
             Ok(net) => net,
             Err(error) => return Ok(Err(error)),
@@ -328,7 +328,7 @@ async fn judge(mut events: broadcast::Receiver<NetEvent>, referee: Arc<Referee>)
 }
 
 /// Plain data stays whole even if a holder panicked.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
