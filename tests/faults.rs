@@ -9,7 +9,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use nix::sys::signal::Signal;
-use support::{Home, chunk_folder, eventually, kill, wait};
+use support::{Home, chunk_folder, eventually, kill, run_in, wait};
 
 const CHAIN: &str = "fault-chain";
 
@@ -39,6 +39,7 @@ fn a_taken_port_is_named_and_a_free_one_works_on_the_same_home() {
     let error = home.run(["start", "--listen", &address]).failed(1);
     let message = text(&error["message"]);
     assert!(message.contains(&address), "{message}");
+    assert!(text(&error["hint"]).contains("--listen"), "{error}");
     let daemon = home.start::<_, &str>([]);
     assert_eq!(daemon.terminate(), Some(0));
 }
@@ -68,12 +69,9 @@ fn an_interrupted_fetch_keeps_what_it_has_and_says_how_to_go_on() {
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
-    let status_bytes = || {
-        let status: serde_json::Value = serde_json::from_str(&daemon.get("/v1/status")).unwrap();
-        status["upload"]["bytes"].as_u64().unwrap()
-    };
     eventually("some pieces are sent", || {
-        (status_bytes() >= 5 << 20).then_some(())
+        let sent = daemon.status()["upload"]["bytes"].as_u64().unwrap();
+        (sent >= 5 << 20).then_some(())
     });
     kill(child.id(), Signal::SIGINT);
     assert_eq!(wait(&mut child).code(), Some(6));
@@ -127,7 +125,165 @@ fn a_damaged_archive_is_found_named_and_no_longer_served() {
     assert!(message.contains(file.to_str().unwrap()), "{message}");
     let listed = home.run(["list"]).ok();
     assert_eq!(listed["snapshots"].as_array().unwrap().len(), 0, "{listed}");
+    assert_eq!(listed["damaged"][0]["manifest"], cid, "{listed}");
+    let again = home.run(["verify", &cid]).failed(4);
+    assert!(text(&again["message"]).contains("moved aside"), "{again}");
+    home.run(["show", &cid]).failed(3);
+    home.run(["delete", &cid]).ok();
+    home.run(["delete", &cid]).failed(3);
+    assert_eq!(home.run(["list"]).ok()["damaged"], serde_json::json!([]));
     assert_eq!(home.run(["status"]).ok()["running"], true);
+    assert_eq!(daemon.terminate(), Some(0));
+}
+
+#[test]
+fn damage_that_is_found_without_a_daemon_is_moved_aside_too() {
+    let chunks = chunk_folder(1, 1 << 20, 45);
+    let home = Home::new();
+    let cid = home.load(chunks.path(), CHAIN, 4);
+    let file = Path::new(text(&home.run(["show", &cid]).ok()["file"])).to_owned();
+    flip_a_byte(&file, 1 << 19);
+    let error = home.run(["verify", &cid]).failed(4);
+    assert!(text(&error["message"]).contains("moved aside"), "{error}");
+    assert!(!file.exists());
+    let again = home.run(["verify", &cid]).failed(4);
+    assert!(text(&again["message"]).contains("moved aside"), "{again}");
+}
+
+#[test]
+fn a_daemon_stops_cleanly_when_its_terminal_is_closed() {
+    let home = Home::new();
+    let daemon = home.start::<_, &str>([]);
+    assert!(home.path().join("api.sock").exists());
+    assert_eq!(daemon.end_by(Signal::SIGHUP), Some(0));
+    assert!(!home.path().join("api.sock").exists());
+}
+
+#[test]
+fn loading_proves_nothing() {
+    let chunks = chunk_folder(1, 1000, 46);
+    let home = Home::new();
+    let folder = chunks.path().to_str().unwrap();
+    let load = [
+        "load",
+        folder,
+        "--kind",
+        "files",
+        "--chain-id",
+        CHAIN,
+        "--height",
+        "1",
+    ];
+    let with_hash = home.run([&load[..], &["--app-hash", "AB"]].concat()).ok();
+    assert_eq!(with_hash["proven"], false);
+    assert_eq!(with_hash["app_hash"], "AB");
+    let without = home.run(load).ok();
+    assert_eq!(without["proven"], false);
+    assert_eq!(without["app_hash"], serde_json::Value::Null);
+    for snapshot in home.run(["list"]).ok()["snapshots"].as_array().unwrap() {
+        assert_eq!(snapshot["proven"], false);
+    }
+}
+
+#[test]
+fn a_home_that_cannot_be_written_is_still_looked_into() {
+    let disk = tempfile::tempdir().unwrap();
+    let Some(_unmount) = small_disk(disk.path()) else {
+        return;
+    };
+    let chunks = chunk_folder(2, 1 << 20, 47);
+    let maker = Home::new();
+    let cid = maker.load(chunks.path(), CHAIN, 5);
+    let home = disk.path().join("home");
+    let copied = Command::new("cp")
+        .arg("-r")
+        .arg(maker.path())
+        .arg(&home)
+        .status();
+    assert!(copied.unwrap().success());
+    let mounted = Command::new("mount")
+        .args(["-o", "remount,ro"])
+        .arg(disk.path())
+        .status();
+    assert!(mounted.unwrap().success());
+    let elsewhere = tempfile::tempdir().unwrap();
+    let car = elsewhere.path().join("out.car");
+    let car = car.to_str().unwrap();
+    for verb in [
+        &["list"][..],
+        &["show", &cid],
+        &["verify", &cid],
+        &["dump", &cid, car],
+        &["status"],
+    ] {
+        run_in(&home, verb).ok();
+    }
+    let error = run_in(&home, ["pin", &cid]).failed(5);
+    assert!(text(&error["hint"]).contains("writable"), "{error}");
+}
+
+#[test]
+fn a_fetch_without_a_daemon_can_be_watched_and_is_not_pulled_away() {
+    let chunks = chunk_folder(4, 4 << 20, 48);
+    let provider = Home::new();
+    provider.configure("[upload]\nbytes_per_s = \"2 MiB/s\"\n");
+    let cid = provider.load(chunks.path(), CHAIN, 3);
+    let daemon = provider.start::<_, &str>([]);
+    let address = daemon.address();
+    let joiner = Home::new();
+    let mut child = joiner
+        .command(["fetch", &cid, "--bootstrap", &address])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let listed = eventually("the download is listed", || {
+        let listed = joiner.run(["list"]).ok();
+        let first = listed["snapshots"].get(0)?.clone();
+        Some(first)
+    });
+    assert_eq!(listed["complete"], false, "{listed}");
+    joiner.run(["show", &cid]).ok();
+    assert_eq!(joiner.run(["status"]).ok()["running"], false);
+    for verb in [&["delete", &cid][..], &["fetch", &cid]] {
+        let error = joiner.run(verb).failed(1);
+        let hint = text(&error["hint"]);
+        assert!(hint.contains("snapswarm list"), "{error}");
+        assert!(hint.contains(&child.id().to_string()), "{error}");
+    }
+    kill(child.id(), Signal::SIGINT);
+    assert_eq!(wait(&mut child).code(), Some(6));
+    joiner.run(["delete", &cid]).ok();
+}
+
+#[test]
+fn a_download_of_a_daemon_is_not_deleted_under_its_fetch() {
+    let chunks = chunk_folder(4, 4 << 20, 49);
+    let provider = Home::new();
+    provider.configure("[upload]\nbytes_per_s = \"2 MiB/s\"\n");
+    let cid = provider.load(chunks.path(), CHAIN, 3);
+    let seeding = provider.start::<_, &str>([]);
+    let joiner = Home::new();
+    let address = seeding.address();
+    let daemon = joiner.start(["--bootstrap", address.as_str()]);
+    let mut child = joiner
+        .command(["fetch", &cid])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    eventually("the download is under way", || {
+        daemon.status()["downloads"].get(0).map(|_| ())
+    });
+    let error = joiner.run(["delete", &cid]).failed(1);
+    assert!(
+        text(&error["message"]).contains("being downloaded"),
+        "{error}"
+    );
+    assert!(text(&error["hint"]).contains("snapswarm status"), "{error}");
+    kill(child.id(), Signal::SIGINT);
+    assert_eq!(wait(&mut child).code(), Some(6));
+    joiner.run(["delete", &cid]).ok();
     assert_eq!(daemon.terminate(), Some(0));
 }
 
@@ -150,9 +306,8 @@ fn a_damaged_piece_is_refused_and_told_to_the_operator_instead_of_being_sent() {
     ]);
     ran.failed(3);
     assert!(!ran.stderr().contains("peer banned"), "{}", ran.stderr());
-    let sent = serde_json::from_str::<serde_json::Value>(&daemon.get("/v1/status")).unwrap();
     assert_eq!(
-        sent["upload"]["bytes"],
+        daemon.status()["upload"]["bytes"],
         3 << 20,
         "the three pieces that are right"
     );
@@ -162,44 +317,41 @@ fn a_damaged_piece_is_refused_and_told_to_the_operator_instead_of_being_sent() {
 fn a_folder_that_cannot_be_a_home_is_named() {
     let file = tempfile::NamedTempFile::new().unwrap();
     let home = file.path().join("home");
-    let output = Command::new(support::SNAPSWARM)
-        .arg("--home")
-        .arg(&home)
-        .args(["--json", "list"])
-        .output()
-        .unwrap();
-    assert_eq!(output.status.code(), Some(5));
-    let said = String::from_utf8_lossy(&output.stdout);
-    assert!(said.contains(home.to_str().unwrap()), "{said}");
+    let error = run_in(&home, ["list"]).failed(5);
+    let message = text(&error["message"]);
+    assert!(message.contains(home.to_str().unwrap()), "{message}");
 }
 
 #[test]
 fn a_full_disk_stops_a_fetch_with_the_bytes_that_are_missing_and_nothing_is_lost() {
     let disk = tempfile::tempdir().unwrap();
-    let mounted = Command::new("mount")
-        .args(["-t", "tmpfs", "-o", "size=24m", "tmpfs"])
-        .arg(disk.path())
-        .status();
-    if !mounted.is_ok_and(|status| status.success()) {
-        println!("no small file system can be mounted here (not root?): nothing was tested");
+    let Some(_unmount) = small_disk(disk.path()) else {
         return;
-    }
-    let _unmount = Unmount(disk.path());
+    };
     let chunks = chunk_folder(8, 8 << 20, 43);
     let provider = Home::new();
     let cid = provider.load(chunks.path(), CHAIN, 5);
     let daemon = provider.start::<_, &str>([]);
     let home = disk.path().join("home");
-    let output = Command::new(support::SNAPSWARM)
-        .arg("--home")
-        .arg(&home)
-        .args(["--json", "fetch", &cid, "--bootstrap", &daemon.address()])
-        .output()
-        .unwrap();
-    let said = String::from_utf8_lossy(&output.stdout);
-    assert_eq!(output.status.code(), Some(5), "{said}");
-    assert!(said.contains("no space") && said.contains("free"), "{said}");
+    let fetch = ["fetch", &cid, "--bootstrap", &daemon.address()];
+    let error = run_in(&home, fetch).failed(5);
+    let message = text(&error["message"]);
+    assert!(message.contains("no space"), "{error}");
+    assert!(message.contains("free"), "{error}");
     assert_eq!(daemon.terminate(), Some(0));
+}
+
+/// A file system of 24 MB on a folder; nothing where none can be mounted.
+fn small_disk(folder: &Path) -> Option<Unmount<'_>> {
+    let mounted = Command::new("mount")
+        .args(["-t", "tmpfs", "-o", "size=24m", "tmpfs"])
+        .arg(folder)
+        .status();
+    if mounted.is_ok_and(|status| status.success()) {
+        return Some(Unmount(folder));
+    }
+    println!("no small file system can be mounted here (not root?): nothing was tested");
+    None
 }
 
 struct Unmount<'a>(&'a Path);

@@ -132,8 +132,7 @@ fn killed_twenty_times_a_download_finishes_and_fetches_next_to_nothing_twice() {
 }
 
 fn uploaded(daemon: &support::Daemon) -> u64 {
-    let status: serde_json::Value = serde_json::from_str(&daemon.get("/v1/status")).unwrap();
-    status["upload"]["bytes"].as_u64().unwrap()
+    daemon.status()["upload"]["bytes"].as_u64().unwrap()
 }
 
 #[test]

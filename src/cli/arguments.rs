@@ -6,7 +6,7 @@ use libp2p::Multiaddr;
 use super::failure;
 use crate::{
     config,
-    node::command::{Failure, FailureCode},
+    node::command::{self, Failure, FailureCode, MAX_HEIGHT},
 };
 
 /// A snapshot's name.
@@ -40,6 +40,15 @@ pub(super) fn usage(error: &clap::Error) -> Failure {
 pub(super) fn cid(text: &str) -> Result<String, String> {
     config::check_cid(text)?;
     Ok(text.to_owned())
+}
+
+pub(super) fn chain_id(text: &str) -> Result<String, String> {
+    command::check_chain_id(text)?;
+    Ok(text.to_owned())
+}
+
+pub(super) fn height() -> clap::builder::RangedU64ValueParser {
+    clap::value_parser!(u64).range(1..=MAX_HEIGHT)
 }
 
 pub(super) fn rpc_url(text: &str) -> Result<String, String> {

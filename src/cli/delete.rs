@@ -6,6 +6,9 @@ use super::{Cid, text};
 use crate::node::command::{Command, ManifestCommand, Outcome};
 
 /// Remove a snapshot from the home
+///
+/// Also one that is here in part, and what is left of a damaged one. A download
+/// under way is not removed: stop its `fetch` first.
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  snapswarm delete bafkrei...")]
 pub(super) struct Arguments {

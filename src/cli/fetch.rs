@@ -11,7 +11,8 @@ use crate::node::command::{Command, Failure, FetchCommand, FetchTarget, Fetched,
 /// Download a snapshot from many peers at once
 ///
 /// Every byte is verified. An interrupted download goes on where it stopped
-/// when the same command is given again.
+/// when the same command is given again; `list` shows what is here of it, and
+/// `delete` gives it up. A snapshot that was fetched stays until it is deleted.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
     snapswarm fetch --chain-id my-chain --node-rpc http://127.0.0.1:26657\n  \
@@ -26,7 +27,7 @@ pub(super) struct Arguments {
     )]
     cid: Option<String>,
     /// The newest complete snapshot of this chain
-    #[arg(long, value_name = "ID")]
+    #[arg(long, value_name = "ID", value_parser = super::arguments::chain_id)]
     chain_id: Option<String>,
     /// Of the chain, the snapshot at this height
     #[arg(
@@ -34,13 +35,14 @@ pub(super) struct Arguments {
         value_name = "H",
         requires = "chain_id",
         conflicts_with = "cid",
-        value_parser = clap::value_parser!(u64).range(1..)
+        value_parser = super::arguments::height()
     )]
     height: Option<u64>,
     /// Peer to begin with, beside the configured ones; may be repeated
     #[arg(long, value_name = "MULTIADDR", value_parser = super::arguments::bootstrap)]
     bootstrap: Vec<Multiaddr>,
-    /// A CometBFT RPC of the chain, which confirms the application hash
+    /// A CometBFT RPC of the chain: confirms the application hash, which makes
+    /// the snapshot a proven one
     #[arg(long, value_name = "URL", value_parser = super::arguments::rpc_url)]
     node_rpc: Option<String>,
     /// Write the chunks as files 0000, 0001, … into this new or empty folder

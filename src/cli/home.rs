@@ -7,7 +7,7 @@ use std::{
 
 use super::{failure, screen::Screen, text};
 use crate::{
-    config::{CONFIG_NAME, Config, ConfigError},
+    config::{CONFIG_NAME, Config},
     node::{
         self,
         command::{Failure, FailureCode},
@@ -51,28 +51,20 @@ pub fn absolute(path: &Path) -> Result<PathBuf, Failure> {
     })
 }
 
-/// The home's settings; a home that is missing is made, with defaults.
-pub fn open(home: &Path, screen: &Screen) -> Result<Config, Failure> {
+/// The home's settings; a home that is missing is made, with defaults. A verb
+/// that `only_looks` takes the defaults where there is a folder that cannot be
+/// written.
+pub fn open(home: &Path, only_looks: bool, screen: &Screen) -> Result<Config, Failure> {
     if !home.join(CONFIG_NAME).exists() {
-        let made = node::init(home, None)?;
-        screen.line(&format!(
-            "Made a home with default settings: {}",
-            text::safe(&made.config.display().to_string())
-        ));
-    }
-    Config::load(home).map_err(|error| refused(&error))
-}
-
-fn refused(error: &ConfigError) -> Failure {
-    let code = match error {
-        ConfigError::File { .. } => FailureCode::Storage,
-        ConfigError::Syntax(_) | ConfigError::Value { .. } | ConfigError::In { .. } => {
-            FailureCode::Usage
+        match node::init(home, None) {
+            Ok(made) => screen.line(&format!(
+                "Made a home with default settings: {}",
+                text::safe(&made.config.display().to_string())
+            )),
+            Err(failure) if only_looks && home.is_dir() && failure.code == FailureCode::Storage => {
+            }
+            Err(failure) => return Err(failure),
         }
-    };
-    failure(
-        code,
-        super::chain(error),
-        Some("mend the file, or move it away: the next command writes one with defaults"),
-    )
+    }
+    Ok(Config::load(home)?)
 }

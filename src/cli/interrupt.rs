@@ -1,9 +1,10 @@
-//! Ctrl-C and SIGTERM: the first asks the work to stop cleanly, a second Ctrl-C
-//! ends the process at once (which loses nothing that was verified, either).
-//! Supervisors send SIGTERM to the process and to its group: a second one says
-//! nothing new.
+//! Ctrl-C, SIGTERM and SIGHUP: the first asks the work to stop cleanly, a second
+//! Ctrl-C ends the process at once (which loses nothing that was verified,
+//! either). Supervisors send SIGTERM to the process and to its group: a second
+//! one says nothing new. A terminal that closes sends SIGHUP; whoever was started
+//! with it ignored (`nohup`) goes on ignoring it.
 
-use std::process;
+use std::{fs, process};
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -16,11 +17,16 @@ pub fn listen(screen: Screen) -> Result<CancellationToken, Failure> {
     let cancel = CancellationToken::new();
     let mut interrupts = open(SignalKind::interrupt())?;
     let mut terminations = open(SignalKind::terminate())?;
+    let mut hangups = match is_ignored(HANGUP) {
+        true => None,
+        false => Some(open(SignalKind::hangup())?),
+    };
     let token = cancel.clone();
     tokio::spawn(async move {
         tokio::select! {
             _ = interrupts.recv() => {}
             _ = terminations.recv() => {}
+            Some(_) = async { hangups.as_mut()?.recv().await } => {}
         }
         token.cancel();
         screen.line("Stopping cleanly; Ctrl-C leaves at once.");
@@ -30,10 +36,41 @@ pub fn listen(screen: Screen) -> Result<CancellationToken, Failure> {
     Ok(cancel)
 }
 
+/// The number of SIGHUP, everywhere.
+const HANGUP: u32 = 1;
+
+/// Whether the process was started with a signal ignored, where the system tells.
+fn is_ignored(number: u32) -> bool {
+    fs::read_to_string("/proc/self/status").is_ok_and(|status| ignores(&status, number))
+}
+
+/// `SigIgn: 0000000000001001` has bit n-1 set for signal n.
+fn ignores(status: &str, number: u32) -> bool {
+    let mask = status
+        .lines()
+        .find_map(|line| line.strip_prefix("SigIgn:"))
+        .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    mask.is_some_and(|mask| mask & (1 << (number - 1)) != 0)
+}
+
 fn open(kind: SignalKind) -> Result<Signal, Failure> {
     signal(kind).map_err(|error| Failure {
         code: FailureCode::Failed,
         message: format!("the system gives no signals: {error}"),
         hint: None,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_mask_of_ignored_signals_is_read_by_bits() {
+        let status = "Name:\tx\nSigBlk:\t0000000000000001\nSigIgn:\t0000000000001001\n";
+        assert!(ignores(status, HANGUP) && ignores(status, 13));
+        assert!(!ignores(status, 2));
+        assert!(!ignores("Name:\tx\n", HANGUP));
+        assert!(!ignores("SigIgn:\t0000000000001000\n", HANGUP));
+    }
 }

@@ -54,15 +54,35 @@ pub(super) fn text(outcome: &Outcome) -> Option<String> {
     Some(format!("Upload limit: {}\n", sentence(now)))
 }
 
-/// `12.0 MiB/s, 4 slots`
+/// `11.4 MiB/s (12000000 bytes a second), 4 slots`
 pub(super) fn sentence(now: &LimitsNow) -> String {
     let rate = match now.upload_bytes_per_s {
         0 => "none".to_owned(),
-        limit => text::rate(limit),
+        limit => format!("{} ({limit} bytes a second)", text::rate(limit)),
     };
     let slots = match now.upload_slots {
         0 => "slots as measured".to_owned(),
         slots => text::count(u64::from(slots), "slot", "slots"),
     };
     format!("{rate}, {slots}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_are_told_with_their_units() {
+        let said = |upload_bytes_per_s, upload_slots| {
+            sentence(&LimitsNow {
+                upload_bytes_per_s,
+                upload_slots,
+            })
+        };
+        assert_eq!(
+            said(12_000_000, 4),
+            "11.4 MiB/s (12000000 bytes a second), 4 slots"
+        );
+        assert_eq!(said(0, 0), "none, slots as measured");
+    }
 }

@@ -20,10 +20,20 @@ pub(super) fn text(outcome: &Outcome) -> Option<String> {
     let Outcome::List(list) = outcome else {
         return None;
     };
-    Some(table(&list.snapshots))
+    let mut out = table(&list.snapshots);
+    for file in &list.damaged {
+        let (path, problem) = (file.file.display().to_string(), &file.problem);
+        out += &format!("Damaged: {} ({})", text::safe(&path), text::safe(problem));
+        out += match &file.manifest {
+            Some(_) => "; `snapswarm delete CID` removes it\n",
+            None => "\n",
+        };
+    }
+    Some(out)
 }
 
-/// Snapshots as `list` and `status` show them.
+/// Snapshots as `list` and `status` show them, with what to do about those that
+/// are here in part.
 pub(super) fn table(snapshots: &[SnapshotSummary]) -> String {
     if snapshots.is_empty() {
         return "No snapshot is here yet: see `fetch`, `load` and `start --harvest`.\n".to_owned();
@@ -45,7 +55,12 @@ pub(super) fn table(snapshots: &[SnapshotSummary]) -> String {
             snapshot.manifest.clone(),
         ]);
     }
-    table.render()
+    let mut out = table.render();
+    if snapshots.iter().any(|snapshot| !snapshot.complete) {
+        out += "A snapshot that is here in part holds its whole size on the disk: `snapswarm fetch \
+                CID` goes on with it, `snapswarm delete CID` gives it up.\n";
+    }
+    out
 }
 
 fn here(snapshot: &SnapshotSummary) -> String {
@@ -54,7 +69,11 @@ fn here(snapshot: &SnapshotSummary) -> String {
     }
     // 100 % of the bytes is not yet a sealed archive.
     let percent = u128::from(snapshot.have_bytes) * 100 / u128::from(snapshot.bytes.max(1));
-    format!("{} %", percent.min(99))
+    format!(
+        "{} ({} %)",
+        text::bytes(snapshot.have_bytes),
+        percent.min(99)
+    )
 }
 
 /// Whether more than transport damage was checked.
@@ -69,6 +88,7 @@ pub(super) fn proof(snapshot: &SnapshotSummary) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::node::command::{DamagedSummary, SnapshotList};
 
     #[test]
     fn a_chain_id_of_a_stranger_cannot_break_the_table() {
@@ -85,10 +105,32 @@ mod tests {
             proven: false,
             origin: "fetched".to_owned(),
         };
-        let text = table(&[summary]);
-        assert_eq!(text.lines().count(), 2);
+        let text = table(std::slice::from_ref(&summary));
+        assert_eq!(text.lines().count(), 3);
         assert!(!text.contains('\u{1b}'));
-        assert!(text.contains("99 %") && text.contains("not proven") && text.contains("pinned"));
+        assert!(text.contains("100 B (99 %)") && text.contains("not proven"));
+        assert!(text.contains("pinned") && text.contains("delete CID"));
+        let whole = SnapshotSummary {
+            complete: true,
+            ..summary
+        };
+        assert_eq!(table(&[whole]).lines().count(), 2);
+    }
+
+    #[test]
+    fn damaged_files_are_told_below_the_table() {
+        let list = SnapshotList {
+            snapshots: Vec::new(),
+            damaged: vec![DamagedSummary {
+                manifest: Some("bafk".to_owned()),
+                file: "/h/bafk.h5.damaged".into(),
+                problem: "chunk 1\nis wrong".to_owned(),
+            }],
+        };
+        let text = text(&Outcome::List(list)).unwrap();
+        let last = text.lines().last().unwrap();
+        assert!(last.contains("bafk.h5.damaged (chunk 1"), "{text}");
+        assert!(last.contains("delete CID"), "{text}");
     }
 
     #[test]

@@ -8,6 +8,9 @@ use super::{home, text};
 use crate::node::command::{Command, Failure, LoadCommand, LoadKind, Outcome};
 
 /// Publish a snapshot from files
+///
+/// It stays until it is deleted. It counts as proven only when the chain's RPC
+/// confirms its application hash: see `feed --chain-rpc`.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
     snapswarm load chunks/ --kind files --chain-id my-chain --height 1000 --app-hash 6F0A...\n  \
@@ -19,13 +22,18 @@ pub(super) struct Arguments {
     #[arg(long, value_enum)]
     kind: Kind,
     /// The chain's id
-    #[arg(long, value_name = "ID", required_if_eq_any([("kind", "files"), ("kind", "file")]))]
+    #[arg(
+        long,
+        value_name = "ID",
+        value_parser = super::arguments::chain_id,
+        required_if_eq_any([("kind", "files"), ("kind", "file")])
+    )]
     chain_id: Option<String>,
     /// The height that the snapshot was taken at
     #[arg(
         long,
         value_name = "H",
-        value_parser = clap::value_parser!(u64).range(1..),
+        value_parser = super::arguments::height(),
         required_if_eq_any([("kind", "files"), ("kind", "file")])
     )]
     height: Option<u64>,
@@ -76,10 +84,16 @@ pub(super) fn text(outcome: &Outcome) -> Option<String> {
     let Outcome::Loaded(loaded) = outcome else {
         return None;
     };
-    let proof = if loaded.proven {
-        "It carries an application hash; whoever feeds it compares that with the chain."
-    } else {
-        "It carries no application hash (--app-hash): bytes are named, the state is not proven."
+    let proof = match (&loaded.app_hash, loaded.proven) {
+        (_, true) => "Its application hash was confirmed by the chain's RPC before.",
+        (Some(_), false) => {
+            "Not proven: it carries an application hash, which no RPC of the chain confirmed yet \
+             (`feed --chain-rpc`)."
+        }
+        (None, false) => {
+            "It is without application hash (--app-hash): nothing can prove its state, and `feed` \
+             does not take it."
+        }
     };
     Some(format!(
         "Loaded {} of {} in {}: {}\n{proof}\n",
@@ -88,4 +102,28 @@ pub(super) fn text(outcome: &Outcome) -> Option<String> {
         text::seconds(loaded.seconds),
         text::safe(&loaded.manifest),
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::node::command::Loaded;
+
+    #[test]
+    fn proven_confirmed_and_without_application_hash_are_three_things() {
+        let said = |app_hash: Option<&str>, proven| {
+            let loaded = Loaded {
+                manifest: "bafk".to_owned(),
+                chunks: 1,
+                bytes: 1,
+                seconds: 0.1,
+                proven,
+                app_hash: app_hash.map(str::to_owned),
+            };
+            text(&Outcome::Loaded(loaded)).unwrap()
+        };
+        assert!(said(Some("AB"), false).contains("Not proven"));
+        assert!(said(None, false).contains("without application hash"));
+        assert!(said(Some("AB"), true).contains("confirmed by the chain's RPC"));
+    }
 }

@@ -40,7 +40,7 @@ use std::{
     process::ExitCode,
 };
 
-use clap::{Parser, Subcommand};
+use clap::{Parser, Subcommand, error::ErrorKind};
 use tokio::sync::mpsc;
 
 use self::{arguments::Cid, screen::Screen};
@@ -111,6 +111,13 @@ impl Cli {
                 .iter()
                 .take_while(|argument| *argument != "--")
                 .any(|argument| argument == "--json");
+            if json && error.kind() == ErrorKind::DisplayVersion {
+                let version = serde_json::json!({ "version": env!("CARGO_PKG_VERSION") });
+                return match answer::outcome(true, &version, "") {
+                    Ok(()) => ExitCode::SUCCESS,
+                    Err(failure) => answer::failure(true, &failure),
+                };
+            }
             if error.exit_code() == 0 || !json {
                 // Help goes to stdout, errors to stderr; either may be gone.
                 let _ = error.print();
@@ -198,7 +205,7 @@ impl Door<'_> {
                 Some(answer) => answer,
                 None if matches!(command, Command::Limits(_)) => Err(limits::no_daemon()),
                 None => {
-                    let config = home::open(self.home, self.screen)?;
+                    let config = home::open(self.home, command.only_looks(), self.screen)?;
                     node::run_local(self.home, config, command.clone(), progress, cancel).await
                 }
             }

@@ -150,11 +150,14 @@ fn bytes_line(news: &Progress, next: Option<&str>) -> String {
     };
     let percent = u128::from(*done) * 100 / u128::from(*total).max(1);
     let mut line = format!(
-        "{} of {} ({percent} %), {}",
+        "{} of {} ({percent} %)",
         text::bytes(*done),
         text::bytes(*total),
-        text::rate(*rate),
     );
+    // What ends at once has no rate that could be told.
+    if *rate > 0 || done < total {
+        line += &format!(", {}", text::rate(*rate));
+    }
     if *peers > 0 {
         line += &format!(", {}", text::count(u64::from(*peers), "peer", "peers"));
     }
@@ -236,6 +239,20 @@ mod tests {
             log_line("peer says \u{1b}[2Jhi\nINFO fake\u{9b}\n".as_bytes()),
             "peer says \\u001b[2Jhi\\u000aINFO fake\\u009b"
         );
+    }
+
+    #[test]
+    fn an_end_without_a_rate_does_not_tell_a_rate_of_nothing() {
+        let mut end = news(4 << 30, None, 0);
+        if let Progress::Bytes { rate, .. } = &mut end {
+            *rate = 0;
+        }
+        assert_eq!(bytes_line(&end, None), "4.0 GiB of 4.0 GiB (100 %)");
+        let Progress::Bytes { done, .. } = &mut end else {
+            panic!("bytes became something else");
+        };
+        *done = 1 << 30;
+        assert!(bytes_line(&end, None).contains("0 B/s"), "it stands still");
     }
 
     #[test]

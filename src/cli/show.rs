@@ -32,7 +32,7 @@ pub(super) fn text(outcome: &Outcome) -> Option<String> {
     let app_hash = match &shown.app_hash {
         Some(hash) if snapshot.proven => format!("{hash} (confirmed by the chain's RPC)"),
         Some(hash) => format!("{hash} (as its maker says; not proven)"),
-        None => "none; state not proven".to_owned(),
+        None => "none: nothing can prove the state".to_owned(),
     };
     let mut out = text::facts(&[
         ("snapshot", snapshot.manifest.clone()),

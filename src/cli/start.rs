@@ -14,8 +14,8 @@ use crate::node::{
 /// Run the daemon: seeds all snapshots of the home
 ///
 /// The first line on stdout, once all listeners are bound, is JSON (text on a
-/// terminal without --json): peer_id, listen, api. Ctrl-C or SIGTERM stop it
-/// with exit code 0.
+/// terminal without --json): peer_id, listen, api. Ctrl-C, SIGTERM or SIGHUP stop
+/// it with exit code 0.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
     snapswarm start --listen /ip4/0.0.0.0/tcp/26670\n  \
@@ -31,6 +31,10 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "MULTIADDR", value_parser = super::arguments::multiaddr)]
     external_address: Vec<Multiaddr>,
     /// Take every new snapshot of this CometBFT node over its p2p port
+    ///
+    /// Of each chain the newest 5 that were taken so (store.max_snapshots in
+    /// config.toml) and the pinned ones are kept. What you loaded or fetched
+    /// yourself is neither counted nor removed.
     #[arg(long, value_name = "ID@HOST:PORT", value_parser = super::arguments::node_address, requires = "node_rpc")]
     harvest: Option<String>,
     /// The RPC of that node, which tells the application hash
@@ -41,7 +45,7 @@ pub(super) struct Arguments {
 impl Arguments {
     pub(super) async fn run(&self, door: &Door<'_>) -> Result<(), Failure> {
         let cancel = interrupt::listen(door.screen.clone())?;
-        let config = home::open(door.home, door.screen)?;
+        let config = home::open(door.home, false, door.screen)?;
         let options = StartOptions {
             listen: self.listen.clone(),
             bootstrap: self.bootstrap.clone(),

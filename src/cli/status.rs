@@ -29,7 +29,13 @@ pub(super) fn text(outcome: &Outcome) -> Option<String> {
                 "does not run (`snapswarm start` starts it)".to_owned()
             },
         ),
-        ("peer id", status.peer_id.clone()),
+        (
+            "peer id",
+            match status.peer_id.as_str() {
+                "" => "not known (identity.key cannot be read)".to_owned(),
+                peer_id => peer_id.to_owned(),
+            },
+        ),
     ];
     facts.extend(
         status

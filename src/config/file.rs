@@ -14,6 +14,9 @@ pub const CONFIG_NAME: &str = "config.toml";
 /// A configuration is written by hand; what is longer is something else.
 const MAX_CONFIG_BYTES: u64 = 1 << 20;
 
+/// Of a problem so much is told: a value in it may be as long as the file.
+const MAX_PROBLEM_CHARS: usize = 400;
+
 /// Why there is no configuration.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
@@ -50,12 +53,12 @@ impl Config {
     /// Reads text and checks it.
     pub fn parse(text: &str) -> Result<Self, ConfigError> {
         let table: toml::Table =
-            toml::from_str(text).map_err(|error| ConfigError::Syntax(error.to_string()))?;
+            toml::from_str(text).map_err(|error| ConfigError::Syntax(syntax(text, &error)))?;
         let config: Self = serde_path_to_error::deserialize(table).map_err(|error| {
-            let key = error.path().to_string();
+            let key = plain(&error.path().to_string());
             ConfigError::Value {
                 key,
-                problem: error.into_inner().to_string().trim_end().to_owned(),
+                problem: plain(error.into_inner().message()),
             }
         })?;
         config.check()?;
@@ -120,6 +123,35 @@ impl Config {
     }
 }
 
+/// Where and why text is not TOML, without the text itself.
+fn syntax(text: &str, error: &toml::de::Error) -> String {
+    let problem = plain(error.message());
+    let before = error.span().and_then(|span| text.get(..span.start));
+    match before {
+        Some(before) => {
+            let line = before.matches('\n').count() + 1;
+            let column = before
+                .rsplit('\n')
+                .next()
+                .map_or(0, |last| last.chars().count())
+                + 1;
+            format!("line {line}, column {column}: {problem}")
+        }
+        None => problem,
+    }
+}
+
+/// One line that fits a screen, whatever a file put into it.
+fn plain(message: &str) -> String {
+    let one_line = message.split_whitespace().collect::<Vec<_>>().join(" ");
+    let shown = one_line.chars().filter(|c| !c.is_control());
+    let mut plain: String = shown.take(MAX_PROBLEM_CHARS).collect();
+    if plain.chars().count() == MAX_PROBLEM_CHARS {
+        plain.push('…');
+    }
+    plain
+}
+
 const TEMPLATE: &str = r#"# Settings of snapswarm. Every key may be left out: what stands here is its
 # default, or, behind a '#', an example. Keys that are not known are refused.
 # Sizes are bytes, or text such as "10 GiB" or "500 MB".
@@ -147,10 +179,12 @@ bootstrap = []
 mode = "auto"
 
 [store]
-# Newest snapshots kept for each chain; pinned ones are kept beside them.
+# Newest harvested snapshots kept for each chain; pinned ones are kept beside
+# them. What you load or fetch yourself stays until you delete it.
 max_snapshots = 5
 
-# Disk space for all snapshots together. Without this key: what the disk has.
+# Disk space for all snapshots together, those that are here in part included.
+# Without this key: what the disk has.
 # disk_quota = "500 GiB"
 
 # The largest snapshot that `fetch --chain-id` takes.
@@ -260,6 +294,28 @@ mod tests {
         Config::create(home.path(), "other").unwrap();
         assert_eq!(Config::load(home.path()).unwrap().network.name, "changed");
         assert_eq!(fs::read_dir(home.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn what_is_no_toml_is_told_by_its_place_on_one_short_line() {
+        let long = "x".repeat(5000);
+        for (text, expected) in [
+            ("[store]\nmax_snapshots = \u{1b}[2J5", "line 2, column "),
+            ("[store]\n\nmax_snapshots 5\n", "line 3, column "),
+            ("name = \"ab", "line 1, column "),
+            (&format!("[network]\nmode = \"{long}\u{1b}\""), "line 2"),
+            (
+                &format!("[network]\nmode = \"{long}\\u001b\""),
+                "network.mode",
+            ),
+            ("[network]\nname = \"a\\u001b[2Jb\\n\"", "network.name"),
+            ("[network]\n\"a\\u001bb\\nc\" = 1", "network."),
+        ] {
+            let problem = Config::parse(text).unwrap_err().to_string();
+            assert!(problem.starts_with(expected), "{problem}");
+            assert!(!problem.contains(char::is_control), "{problem:?}");
+            assert!(problem.chars().count() < 1000, "{problem}");
+        }
     }
 
     #[test]

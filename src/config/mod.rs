@@ -109,7 +109,8 @@ pub enum DhtMode {
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct StoreConfig {
-    /// Newest snapshots kept for each chain; pinned ones are kept beside them.
+    /// Newest harvested snapshots kept for each chain; pinned ones are kept
+    /// beside them, and so is what a person loaded or fetched.
     pub max_snapshots: u32,
     /// All snapshots together; absent: as much as the disk has.
     #[serde(skip_serializing_if = "Option::is_none")]

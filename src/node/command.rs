@@ -2,10 +2,19 @@
 //! the command line, the control socket and the hall. The JSON forms are
 //! DESIGN.md §11's; scripts rely on them.
 
+mod outcome;
+
 use std::path::PathBuf;
 
 use libp2p::Multiaddr;
 use serde::{Deserialize, Serialize};
+
+pub use self::outcome::{
+    Changed, ChunkDetail, DamagedSummary, DownloadStatus, Dumped, Fed, Fetched, HarvestStatus,
+    LimitsNow, Loaded, Outcome, PeerBytes, SnapshotDetail, SnapshotList, SnapshotSummary, Status,
+    UploadStatus, Verified,
+};
+pub use crate::snapshot::MAX_HEIGHT;
 
 /// One verb with its arguments. Paths are absolute: the process that carries
 /// the command out may have another working folder than the person.
@@ -36,6 +45,29 @@ pub enum Command {
     Status,
     /// Change upload limits of a running daemon.
     Limits(LimitsCommand),
+}
+
+impl Command {
+    /// Whether it only looks at the home: such a verb needs neither the home's
+    /// lock nor the right to write. Damage that `verify` finds is told first and
+    /// moved aside after.
+    pub fn only_looks(&self) -> bool {
+        match self {
+            Self::List | Self::Show(_) | Self::Verify(_) | Self::Dump(_) | Self::Status => true,
+            Self::Load(_)
+            | Self::Fetch(_)
+            | Self::Feed(_)
+            | Self::Delete(_)
+            | Self::Pin(_)
+            | Self::Unpin(_)
+            | Self::Limits(_) => false,
+        }
+    }
+}
+
+/// Whether a chain can have this id: 1 to 50 printable ASCII characters.
+pub fn check_chain_id(text: &str) -> Result<(), String> {
+    crate::snapshot::check_chain_id(text)
 }
 
 /// Where `load` finds its chunks.
@@ -266,292 +298,4 @@ pub struct Initialised {
     pub peer_id: String,
     /// The configuration file.
     pub config: PathBuf,
-}
-
-/// What a verb gives back.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(untagged)]
-pub enum Outcome {
-    /// Of `load`.
-    Loaded(Loaded),
-    /// Of `fetch`.
-    Fetched(Fetched),
-    /// Of `feed`.
-    Fed(Fed),
-    /// Of `list`.
-    List(SnapshotList),
-    /// Of `show`.
-    Shown(Box<SnapshotDetail>),
-    /// Of `verify`.
-    Verified(Verified),
-    /// Of `dump`.
-    Dumped(Dumped),
-    /// Of `delete`, `pin`, `unpin`.
-    Changed(Changed),
-    /// Of `limits`.
-    Limits(LimitsNow),
-    /// Of `status`.
-    Status(Box<Status>),
-}
-
-/// Of `load`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Loaded {
-    /// CID.
-    pub manifest: String,
-    /// Number of chunks.
-    pub chunks: u32,
-    /// Bytes of all chunks.
-    pub bytes: u64,
-    /// Time taken.
-    pub seconds: f64,
-    /// Whether an application hash came with it.
-    pub proven: bool,
-}
-
-/// Of `fetch`. Waste is received + resumed − bytes.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Fetched {
-    /// CID.
-    pub manifest: String,
-    /// Bytes of the distinct chunks.
-    pub bytes: u64,
-    /// Piece payload received in this run, duplicates and bad included.
-    pub received_bytes: u64,
-    /// Bytes that earlier runs had brought.
-    pub resumed_bytes: u64,
-    /// received + resumed − bytes.
-    pub wasted_bytes: u64,
-    /// Time taken.
-    pub seconds: f64,
-    /// Whether a CometBFT RPC confirmed the application hash.
-    pub proven: bool,
-    /// What came from whom.
-    pub peers: Vec<PeerBytes>,
-}
-
-/// What one peer gave.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct PeerBytes {
-    /// Peer id.
-    pub peer_id: String,
-    /// Piece payload.
-    pub bytes: u64,
-}
-
-/// Of `feed`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Fed {
-    /// CID.
-    pub manifest: String,
-    /// Height restored.
-    pub height: u64,
-    /// Application hash, hex.
-    pub app_hash: String,
-    /// Whether the node took it and stored a state of that height.
-    pub restored: bool,
-    /// Time taken.
-    pub seconds: f64,
-}
-
-/// Of `list`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct SnapshotList {
-    /// Newest first.
-    pub snapshots: Vec<SnapshotSummary>,
-}
-
-/// A line of `list`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct SnapshotSummary {
-    /// CID.
-    pub manifest: String,
-    /// Chain id.
-    pub chain_id: String,
-    /// Height.
-    pub height: u64,
-    /// ABCI format.
-    pub format: u32,
-    /// Number of chunks.
-    pub chunks: u32,
-    /// Bytes of all chunks.
-    pub bytes: u64,
-    /// Bytes of it that are here and verified.
-    pub have_bytes: u64,
-    /// Whether all of it is here.
-    pub complete: bool,
-    /// Whether it is kept whatever its age.
-    pub pinned: bool,
-    /// Whether the chain itself (its RPC) confirmed the application hash.
-    pub proven: bool,
-    /// How it came here: loaded, harvested, fetched.
-    pub origin: String,
-}
-
-/// Of `show`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct SnapshotDetail {
-    /// The line of `list`.
-    pub snapshot: SnapshotSummary,
-    /// Application hash, hex; absent when unproven.
-    pub app_hash: Option<String>,
-    /// ABCI hash, hex.
-    pub hash: String,
-    /// ABCI metadata, hex.
-    pub metadata: String,
-    /// Bytes of the manifest.
-    pub manifest_bytes: u32,
-    /// The archive file, or the download's.
-    pub file: PathBuf,
-    /// In ABCI order.
-    pub chunks: Vec<ChunkDetail>,
-}
-
-/// A chunk of `show`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct ChunkDetail {
-    /// ABCI index.
-    pub index: u32,
-    /// CID.
-    pub cid: String,
-    /// Bytes.
-    pub size: u32,
-}
-
-/// Of `verify`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Verified {
-    /// CID.
-    pub manifest: String,
-    /// Number of chunks checked.
-    pub chunks: u32,
-    /// Bytes checked.
-    pub verified_bytes: u64,
-    /// Time taken.
-    pub seconds: f64,
-}
-
-/// Of `dump`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Dumped {
-    /// CID.
-    pub manifest: String,
-    /// The file written.
-    pub file: PathBuf,
-    /// Its size.
-    pub file_bytes: u64,
-}
-
-/// Of `delete`, `pin`, `unpin`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Changed {
-    /// CID.
-    pub manifest: String,
-    /// What was done: deleted, pinned, unpinned.
-    pub done: String,
-}
-
-/// Of `limits`: what is in force now.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct LimitsNow {
-    /// Bytes a second over all peers; 0 is no limit.
-    pub upload_bytes_per_s: u64,
-    /// Peers served at once.
-    pub upload_slots: u32,
-}
-
-/// Of `status`, and the body of `GET /v1/status`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Status {
-    /// Whether a daemon runs on this home.
-    pub running: bool,
-    /// Program version.
-    pub version: String,
-    /// Own peer id.
-    pub peer_id: String,
-    /// Addresses bound, with peer id.
-    pub listen: Vec<String>,
-    /// Connected peers.
-    pub peers: u32,
-    /// Bytes on disk.
-    pub disk_bytes: u64,
-    /// Disk quota; absent when there is none.
-    pub quota_bytes: Option<u64>,
-    /// All snapshots.
-    pub snapshots: Vec<SnapshotSummary>,
-    /// Downloads under way.
-    pub downloads: Vec<DownloadStatus>,
-    /// Uploads so far and limits.
-    pub upload: UploadStatus,
-    /// The harvest, where one is configured.
-    pub harvest: Option<HarvestStatus>,
-}
-
-/// A download under way.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct DownloadStatus {
-    /// CID.
-    pub manifest: String,
-    /// Bytes here and verified.
-    pub done: u64,
-    /// Bytes in all.
-    pub total: u64,
-    /// Bytes a second.
-    pub rate: u64,
-    /// Peers that deliver.
-    pub peers: u32,
-}
-
-/// Uploads.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct UploadStatus {
-    /// Piece payload sent since start.
-    pub bytes: u64,
-    /// Peers being served.
-    pub active: u32,
-    /// Limits in force.
-    pub limits: LimitsNow,
-}
-
-/// The harvest from a node.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct HarvestStatus {
-    /// `ID@HOST:PORT`.
-    pub node: String,
-    /// Whether its p2p connection stands.
-    pub connected: bool,
-    /// Newest height harvested.
-    pub newest_height: Option<u64>,
-    /// What went wrong last, if anything did since the last success.
-    pub last_error: Option<String>,
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_outcome_comes_back_from_json_as_the_kind_it_was() {
-        let outcome = Outcome::Verified(Verified {
-            manifest: "x".to_owned(),
-            chunks: 1,
-            verified_bytes: 2,
-            seconds: 0.5,
-        });
-        let json = serde_json::to_string(&outcome).unwrap();
-        assert!(matches!(
-            serde_json::from_str::<Outcome>(&json).unwrap(),
-            Outcome::Verified(_)
-        ));
-    }
 }

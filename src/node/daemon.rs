@@ -68,12 +68,7 @@ impl Daemon {
         let socket = control::bind(&home.join(SOCKET_NAME)).await?;
         let started = Started {
             peer_id: services.net.peer_id().to_string(),
-            listen: services
-                .net
-                .listeners()
-                .iter()
-                .map(ToString::to_string)
-                .collect(),
+            listen: services.addresses(),
             api: format!("http://{}", page.address()),
         };
         Ok(Self {

@@ -1,5 +1,7 @@
 //! How the errors of the rooms become a sentence, a hint and an exit code.
 
+use std::path::Path;
+
 use super::command::{Failure, FailureCode};
 use crate::api::control::ControlError;
 use crate::api::http::HttpError;
@@ -27,6 +29,15 @@ impl Failure {
         self
     }
 
+    /// The same failure where its sentence ends with what to do, behind this sign:
+    /// that becomes the hint.
+    fn advice_after(self, sign: &str) -> Self {
+        match self.message.rsplit_once(sign) {
+            Some((what, advice)) => Self::new(self.code, what).hint(advice),
+            None => self,
+        }
+    }
+
     /// The person stopped it; `again` says what a second run does.
     pub fn interrupted(again: impl Into<String>) -> Self {
         Self::new(FailureCode::Interrupted, "interrupted").hint(again)
@@ -35,11 +46,7 @@ impl Failure {
     /// A file could not be read or written.
     pub fn io(what: impl std::fmt::Display, error: &std::io::Error) -> Self {
         use std::io::ErrorKind;
-        let code = match error.kind() {
-            ErrorKind::NotFound => FailureCode::NotFound,
-            _ => FailureCode::Storage,
-        };
-        let failure = Self::new(code, format!("{what}: {error}"));
+        let failure = Self::new(FailureCode::Storage, format!("{what}: {error}"));
         match error.kind() {
             ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
                 failure.hint("free some space, or use a home on a larger disk with --home")
@@ -48,6 +55,23 @@ impl Failure {
                 failure.hint("make it readable and writable for this user, or use another --home")
             }
             _ => failure,
+        }
+    }
+
+    /// A path that the person gave cannot be used: one that is not there, or is
+    /// of the wrong kind, is wrong use.
+    pub fn given_path(path: &Path, error: &std::io::Error) -> Self {
+        use std::io::ErrorKind;
+        match error.kind() {
+            ErrorKind::NotFound
+            | ErrorKind::NotADirectory
+            | ErrorKind::IsADirectory
+            | ErrorKind::InvalidFilename
+            | ErrorKind::InvalidInput => {
+                Self::new(FailureCode::Usage, format!("{}: {error}", path.display()))
+                    .hint("give the path of what is there")
+            }
+            _ => Self::io(path.display(), error),
         }
     }
 
@@ -133,18 +157,36 @@ impl From<SourceError> for Failure {
 
 impl From<NetError> for Failure {
     fn from(error: NetError) -> Self {
-        let code = match &error {
-            NetError::BadAddress { .. } | NetError::BadSetting { .. } => FailureCode::Usage,
-            NetError::Identity(_) => FailureCode::Storage,
-            _ => FailureCode::Failed,
-        };
-        Self::new(code, chain(&error))
+        let told = |code, error: &NetError| Self::new(code, chain(error));
+        match error {
+            NetError::Identity(error) => error.into(),
+            NetError::BadAddress { .. } | NetError::BadSetting { .. } => {
+                told(FailureCode::Usage, &error)
+            }
+            NetError::PortTaken { .. }
+            | NetError::AddressNotHere { .. }
+            | NetError::PortForbidden { .. } => {
+                told(FailureCode::Failed, &error).advice_after("; ")
+            }
+            _ => told(FailureCode::Failed, &error),
+        }
     }
 }
 
 impl From<IdentityError> for Failure {
     fn from(error: IdentityError) -> Self {
-        Self::new(FailureCode::Storage, chain(&error))
+        let told = Self::new(FailureCode::Storage, chain(&error));
+        match &error {
+            IdentityError::File { source, .. } => match source.kind() {
+                std::io::ErrorKind::PermissionDenied => {
+                    told.hint("run snapswarm as the user whose home it is, or use another --home")
+                }
+                _ => told,
+            },
+            IdentityError::Permissions { .. } | IdentityError::Damaged { .. } => {
+                told.advice_after(": ")
+            }
+        }
     }
 }
 
@@ -162,7 +204,16 @@ impl From<ControlError> for Failure {
 
 impl From<ConfigError> for Failure {
     fn from(error: ConfigError) -> Self {
-        Self::new(FailureCode::Usage, chain(&error))
+        let code = match &error {
+            ConfigError::File { .. } => FailureCode::Storage,
+            ConfigError::Syntax(_) | ConfigError::Value { .. } | ConfigError::In { .. } => {
+                FailureCode::Usage
+            }
+        };
+        Self::new(code, chain(&error)).hint(
+            "mend the file; `snapswarm --home NEW init` writes one with every key and its default \
+             into a new folder, to compare with",
+        )
     }
 }
 

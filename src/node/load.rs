@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::command::{Failure, FailureCode, LoadCommand, LoadKind, Loaded};
 use super::progress::{Meter, Reporter, byte_progress};
 use crate::snapshot::{MAX_CHUNK_BYTES, Manifest, SnapshotFields};
-use crate::store::{Origin, Store};
+use crate::store::{Origin, Store, StoreError};
 
 /// Carries out `load`. Blocking.
 pub(super) fn load(
@@ -43,7 +43,10 @@ pub(super) fn load(
         chunks: manifest.chunk_count(),
         bytes: manifest.total_bytes(),
         seconds: started.elapsed().as_secs_f64(),
-        proven: manifest.app_hash().is_some(),
+        proven: store
+            .get(&manifest.id())
+            .is_some_and(|stored| stored.proven),
+        app_hash: manifest.app_hash().map(hex::encode_upper),
     })
 }
 
@@ -55,7 +58,6 @@ fn publish(
     cancel: &CancellationToken,
 ) -> Result<Arc<Manifest>, Failure> {
     let fields = fields(command)?;
-    tell_if_old(store, &fields, reporter);
     let mut total = 0;
     for file in files {
         total += chunk_size(file)?;
@@ -73,7 +75,7 @@ fn publish(
                 "nothing was stored; the same command starts again",
             ));
         }
-        let bytes = fs::read(file).map_err(|error| Failure::io(file.display(), &error))?;
+        let bytes = fs::read(file).map_err(|error| Failure::given_path(file, &error))?;
         spool.push(&bytes)?;
         done += bytes.len() as u64;
         meter.tell(done, 0);
@@ -81,25 +83,6 @@ fn publish(
     reporter.phase("writing the archive and reading it back");
     let archive = spool.finish(fields, Origin::Loaded, false)?;
     Ok(archive.manifest().clone())
-}
-
-/// Only the newest snapshots of a chain are kept: who loads an old one hears
-/// that it will not stay.
-fn tell_if_old(store: &Store, fields: &SnapshotFields, reporter: &Reporter) {
-    let newer = store
-        .list()
-        .iter()
-        .filter(|stored| stored.complete && stored.manifest.chain_id() == fields.chain_id)
-        .filter(|stored| stored.manifest.height() > fields.height)
-        .count();
-    if newer >= store.settings().max_snapshots as usize {
-        reporter.note(format!(
-            "this home keeps the newest {} snapshots of a chain and has {newer} newer ones: pin \
-             this one (`snapswarm pin CID`) before a daemon removes it, or raise \
-             store.max_snapshots",
-            store.settings().max_snapshots
-        ));
-    }
 }
 
 fn load_car(
@@ -127,13 +110,18 @@ fn load_car(
         Ok(())
     };
     let mut progress = byte_progress(reporter, cancel);
-    let imported = store.import_car(&command.path, &expected, Origin::Loaded, &mut progress)?;
+    let imported = store.import_car(&command.path, &expected, Origin::Loaded, &mut progress);
+    let imported = imported.map_err(|error| match error {
+        refused @ StoreError::Refused { .. } => Failure::from(refused)
+            .hint("give the right --chain-id and --height, or leave them out: a CAR names its own"),
+        error => error.into(),
+    })?;
     Ok(imported.manifest)
 }
 
 /// A CAR is read by position and to its end: a pipe or a folder is none.
 pub(super) fn regular_file(path: &Path) -> Result<(), Failure> {
-    let meta = fs::metadata(path).map_err(|error| Failure::io(path.display(), &error))?;
+    let meta = fs::metadata(path).map_err(|error| Failure::given_path(path, &error))?;
     if meta.is_file() {
         return Ok(());
     }
@@ -178,10 +166,10 @@ fn from_hex(flag: &str, text: Option<&str>) -> Result<Option<Bytes>, Failure> {
 /// The chunk files of a folder, in order: all-digit names as numbers, then the
 /// others by their bytes.
 fn chunk_files(folder: &Path) -> Result<Vec<PathBuf>, Failure> {
-    let entries = fs::read_dir(folder).map_err(|error| Failure::io(folder.display(), &error))?;
+    let entries = fs::read_dir(folder).map_err(|error| Failure::given_path(folder, &error))?;
     let mut files = Vec::new();
     for entry in entries {
-        let entry = entry.map_err(|error| Failure::io(folder.display(), &error))?;
+        let entry = entry.map_err(|error| Failure::given_path(folder, &error))?;
         files.push(entry.path());
     }
     if files.is_empty() {
@@ -209,7 +197,7 @@ fn order_key(path: &Path) -> (bool, usize, Vec<u8>, Vec<u8>) {
 }
 
 fn chunk_size(file: &Path) -> Result<u64, Failure> {
-    let meta = fs::metadata(file).map_err(|error| Failure::io(file.display(), &error))?;
+    let meta = fs::metadata(file).map_err(|error| Failure::given_path(file, &error))?;
     let problem = if !meta.is_file() {
         "is no regular file".to_owned()
     } else if meta.len() == 0 {

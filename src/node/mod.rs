@@ -5,7 +5,7 @@
 //! A verb is carried out in one of two places, by the same code: inside the
 //! daemon of its home, reached over the control socket ([`remote`]), or, when
 //! none runs, in the process of the command line ([`run_local`]). The home's lock
-//! makes sure that it is one of them.
+//! makes sure that it is one of them; verbs that only look need no lock.
 //!
 //! Laws:
 //!
@@ -41,17 +41,33 @@ use tokio_util::sync::CancellationToken;
 
 use self::command::{
     Command, Failure, FailureCode, FetchCommand, Fetched, Initialised, Outcome, Progress, Status,
+    VerifyCommand,
 };
 use self::failure::blocking;
 use self::progress::Reporter;
-use self::services::{Presence, Services, count, identity, open_store};
+use self::services::{Presence, Services, count, look_at_store, open_store};
 use crate::config::Config;
 use crate::store::Store;
 
-/// Makes a home, or finds it made.
+/// Makes a home, or finds it made: with settings that can be read, of the network
+/// that was asked for.
 pub fn init(home: &Path, network: Option<&str>) -> Result<Initialised, Failure> {
     std::fs::create_dir_all(home).map_err(|error| Failure::io(home.display(), &error))?;
     let config = Config::create(home, network.unwrap_or(crate::config::PUBLIC_NETWORK))?;
+    let found = Config::load(home)?.network.name;
+    if let Some(wanted) = network.filter(|wanted| *wanted != found) {
+        return Err(Failure::new(
+            FailureCode::Usage,
+            format!(
+                "the home {} is of the network {found}, not {wanted}",
+                home.display()
+            ),
+        )
+        .hint(format!(
+            "make another home with --home, or change network.name in {}",
+            config.display()
+        )));
+    }
     let identity = services::load_identity(home)?;
     Ok(Initialised {
         peer_id: identity.peer_id().to_string(),
@@ -75,12 +91,28 @@ pub async fn run_local(
         services.net.shutdown().await;
         return outcome;
     }
-    let hall = Hall::Alone {
-        peer_id: identity(home).await?.peer_id().to_string(),
-        quota_bytes: config.store.disk_quota.map(|quota| quota.0),
-        store: open_store(home, &config).await?,
-    };
-    hall.carry_out(command, progress, cancel).await
+    let quota_bytes = config.store.disk_quota.map(|quota| quota.0);
+    let alone = |store| Hall::Alone { store, quota_bytes };
+    if !command.only_looks() {
+        let hall = alone(open_store(home, &config).await?);
+        return hall.carry_out(command, progress, cancel).await;
+    }
+    // Damage that a look finds is moved aside by whoever holds the home.
+    let may_move_aside = matches!(command, Command::Verify(VerifyCommand::Manifest(_)));
+    let hall = alone(look_at_store(home, &config).await?);
+    let looked = hall
+        .carry_out(command.clone(), progress.clone(), cancel.clone())
+        .await;
+    match looked {
+        Err(damage) if may_move_aside && damage.code == FailureCode::Verification => {
+            match open_store(home, &config).await {
+                Ok(store) => alone(store).carry_out(command, progress, cancel).await,
+                // It cannot be written, or is another's now: the file stays.
+                Err(_) => Err(damage),
+            }
+        }
+        looked => looked,
+    }
 }
 
 /// Where a command is carried out.
@@ -88,7 +120,6 @@ enum Hall {
     /// With the home alone.
     Alone {
         store: Store,
-        peer_id: String,
         quota_bytes: Option<u64>,
     },
     /// With the swarm at hand.
@@ -134,7 +165,7 @@ impl Hall {
                 }
                 Ok(Outcome::Fed(fed))
             }
-            Command::Status => Ok(Outcome::Status(Box::new(self.status()))),
+            Command::Status => Ok(Outcome::Status(Box::new(self.status().await?))),
             Command::Limits(command) => {
                 let (bytes, slots) = (command.upload_bytes_per_s, command.upload_slots);
                 let limits = self.services()?.set_limits(bytes, slots).await;
@@ -177,14 +208,13 @@ impl Hall {
         }
     }
 
-    fn status(&self) -> Status {
+    async fn status(&self) -> Result<Status, Failure> {
         match self {
-            Self::Joined(services) => status::of_daemon(services),
-            Self::Alone {
-                store,
-                peer_id,
-                quota_bytes,
-            } => status::of_home(store, peer_id.clone(), *quota_bytes),
+            Self::Joined(services) => Ok(status::of_daemon(services)),
+            Self::Alone { store, quota_bytes } => {
+                let (store, quota_bytes) = (store.clone(), *quota_bytes);
+                blocking(move || status::of_home(&store, quota_bytes)).await
+            }
         }
     }
 

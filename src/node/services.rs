@@ -16,8 +16,8 @@ use super::progress::Reporter;
 use super::referee::Referee;
 use crate::config::{ANY_LISTEN, AnnounceWhat, Config, DhtMode as ConfiguredMode};
 use crate::net::{
-    AnnouncePolicy, Announcement, DhtMode, Identity, Net, NetError, NetEvent, NetSettings,
-    NetworkName, PreSharedKey,
+    AnnouncePolicy, Announcement, DhtMode, Identity, IdentityError, Net, NetError, NetEvent,
+    NetSettings, NetworkName, PreSharedKey,
 };
 use crate::snapshot::{Manifest, ManifestId};
 use crate::store::{Store, StoreSettings};
@@ -106,16 +106,25 @@ pub(super) fn any_listen() -> Vec<Multiaddr> {
 
 /// Opens the store of a home.
 pub(super) async fn open_store(home: &Path, config: &Config) -> Result<Store, Failure> {
-    let settings = StoreSettings {
+    let (home, settings) = (home.to_owned(), store_settings(config));
+    blocking(move || Ok(Store::open(&home, settings)?)).await
+}
+
+/// Opens the store of a home for verbs that only look.
+pub(super) async fn look_at_store(home: &Path, config: &Config) -> Result<Store, Failure> {
+    let (home, settings) = (home.to_owned(), store_settings(config));
+    blocking(move || Ok(Store::open_for_reading(&home, settings)?)).await
+}
+
+fn store_settings(config: &Config) -> StoreSettings {
+    StoreSettings {
         quota_bytes: config.store.disk_quota.map(|quota| quota.0),
         max_snapshots: config.store.max_snapshots,
         lease: config.store.lease(),
         // What a person names by CID is taken whatever its size; the limit on
         // unnamed ones is kept where they are chosen.
         max_download_bytes: None,
-    };
-    let home = home.to_owned();
-    blocking(move || Ok(Store::open(&home, settings)?)).await
+    }
 }
 
 /// The node's libp2p identity.
@@ -127,6 +136,21 @@ pub(super) async fn identity(home: &Path) -> Result<Identity, Failure> {
 /// The same, where blocking is allowed.
 pub(super) fn load_identity(home: &Path) -> Result<Identity, Failure> {
     Ok(Identity::load_or_create(&home.join(IDENTITY_FILE))?)
+}
+
+/// The peer id of a home that is only looked at: nothing where there is no key
+/// yet and none can be made, or where it is somebody else's.
+pub(super) fn peer_id_of(home: &Path) -> Result<Option<String>, Failure> {
+    use std::io::ErrorKind::{PermissionDenied, ReadOnlyFilesystem};
+    match Identity::load_or_create(&home.join(IDENTITY_FILE)) {
+        Ok(identity) => Ok(Some(identity.peer_id().to_string())),
+        Err(IdentityError::File { source, .. })
+            if matches!(source.kind(), PermissionDenied | ReadOnlyFilesystem) =>
+        {
+            Ok(None)
+        }
+        Err(error) => Err(error.into()),
+    }
 }
 
 impl Services {
@@ -249,6 +273,12 @@ impl Services {
         }
     }
 
+    /// Addresses bound, with the peer id.
+    pub(super) fn addresses(&self) -> Vec<String> {
+        let listeners = self.net.listeners();
+        listeners.iter().map(ToString::to_string).collect()
+    }
+
     /// The upload limits in force.
     pub(super) fn limits(&self) -> LimitsNow {
         lock(&self.limits).clone()
@@ -276,7 +306,7 @@ impl Services {
         if let Ok(turn) = self.downloading.try_lock() {
             return turn;
         }
-        reporter.phase("waiting for another download of this home to end");
+        reporter.phase("waiting for another download of this home (`snapswarm status` shows it)");
         self.downloading.lock().await
     }
 
@@ -359,7 +389,7 @@ fn net_settings(home: &Path, config: &Config, presence: Presence) -> Result<NetS
         None => None,
         Some(path) => {
             let text = std::fs::read_to_string(&path)
-                .map_err(|error| Failure::io(path.display(), &error))?;
+                .map_err(|error| Failure::given_path(&path, &error))?;
             Some(text.parse::<PreSharedKey>()?)
         }
     };

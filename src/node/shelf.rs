@@ -1,22 +1,32 @@
 //! The verbs that concern only what is on disk: list, show, verify, dump,
 //! delete, pin, unpin. All of them block.
 
+use std::path::Path;
 use std::time::Instant;
 
 use tokio_util::sync::CancellationToken;
 
 use super::command::{
-    Changed, ChunkDetail, DumpCommand, Dumped, Failure, FailureCode, SnapshotDetail, SnapshotList,
-    SnapshotSummary, Verified, VerifyCommand,
+    Changed, ChunkDetail, DamagedSummary, DumpCommand, Dumped, Failure, FailureCode,
+    SnapshotDetail, SnapshotList, SnapshotSummary, Verified, VerifyCommand,
 };
 use super::progress::{Reporter, byte_progress};
 use crate::snapshot::ManifestId;
-use crate::store::{Store, Stored};
+use crate::store::{DamagedFile, Store, StoreError, Stored};
 
 /// Carries out `list`.
 pub(super) fn list(store: &Store) -> SnapshotList {
     SnapshotList {
         snapshots: summaries(store),
+        damaged: store.damaged().into_iter().map(damaged).collect(),
+    }
+}
+
+fn damaged(file: DamagedFile) -> DamagedSummary {
+    DamagedSummary {
+        manifest: file.manifest().map(|id| id.to_string()),
+        file: file.path,
+        problem: file.problem,
     }
 }
 
@@ -80,8 +90,18 @@ pub(super) fn verify(
     reporter.phase("reading every chunk and checking its SHA-256");
     let verified = match command {
         VerifyCommand::Manifest(id) => {
-            let stored = find(store, id)?;
-            store.verify(&stored.manifest.id(), &mut progress)?
+            let id: ManifestId = id.parse()?;
+            if store.get(&id).is_none()
+                && let Some(file) = aside(store, &id)
+            {
+                return Err(moved_aside(&id, &file));
+            }
+            let id = find(store, &id.to_string())?.manifest.id();
+            let verified = store.verify(&id, &mut progress);
+            verified.map_err(|error| match (error, aside(store, &id)) {
+                (StoreError::Damaged { .. }, Some(file)) => moved_aside(&id, &file),
+                (error, _) => error.into(),
+            })?
         }
         VerifyCommand::Car(path) => {
             super::load::regular_file(path)?;
@@ -104,6 +124,7 @@ pub(super) fn dump(
     cancel: &CancellationToken,
 ) -> Result<Dumped, Failure> {
     let stored = find(store, &command.manifest)?;
+    folder_of(&command.file)?;
     reporter.phase(format!("writing {}", command.file.display()));
     let mut progress = byte_progress(reporter, cancel);
     let exported = store.export_car(&stored.manifest.id(), &command.file, &mut progress)?;
@@ -114,30 +135,48 @@ pub(super) fn dump(
     })
 }
 
-/// Carries out `delete`.
+/// A file is written into a folder that is there.
+fn folder_of(file: &Path) -> Result<(), Failure> {
+    let folder = file.parent().unwrap_or(file);
+    let error = match std::fs::metadata(folder) {
+        Ok(meta) if meta.is_dir() => return Ok(()),
+        Ok(_) => std::io::ErrorKind::NotADirectory.into(),
+        Err(error) => error,
+    };
+    Err(Failure::given_path(folder, &error))
+}
+
+/// Carries out `delete`. What is being downloaded is not pulled away under its
+/// `fetch`; what is left of a damaged snapshot goes, too.
 pub(super) fn delete(store: &Store, id: &str) -> Result<Changed, Failure> {
-    let stored = find(store, id)?;
-    store.delete(&stored.manifest.id())?;
-    Ok(changed(&stored, "deleted"))
+    let id: ManifestId = id.parse()?;
+    if store.get(&id).is_some_and(|stored| stored.downloading) {
+        return Err(StoreError::DownloadOpen(id).into());
+    }
+    match store.delete(&id) {
+        Err(StoreError::NotFound(_)) => find(store, &id.to_string()).map(|_| ())?,
+        deleted => deleted?,
+    }
+    Ok(changed(&id, "deleted"))
 }
 
 /// Carries out `pin`.
 pub(super) fn pin(store: &Store, id: &str) -> Result<Changed, Failure> {
     let stored = find(store, id)?;
     store.pin(&stored.manifest.id())?;
-    Ok(changed(&stored, "pinned"))
+    Ok(changed(&stored.manifest.id(), "pinned"))
 }
 
 /// Carries out `unpin`.
 pub(super) fn unpin(store: &Store, id: &str) -> Result<Changed, Failure> {
     let stored = find(store, id)?;
     store.unpin(&stored.manifest.id())?;
-    Ok(changed(&stored, "unpinned"))
+    Ok(changed(&stored.manifest.id(), "unpinned"))
 }
 
-fn changed(stored: &Stored, done: &str) -> Changed {
+fn changed(id: &ManifestId, done: &str) -> Changed {
     Changed {
-        manifest: stored.manifest.id().to_string(),
+        manifest: id.to_string(),
         done: done.to_owned(),
     }
 }
@@ -146,10 +185,40 @@ fn changed(stored: &Stored, done: &str) -> Changed {
 pub(super) fn find(store: &Store, id: &str) -> Result<Stored, Failure> {
     let id: ManifestId = id.parse()?;
     store.get(&id).ok_or_else(|| {
+        let here = match aside(store, &id) {
+            Some(file) => format!("; it was damaged, see {}", file.path.display()),
+            None => String::new(),
+        };
         Failure::new(
             FailureCode::NotFound,
-            format!("there is no snapshot {id} in {}", store.home().display()),
+            format!(
+                "there is no snapshot {id} in {}{here}",
+                store.home().display()
+            ),
         )
         .hint("`snapswarm list` shows what is here, `snapswarm fetch` brings it from the swarm")
     })
+}
+
+/// The damaged file of a snapshot.
+fn aside(store: &Store, id: &ManifestId) -> Option<DamagedFile> {
+    let damaged = store.damaged().into_iter();
+    damaged.rev().find(|file| file.manifest() == Some(*id))
+}
+
+fn moved_aside(id: &ManifestId, file: &DamagedFile) -> Failure {
+    let path = file.path.display();
+    let is_aside = file.path.extension().is_some_and(|end| end == "damaged");
+    let what = match is_aside {
+        true => format!("{id} is damaged and was moved aside to {path}"),
+        false => format!("{id} is damaged: {path} cannot be used"),
+    };
+    Failure::new(
+        FailureCode::Verification,
+        format!("{what}: {}", file.problem),
+    )
+    .hint(
+        "fetch or load the snapshot again, and check the disk if this comes back; `snapswarm \
+         delete CID` removes the damaged file",
+    )
 }

@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use super::command::{LimitsNow, Status, UploadStatus};
-use super::services::{Services, read};
+use super::command::{Failure, LimitsNow, Status, UploadStatus};
+use super::services::{Services, peer_id_of, read};
 use super::shelf;
 use crate::store::Store;
 use crate::telemetry::metrics::{
@@ -17,12 +17,7 @@ pub(super) fn of_daemon(services: &Services) -> Status {
         running: true,
         version: env!("CARGO_PKG_VERSION").to_owned(),
         peer_id: services.net.peer_id().to_string(),
-        listen: services
-            .net
-            .listeners()
-            .iter()
-            .map(ToString::to_string)
-            .collect(),
+        listen: services.addresses(),
         peers: services.net.connected().len() as u32,
         disk_bytes: services.store.disk_bytes(),
         quota_bytes: services.config.store.disk_quota.map(|quota| quota.0),
@@ -37,12 +32,12 @@ pub(super) fn of_daemon(services: &Services) -> Status {
     }
 }
 
-/// Of a home whose daemon does not run.
-pub(super) fn of_home(store: &Store, peer_id: String, quota_bytes: Option<u64>) -> Status {
-    Status {
+/// Of a home whose daemon does not run. Blocking.
+pub(super) fn of_home(store: &Store, quota_bytes: Option<u64>) -> Result<Status, Failure> {
+    Ok(Status {
         running: false,
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        peer_id,
+        peer_id: peer_id_of(store.home())?.unwrap_or_default(),
         listen: Vec::new(),
         peers: 0,
         disk_bytes: store.disk_bytes(),
@@ -58,7 +53,7 @@ pub(super) fn of_home(store: &Store, peer_id: String, quota_bytes: Option<u64>) 
             },
         },
         harvest: None,
-    }
+    })
 }
 
 /// What the file system of the home has left for us.

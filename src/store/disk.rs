@@ -49,6 +49,8 @@ pub(super) struct Disk {
     spool: PathBuf,
     /// Temporaries made so far: their names.
     temporaries: Arc<AtomicU64>,
+    /// Every step is refused.
+    for_reading: bool,
     #[cfg(test)]
     pub(super) faults: Option<Arc<dyn Faults>>,
 }
@@ -58,9 +60,23 @@ impl Disk {
         Self {
             spool,
             temporaries: Arc::default(),
+            for_reading: false,
             #[cfg(test)]
             faults: None,
         }
+    }
+
+    /// One that changes nothing: whatever would is refused.
+    pub(super) fn for_reading(spool: PathBuf) -> Self {
+        Self {
+            for_reading: true,
+            ..Self::new(spool)
+        }
+    }
+
+    /// Whether it changes nothing.
+    pub(super) fn is_for_reading(&self) -> bool {
+        self.for_reading
     }
 
     /// Runs `action` as one step on `path`.
@@ -82,6 +98,9 @@ impl Disk {
         action: impl FnOnce() -> io::Result<T>,
     ) -> Result<T, StoreError> {
         let failed = |source| failed(step, path, needed, source);
+        if self.for_reading {
+            return Err(failed(io::ErrorKind::ReadOnlyFilesystem.into()));
+        }
         #[cfg(test)]
         if let Some(faults) = &self.faults {
             faults.before(step, path).map_err(failed)?;

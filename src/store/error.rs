@@ -42,7 +42,7 @@ pub enum StoreError {
     /// The quota leaves no room, not even by removing all that may go.
     #[error(
         "{needed} more bytes do not fit the quota of {quota} bytes: {kept} bytes are kept \
-         (pinned or being downloaded)"
+         (loaded, fetched, pinned or being downloaded)"
     )]
     OverQuota {
         /// Bytes of the new file.
@@ -170,9 +170,10 @@ impl StoreError {
             | Self::Unchecked { .. }
             | Self::ForeignPiece { .. }
             | Self::Manifest(_)
+            | Self::Refused { .. }
             | Self::Exists(_)
             | Self::NotEmpty(_) => ErrorKind::Usage,
-            Self::TooLarge { .. } | Self::Refused { .. } => ErrorKind::Policy,
+            Self::TooLarge { .. } => ErrorKind::Policy,
             Self::Stopped => ErrorKind::Interrupted,
             Self::Locked { .. } | Self::DownloadOpen(_) => ErrorKind::Busy,
         }
@@ -195,9 +196,12 @@ impl StoreError {
         Some(match self {
             Self::Locked { pid, .. } => match pid {
                 Some(pid) => format!(
-                    "Process {pid} uses this home. Stop it, or give another home with --home."
+                    "Process {pid} uses this home: `snapswarm list` shows what it brings. Wait \
+                     for it or stop it, or give another home with --home."
                 ),
-                None => "Stop the other snapswarm on this home, or use another --home.".to_owned(),
+                None => "Wait for the other snapswarm on this home or stop it, or use another \
+                         --home."
+                    .to_owned(),
             },
             Self::Io { source, path, .. } => return io_hint(source, path),
             Self::NoSpace {
@@ -211,7 +215,9 @@ impl StoreError {
                 path.display()
             ),
             Self::OverQuota { .. } => {
-                "Raise the quota, or unpin or delete snapshots (snapswarm list).".to_owned()
+                "Raise the quota (store.disk_quota in config.toml), or unpin or delete snapshots \
+                 (snapswarm list)."
+                    .to_owned()
             }
             Self::TooLarge { .. } => "Raise max_download_bytes to take it.".to_owned(),
             Self::Incomplete(id) => format!("snapswarm fetch {id} goes on with it."),
@@ -223,9 +229,12 @@ impl StoreError {
             }
             Self::Exists(_) => "Give another name, or remove the file first.".to_owned(),
             Self::NotEmpty(_) => "Give a new or an empty folder.".to_owned(),
+            Self::DownloadOpen(id) => format!(
+                "`snapswarm status` shows how far it is. Wait for it, or stop its `snapswarm fetch \
+                 {id}` with Ctrl-C."
+            ),
             Self::NotFound(_)
             | Self::AlreadyComplete(_)
-            | Self::DownloadOpen(_)
             | Self::Unchecked { .. }
             | Self::ForeignPiece { .. }
             | Self::Hdf5 { .. }

@@ -30,15 +30,20 @@ pub(super) struct Home {
 }
 
 impl Home {
-    /// Makes the folders that are missing, durably.
-    pub(super) fn create(root: &Path) -> Result<Self, StoreError> {
-        let home = Self {
+    /// The home at `root`, whether it is there or not.
+    pub(super) fn at(root: &Path) -> Self {
+        Self {
             root: root.to_owned(),
             snapshots: root.join("snapshots"),
             downloads: root.join("downloads"),
             spool: root.join("spool"),
             catalogue: root.join("catalogue.json"),
-        };
+        }
+    }
+
+    /// Makes the folders that are missing, durably.
+    pub(super) fn create(root: &Path) -> Result<Self, StoreError> {
+        let home = Self::at(root);
         for folder in [&home.root, &home.snapshots, &home.downloads, &home.spool] {
             std::fs::create_dir_all(folder).map_err(StoreError::io("create the folder", folder))?;
         }
@@ -97,6 +102,15 @@ pub(super) fn named_id(path: &Path, ending: &str) -> Option<ManifestId> {
         .strip_suffix(ending)?
         .parse()
         .ok()
+}
+
+/// The snapshot to which a file of ours belongs, moved aside or not.
+pub(super) fn owner(path: &Path) -> Option<ManifestId> {
+    let name = path.file_name()?.to_str()?;
+    let path = Path::new(name.strip_suffix(DAMAGED).unwrap_or(name));
+    [ARCHIVE, PART, SIDECAR]
+        .iter()
+        .find_map(|ending| named_id(path, ending))
 }
 
 /// The entries of a folder, in order of their names.

@@ -4,13 +4,14 @@
 //! # The home folder
 //!
 //! ```text
-//! lock                        held with flock while a store is open; holds the pid
+//! lock                        held with flock while a store is open for writing; holds the pid
 //! catalogue.json              pinned, proven, origin, time of arrival of each snapshot
 //! snapshots/CID.h5            a complete snapshot: an archive, written once
 //! downloads/CID.h5.part       an archive whose chunks are still coming
 //! downloads/CID.bitmap        which of its pieces and chunks are there (the sidecar)
 //! spool/                      temporaries; emptied when a store opens
-//! *.damaged                   a file that could not be trusted, moved aside for a person
+//! *.damaged                   a file that could not be trusted, moved aside for a person;
+//!                             removed with its snapshot's name
 //! ```
 //!
 //! CID is the name of the manifest. The layout of each file is documented where
@@ -40,6 +41,8 @@
 //!   positional reads and writes, and offsets come from our own index.
 //! * A damaged file is logged, moved aside and listed; the store goes on.
 //! * Memory grows with the manifests that are here, never with the snapshots.
+//! * A store for reading changes nothing in the home, takes no lock, and may look
+//!   while another process writes: see [`Store::open_for_reading`].
 //! * Every call may block on the disk and can be made from any thread.
 
 mod car;
@@ -50,6 +53,7 @@ mod entry;
 mod error;
 mod home;
 mod layout;
+mod lost;
 mod open;
 mod retain;
 mod sidecar;
@@ -98,6 +102,14 @@ impl Store {
     /// aside.
     pub fn open(home: &Path, settings: StoreSettings) -> Result<Self, StoreError> {
         Inner::open(home, settings, |_| ()).map(|inner| Self(Arc::new(inner)))
+    }
+
+    /// Looks into a home without taking or changing it: it need not be writable,
+    /// and another process may have it open meanwhile. What is asked of this
+    /// store is what was there a moment ago; whatever would change the home
+    /// fails.
+    pub fn open_for_reading(home: &Path, settings: StoreSettings) -> Result<Self, StoreError> {
+        Inner::open_for_reading(home, settings).map(|inner| Self(Arc::new(inner)))
     }
 
     /// The home folder.
@@ -227,10 +239,10 @@ impl Store {
         partial
     }
 
-    /// Removes a snapshot, pinned, leased or not. Its download, if there is one,
-    /// ends.
+    /// Removes a snapshot, pinned, leased or not, with its files that were moved
+    /// aside. Its download, if there is one, ends.
     pub fn delete(&self, id: &ManifestId) -> Result<(), StoreError> {
-        self.0.remove(id).map(|_| ())
+        self.0.delete(id)
     }
 
     /// Keeps a snapshot whatever its age and the quota.
@@ -257,8 +269,9 @@ impl Store {
         }
     }
 
-    /// Removes what the limits do not allow any more; gives what was removed
-    /// since the last call, also what had to make room meanwhile.
+    /// Removes what the limits do not allow any more, of what came by itself: see
+    /// [`StoreSettings::max_snapshots`]. Gives what was removed since the last
+    /// call, also what had to make room meanwhile.
     ///
     /// Leases delay the removal of what is too old by
     /// [`StoreSettings::lease`] at most, counted from the first call that would
@@ -268,11 +281,12 @@ impl Store {
     }
 
     /// Reads a complete snapshot back and checks every byte of every chunk. A
-    /// damaged one is moved aside and not served any more.
+    /// damaged one is moved aside and not served any more, unless this store is
+    /// for reading.
     pub fn verify(&self, id: &ManifestId, progress: Progress) -> Result<Verified, StoreError> {
         let verified = transfer::verify(&self.archive(id)?, progress);
-        if let Err(error @ StoreError::Damaged { .. }) = &verified {
-            self.0.set_aside(id, error);
+        if let Err(StoreError::Damaged { problem, .. }) = &verified {
+            self.0.set_aside(id, problem);
         }
         verified
     }
@@ -328,6 +342,7 @@ fn stored(record: &Record) -> Stored {
         origin: record.marks.origin,
         added_unix_s: record.marks.added_unix_s,
         leased_until: record.leased_until,
+        downloading: record.active,
         file: entry.path.clone(),
         file_bytes: entry.file_bytes(),
     }

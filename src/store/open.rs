@@ -1,8 +1,9 @@
 //! Opening a home: what is there, what is half done, what is damaged.
 
-use std::collections::btree_map;
+use std::collections::BTreeMap;
 use std::fs::File;
-use std::path::Path;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tracing::{debug, warn};
@@ -27,35 +28,56 @@ impl Inner {
         let lock = home.lock()?;
         let mut disk = Disk::new(home.spool.clone());
         adjust(&mut disk);
-        let mut scan = Scan {
-            home: &home,
-            disk: &disk,
-            catalogue: None,
-            state: State::default(),
-        };
+        let mut scan = Scan::new(&home, &disk);
         scan.sweep_spool()?;
-        scan.load_catalogue()?;
         scan.load_archives()?;
         scan.load_downloads()?;
-        let state = scan.state;
-        let inner = Self::new(home, settings, disk, state, lock);
+        let state = scan.enter_all()?;
+        let inner = Self::new(home, settings, disk, state, Some(lock));
         if let Err(error) = inner.save_catalogue() {
             // A home on a full disk still lists, deletes and serves.
             warn!(%error, "The catalogue cannot be written");
         }
         Ok(inner)
     }
+
+    /// Looks at a home that another process may be changing: files appear and
+    /// vanish by rename, whole; a download that is sealed moves from one folder
+    /// to the other, so it is looked for where it was before where it will be;
+    /// a snapshot has its line in the catalogue before it has its name, so the
+    /// catalogue is read last.
+    pub(super) fn open_for_reading(
+        root: &Path,
+        settings: StoreSettings,
+    ) -> Result<Self, StoreError> {
+        let home = Home::at(root);
+        let disk = Disk::for_reading(home.spool.clone());
+        let mut scan = Scan::new(&home, &disk);
+        scan.load_downloads()?;
+        scan.load_archives()?;
+        let state = scan.enter_all()?;
+        Ok(Self::new(home, settings, disk, state, None))
+    }
 }
 
 struct Scan<'a> {
     home: &'a Home,
     disk: &'a Disk,
-    /// Nothing when the file is damaged.
-    catalogue: Option<Catalogue>,
-    state: State,
+    /// What is there; complete where it is both.
+    found: BTreeMap<ManifestId, Entry>,
+    damaged: Vec<DamagedFile>,
 }
 
-impl Scan<'_> {
+impl<'a> Scan<'a> {
+    fn new(home: &'a Home, disk: &'a Disk) -> Self {
+        Self {
+            home,
+            disk,
+            found: BTreeMap::new(),
+            damaged: Vec::new(),
+        }
+    }
+
     /// Temporaries of a run that ended without removing them.
     fn sweep_spool(&self) -> Result<(), StoreError> {
         for path in entries(&self.home.spool)? {
@@ -65,32 +87,11 @@ impl Scan<'_> {
         Ok(())
     }
 
-    fn load_catalogue(&mut self) -> Result<(), StoreError> {
-        let path = &self.home.catalogue;
-        self.catalogue = match catalogue::load(path) {
-            Ok(found) => Some(found.unwrap_or_default()),
-            Err(StoreError::Damaged { problem, .. }) => {
-                let aside = move_aside(self.disk, path)?;
-                self.state.note_damage(&aside, problem);
-                warn!(
-                    "What was pinned is not known any more, so all snapshots are pinned now. \
-                     Unpin what may go: snapswarm unpin CID"
-                );
-                None
-            }
-            Err(other) => return Err(other),
-        };
-        let marks = self.catalogue.iter().flat_map(Catalogue::values);
-        self.state.next_sequence = marks.map(|marks| marks.sequence + 1).max().unwrap_or(0);
-        Ok(())
-    }
-
     fn load_archives(&mut self) -> Result<(), StoreError> {
-        for path in entries(&self.home.snapshots)? {
+        for path in self.entries(&self.home.snapshots)? {
             if let Some(id) = named_id(&path, ARCHIVE) {
-                match self.read_contents(&path, &id)? {
-                    Some(contents) => self.enter(Entry::complete(contents, path)),
-                    None => continue,
+                if let Some(contents) = self.read_contents(&path, &id)? {
+                    self.found.insert(id, Entry::complete(contents, path));
                 }
             } else {
                 self.note_other(&path);
@@ -100,14 +101,14 @@ impl Scan<'_> {
     }
 
     fn load_downloads(&mut self) -> Result<(), StoreError> {
-        for path in entries(&self.home.downloads)? {
+        for path in self.entries(&self.home.downloads)? {
             if let Some(id) = named_id(&path, PART) {
                 self.load_download(&path, &id)?;
             } else if let Some(id) = named_id(&path, SIDECAR) {
                 // Comes before its download by name, and is read with it. Without
                 // one it is left over from a seal or a removal.
                 if !self.home.part(&id).exists() {
-                    self.disk.remove(&path)?;
+                    self.remove(&path)?;
                 }
             } else {
                 self.note_other(&path);
@@ -118,27 +119,27 @@ impl Scan<'_> {
 
     fn load_download(&mut self, path: &Path, id: &ManifestId) -> Result<(), StoreError> {
         let sidecar = self.home.sidecar(id);
-        if self.state.records.contains_key(id) {
+        if self.found.contains_key(id) {
             // The snapshot became complete another way.
-            self.disk.remove(path)?;
-            return self.disk.remove(&sidecar);
+            self.remove(path)?;
+            return self.remove(&sidecar);
         }
         let Some(contents) = self.read_contents(path, id)? else {
-            return self.disk.remove(&sidecar);
+            return self.remove(&sidecar);
         };
         let manifest = &contents.manifest;
         let pieces = match Pieces::load(manifest, &sidecar) {
             Ok(pieces) => pieces,
             Err(StoreError::Damaged { problem, .. }) => {
                 // Nothing is lost: pieces are found again by their hashes.
-                let aside = move_aside(self.disk, &sidecar)?;
-                self.state.note_damage(&aside, problem);
+                self.set_aside(&sidecar, problem)?;
                 None
             }
             Err(other) => return Err(other),
         };
         let pieces = pieces.unwrap_or_else(|| Pieces::none(manifest));
-        self.enter(Entry::partial(contents, path.to_owned(), pieces));
+        let entry = Entry::partial(contents, path.to_owned(), pieces);
+        self.found.insert(*id, entry);
         Ok(())
     }
 
@@ -154,46 +155,145 @@ impl Scan<'_> {
         match read {
             Ok((layout, manifest)) => Ok(Some(Arc::new(Contents::new(Arc::new(manifest), layout)))),
             Err(StoreError::Damaged { problem, .. }) => {
-                let aside = move_aside(self.disk, path)?;
-                self.state.note_damage(&aside, problem);
+                self.set_aside(path, problem)?;
                 Ok(None)
             }
+            Err(error) if self.disk.is_for_reading() && is_gone(&error) => Ok(None),
             // One file that cannot be read is no reason to serve no other.
             Err(error) => {
-                self.state.note_unreadable(path, &error);
+                warn!(file = %path.display(), %error, "A file cannot be read and is passed over");
+                self.note(path.to_owned(), error.to_string());
                 Ok(None)
             }
         }
     }
 
-    fn enter(&mut self, entry: Entry) {
-        let id = entry.id();
-        let known = self.catalogue.as_ref().map(|all| all.get(&id).copied());
-        let marks = known.flatten().unwrap_or_else(|| {
-            let sequence = self.state.next_sequence;
-            self.state.next_sequence += 1;
-            Marks {
-                // Without a catalogue nobody can tell what a person wanted kept.
-                pinned: known.is_none(),
-                proven: false,
-                origin: Origin::Fetched,
-                added_unix_s: unix_now(),
-                sequence,
+    /// Gives every snapshot that was found its marks.
+    fn enter_all(mut self) -> Result<State, StoreError> {
+        let known = self.load_catalogue()?;
+        let mut missing = known.clone().unwrap_or_default();
+        let marks = missing.values();
+        let mut next_sequence = marks.map(|marks| marks.sequence + 1).max().unwrap_or(0);
+        let mut records = BTreeMap::new();
+        for (id, entry) in std::mem::take(&mut self.found) {
+            let marks = missing.remove(&id).or_else(|| {
+                // A deletion meanwhile took the line away after the file.
+                if self.disk.is_for_reading() && !entry.path.exists() {
+                    return None;
+                }
+                if known.is_some() {
+                    debug!(file = %entry.path.display(), "Not in the catalogue");
+                }
+                next_sequence += 1;
+                Some(Marks {
+                    // Without a catalogue nobody can tell what a person wanted kept.
+                    pinned: known.is_none(),
+                    proven: false,
+                    origin: Origin::Fetched,
+                    added_unix_s: unix_now(),
+                    sequence: next_sequence - 1,
+                })
+            });
+            if let Some(marks) = marks {
+                records.insert(id, Record::new(Arc::new(entry), marks));
             }
+        }
+        // To a reader a line without a file is a snapshot on its way in or out.
+        if !self.disk.is_for_reading() {
+            self.miss(&mut missing);
+        }
+        Ok(State::found(records, self.damaged, missing, next_sequence))
+    }
+
+    /// Tells of lines without files, and leaves those that are worth keeping: a
+    /// disk that is not mounted comes back.
+    fn miss(&self, lines: &mut Catalogue) {
+        lines.retain(|id, marks| {
+            let file = self.home.archive(id);
+            if self.damaged.iter().any(|file| file.manifest() == Some(*id)) {
+                debug!(manifest = %id, "Its file was moved aside");
+            } else if marks.pinned {
+                warn!(
+                    manifest = %id, file = %file.display(),
+                    "The file of a pinned snapshot is missing. Put it back, or fetch or load the \
+                     snapshot again: it stays pinned. `snapswarm delete CID` forgets it"
+                );
+            } else {
+                warn!(
+                    manifest = %id, file = %file.display(), origin = marks.origin.as_str(),
+                    proven = marks.proven,
+                    "The file of a snapshot is missing, so the snapshot is forgotten"
+                );
+            }
+            marks.pinned
         });
-        if let btree_map::Entry::Vacant(place) = self.state.records.entry(id) {
-            place.insert(Record::new(Arc::new(entry), marks));
+    }
+
+    /// What is known about the snapshots; nothing when that is lost.
+    fn load_catalogue(&mut self) -> Result<Option<Catalogue>, StoreError> {
+        let home = self.home;
+        let path = &home.catalogue;
+        let what = match catalogue::load(path) {
+            Ok(Some(known)) => return Ok(Some(known)),
+            Ok(None) if self.found.is_empty() => return Ok(Some(Catalogue::new())),
+            Ok(None) => "missing",
+            Err(StoreError::Damaged { problem, .. }) => {
+                self.set_aside(path, problem)?;
+                "damaged"
+            }
+            Err(other) => return Err(other),
+        };
+        warn!(
+            file = %path.display(),
+            "The catalogue is {what}: what was pinned, proven or harvested is not known any more. \
+             All {} snapshots count as pinned now, fetched and not proven. Unpin what may go: \
+             snapswarm unpin CID",
+            self.found.len()
+        );
+        Ok(None)
+    }
+
+    /// Moves a file aside that cannot be trusted; a reader only tells of it.
+    fn set_aside(&mut self, path: &Path, problem: String) -> Result<(), StoreError> {
+        if self.disk.is_for_reading() {
+            self.note(path.to_owned(), problem);
+            return Ok(());
+        }
+        let aside = move_aside(self.disk, path)?;
+        warn!(file = %aside.display(), problem, "A damaged file was moved aside");
+        self.note(aside, problem);
+        Ok(())
+    }
+
+    /// Removes a file that is of no use any more; a reader leaves it.
+    fn remove(&self, path: &Path) -> Result<(), StoreError> {
+        if self.disk.is_for_reading() {
+            return Ok(());
+        }
+        self.disk.remove(path)
+    }
+
+    /// The entries of a folder. To a reader a folder that is not there is empty.
+    fn entries(&self, folder: &Path) -> Result<Vec<PathBuf>, StoreError> {
+        match entries(folder) {
+            Err(error) if self.disk.is_for_reading() && is_gone(&error) => Ok(Vec::new()),
+            entries => entries,
         }
     }
 
     fn note_other(&mut self, path: &Path) {
         if path.to_string_lossy().ends_with(DAMAGED) {
-            self.state.damaged.push(DamagedFile {
-                path: path.to_owned(),
-                problem: "an earlier run moved it aside".to_owned(),
-            });
+            self.note(path.to_owned(), "an earlier run moved it aside".to_owned());
         } else {
             debug!(file = %path.display(), "Not a file of ours");
         }
     }
+
+    fn note(&mut self, path: PathBuf, problem: String) {
+        self.damaged.push(DamagedFile { path, problem });
+    }
+}
+
+fn is_gone(error: &StoreError) -> bool {
+    matches!(error, StoreError::Io { source, .. } if source.kind() == io::ErrorKind::NotFound)
 }

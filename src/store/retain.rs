@@ -1,11 +1,16 @@
 //! What is removed to keep the limits: a pure decision over what is here.
 //!
-//! 1. Of each chain the newest `max_snapshots` complete snapshots stay, by
+//! Only what came by itself goes by itself: what the harvest took, and downloads
+//! that rest half done. A complete snapshot that a person loaded or fetched stays
+//! until that person deletes it.
+//!
+//! 1. Of each chain the newest `max_snapshots` harvested snapshots stay, by
 //!    height, then by order of arrival. What is pinned stays beside them. An
 //!    older one goes, unless a lease holds it.
 //! 2. While more bytes are here than the quota allows, one more goes: the oldest
-//!    arrival first, a leased one only when nothing else is left, the newest of a
-//!    chain last of all. What is pinned or being downloaded never goes.
+//!    arrival first, a leased one only when nothing else is left, the newest
+//!    harvested one of a chain last of all. What is pinned or being downloaded
+//!    never goes.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -23,6 +28,8 @@ pub(super) struct Candidate<'a> {
     pub(super) sequence: u64,
     pub(super) bytes: u64,
     pub(super) complete: bool,
+    /// It was taken from a node, without a person asking for this one.
+    pub(super) harvested: bool,
     pub(super) pinned: bool,
     /// Someone downloads it from us.
     pub(super) leased: bool,
@@ -65,7 +72,10 @@ pub(super) fn plan(candidates: &[Candidate], max_snapshots: u32, quota: Option<u
         .filter(|candidate| !gone.contains(&candidate.id))
         .collect();
     plan.kept_bytes = left.iter().map(|candidate| candidate.bytes).sum();
-    left.retain(|candidate| !candidate.pinned && !candidate.active);
+    left.retain(|candidate| {
+        let by_hand = candidate.complete && !candidate.harvested;
+        !candidate.pinned && !candidate.active && !by_hand
+    });
     left.sort_by_key(|candidate| {
         (
             newest.contains(&candidate.id),
@@ -84,10 +94,13 @@ pub(super) fn plan(candidates: &[Candidate], max_snapshots: u32, quota: Option<u
     plan
 }
 
-/// The complete snapshots of each chain, newest first.
+/// The harvested snapshots of each chain, newest first.
 fn by_chain<'a, 'b>(candidates: &'b [Candidate<'a>]) -> BTreeMap<&'a str, Vec<&'b Candidate<'a>>> {
     let mut chains: BTreeMap<&str, Vec<&Candidate>> = BTreeMap::new();
-    for candidate in candidates.iter().filter(|candidate| candidate.complete) {
+    for candidate in candidates
+        .iter()
+        .filter(|candidate| candidate.complete && candidate.harvested)
+    {
         chains
             .entry(candidate.chain_id)
             .or_default()
@@ -108,7 +121,7 @@ mod tests {
         ManifestId(hash::sha256(&name.to_le_bytes()))
     }
 
-    /// A complete snapshot of 10 bytes whose height and arrival are `name`.
+    /// A harvested snapshot of 10 bytes whose height and arrival are `name`.
     fn snapshot(name: u64) -> Candidate<'static> {
         Candidate {
             id: id(name),
@@ -117,6 +130,7 @@ mod tests {
             sequence: name,
             bytes: 10,
             complete: true,
+            harvested: true,
             pinned: false,
             leased: false,
             active: false,
@@ -137,6 +151,7 @@ mod tests {
         });
         all.push(Candidate {
             complete: false,
+            harvested: false,
             ..snapshot(10)
         });
         let plan = plan(&all, 2, None);
@@ -176,11 +191,24 @@ mod tests {
     }
 
     #[test]
+    fn what_a_person_brought_is_neither_counted_nor_removed() {
+        let mut all: Vec<Candidate> = (1..=6).map(snapshot).collect();
+        for by_hand in [0, 3, 5] {
+            all[by_hand].harvested = false;
+        }
+        assert_eq!(removed(&plan(&all, 2, None)), [id(2)]);
+        let full = plan(&all, 2, Some(0));
+        assert_eq!(removed(&full), [id(2), id(3), id(5)]);
+        assert_eq!(full.kept_bytes, 30);
+    }
+
+    #[test]
     fn what_is_pinned_or_under_download_is_never_removed() {
         let mut all: Vec<Candidate> = (1..=3).map(snapshot).collect();
         all[0].pinned = true;
         all[1].active = true;
         all[1].complete = false;
+        all[1].harvested = false;
         let plan = plan(&all, 0, Some(0));
         assert_eq!(removed(&plan), [id(3)]);
         assert_eq!(plan.kept_bytes, 20);

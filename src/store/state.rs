@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Instant, SystemTime};
 
@@ -16,7 +16,7 @@ use crate::snapshot::ManifestId;
 
 use super::catalogue::{self, Catalogue, Marks};
 use super::disk::Disk;
-use super::entry::{Archive, Ended, Entry, OpenFiles, move_aside};
+use super::entry::{Archive, Ended, Entry, OpenFiles};
 use super::home::Home;
 use super::retain::{self, Candidate};
 use super::staged::Staged;
@@ -36,8 +36,8 @@ pub(super) struct Inner {
     state: Mutex<State>,
     /// Held while the catalogue file is replaced.
     writing: Mutex<()>,
-    /// Holds the home while it is open.
-    _lock: File,
+    /// Holds the home while it is open; nothing when it was opened for reading.
+    _lock: Option<File>,
 }
 
 /// What is here.
@@ -45,11 +45,14 @@ pub(super) struct Inner {
 pub(super) struct State {
     pub(super) records: BTreeMap<ManifestId, Record>,
     pub(super) damaged: Vec<DamagedFile>,
+    /// Marks of pinned snapshots whose files are not there, perhaps for the
+    /// moment only.
+    pub(super) missing: Catalogue,
     /// Marks of snapshots whose files are about to get their names.
     arriving: Catalogue,
     /// Downloads whose files are being made.
     starting: BTreeSet<ManifestId>,
-    pub(super) next_sequence: u64,
+    next_sequence: u64,
     /// Bytes of the quota set aside for files in the spool.
     reserved: u64,
     /// Removals that `enforce` has not told yet.
@@ -91,7 +94,7 @@ impl Inner {
         settings: StoreSettings,
         disk: Disk,
         state: State,
-        lock: File,
+        lock: Option<File>,
     ) -> Self {
         Self {
             home,
@@ -119,7 +122,8 @@ impl Inner {
         let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let catalogue = {
             let state = self.state();
-            let mut all = state.arriving.clone();
+            let mut all = state.missing.clone();
+            all.extend(&state.arriving);
             all.extend(state.records.iter().map(|(id, record)| (*id, record.marks)));
             all
         };
@@ -136,7 +140,8 @@ impl Inner {
     ) -> Result<Marks, StoreError> {
         let marks = {
             let mut state = self.state();
-            let before = state.records.get(&id).map(|record| record.marks);
+            let here = state.records.get(&id).map(|record| record.marks);
+            let before = here.or_else(|| state.missing.get(&id).copied());
             let sequence = before.map_or(state.next_sequence, |marks| marks.sequence);
             let marks = Marks {
                 pinned: before.is_some_and(|marks| marks.pinned),
@@ -173,6 +178,7 @@ impl Inner {
         let mut state = self.state();
         state.arriving.remove(&id);
         let entry = Arc::new(published?);
+        state.missing.remove(&id);
         let before = state.records.insert(id, Record::new(entry.clone(), marks));
         drop(state);
         if let Some(record) = before {
@@ -258,24 +264,6 @@ impl Inner {
         self.end_download(&record.entry, Ended::Deleted);
         self.save_catalogue()?;
         Ok(record.entry)
-    }
-
-    /// Moves a complete snapshot aside whose bytes are not what they were.
-    pub(super) fn set_aside(&self, id: &ManifestId, problem: &StoreError) {
-        let Some(record) = self.state().records.remove(id) else {
-            return;
-        };
-        self.files.forget(id);
-        let path = move_aside(&self.disk, &record.entry.path)
-            .unwrap_or_else(|_| record.entry.path.clone());
-        warn!(manifest = %id, file = %path.display(), %problem, "A damaged snapshot was moved aside");
-        self.state().damaged.push(DamagedFile {
-            path,
-            problem: problem.to_string(),
-        });
-        if let Err(error) = self.save_catalogue() {
-            warn!(%error, "The catalogue could not be written");
-        }
     }
 
     /// Removes what may go until `needed` more bytes fit the quota, and sets them
@@ -411,6 +399,7 @@ impl Inner {
         }
         let mut record = Record::new(entry.clone(), marks);
         record.active = true;
+        state.missing.remove(&id);
         state.records.insert(id, record);
         state.starting.remove(&id);
         Ok(entry)
@@ -433,6 +422,22 @@ impl Inner {
 }
 
 impl State {
+    /// What a store begins with.
+    pub(super) fn found(
+        records: BTreeMap<ManifestId, Record>,
+        damaged: Vec<DamagedFile>,
+        missing: Catalogue,
+        next_sequence: u64,
+    ) -> Self {
+        Self {
+            records,
+            damaged,
+            missing,
+            next_sequence,
+            ..Self::default()
+        }
+    }
+
     /// What the limits ask to be removed.
     fn plan(&self, max_snapshots: u32, quota: Option<u64>, now: Instant) -> retain::Plan {
         let candidates: Vec<Candidate> = self
@@ -447,6 +452,7 @@ impl State {
                     sequence: record.marks.sequence,
                     bytes: record.entry.file_bytes(),
                     complete: record.entry.is_complete(),
+                    harvested: record.marks.origin == Origin::Harvested,
                     pinned: record.marks.pinned,
                     leased: record.is_leased(now),
                     active: record.active,
@@ -454,24 +460,6 @@ impl State {
             })
             .collect();
         retain::plan(&candidates, max_snapshots, quota)
-    }
-
-    /// Lists a file that the system does not let us read; it stays where it is.
-    pub(super) fn note_unreadable(&mut self, path: &Path, error: &StoreError) {
-        warn!(file = %path.display(), %error, "A file cannot be read and is passed over");
-        self.damaged.push(DamagedFile {
-            path: path.to_owned(),
-            problem: error.to_string(),
-        });
-    }
-
-    /// Lists a file that could not be trusted.
-    pub(super) fn note_damage(&mut self, path: &Path, problem: String) {
-        warn!(file = %path.display(), problem, "A damaged file was moved aside");
-        self.damaged.push(DamagedFile {
-            path: path.to_owned(),
-            problem,
-        });
     }
 }
 

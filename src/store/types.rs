@@ -13,7 +13,7 @@ use crate::snapshot::{Bitmap, ChunkId, Manifest, ManifestId, PieceIndex, UniqueI
 /// (DESIGN.md §6).
 pub const DEFAULT_LEASE: Duration = Duration::from_secs(600);
 
-/// Complete snapshots kept of each chain.
+/// Harvested snapshots kept of each chain.
 pub const DEFAULT_MAX_SNAPSHOTS: u32 = 5;
 
 /// Limits of a store.
@@ -22,8 +22,8 @@ pub struct StoreSettings {
     /// Bytes that archives and downloads may take together; nothing: as many as
     /// the disk has. Temporaries of a publication are not counted.
     pub quota_bytes: Option<u64>,
-    /// The newest complete snapshots of each chain that are kept; what is pinned
-    /// is kept beside them.
+    /// The newest harvested snapshots of each chain that are kept. What is
+    /// pinned is kept beside them, and so is what a person loaded or fetched.
     pub max_snapshots: u32,
     /// How long a lease holds, and how long leases can delay a removal.
     pub lease: Duration,
@@ -84,19 +84,29 @@ pub struct Stored {
     pub added_unix_s: u64,
     /// Until when its removal waits for someone who downloads it.
     pub leased_until: Option<Instant>,
+    /// Whether it is being downloaded by this process.
+    pub downloading: bool,
     /// The archive, or the download.
     pub file: PathBuf,
     /// What the file takes on disk.
     pub file_bytes: u64,
 }
 
-/// A file that was moved aside because its bytes could not be trusted.
+/// A file that was moved aside because its bytes could not be trusted, or that
+/// cannot be read.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct DamagedFile {
     /// Where it is now.
     pub path: PathBuf,
     /// What was wrong; for a file that an earlier run moved, only that it did.
     pub problem: String,
+}
+
+impl DamagedFile {
+    /// The snapshot to which it belonged, by its name.
+    pub fn manifest(&self) -> Option<ManifestId> {
+        super::home::owner(&self.path)
+    }
 }
 
 /// Where a verified chunk lies.
@@ -157,7 +167,7 @@ pub struct Removed {
 /// Why a snapshot was removed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum RemovedBecause {
-    /// The chain has `max_snapshots` newer ones.
+    /// The harvest brought `max_snapshots` newer ones of its chain.
     Superseded,
     /// The quota needed its bytes.
     Quota,

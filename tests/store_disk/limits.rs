@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use snapswarm::snapshot::ManifestId;
-use snapswarm::store::{ErrorKind, RemovedBecause, Store, StoreError, StoreSettings};
+use snapswarm::store::{ErrorKind, Origin, RemovedBecause, Store, StoreError, StoreSettings};
 
 use crate::support::*;
 
@@ -16,7 +16,8 @@ fn limited(home: &Path, change: impl FnOnce(&mut StoreSettings)) -> Store {
 }
 
 fn small(store: &Store, height: u64) -> ManifestId {
-    let archive = publish(store, height, &[noise(height, 100_000)]).unwrap();
+    let chunks = [noise(height, 100_000)];
+    let archive = publish_as(Origin::Harvested, store, height, &chunks).unwrap();
     archive.manifest().id()
 }
 
@@ -45,6 +46,26 @@ fn the_newest_and_the_pinned_stay_and_the_rest_is_removed() {
     assert_eq!(left(&store), [5, 4, 1]);
     assert_eq!(store.enforce(Instant::now()).len(), 1);
     assert_eq!(names(&home.path().join("snapshots")).len(), 2);
+}
+
+#[test]
+fn what_a_person_brought_stays_and_a_full_quota_refuses_what_is_new() {
+    let home = tempfile::tempdir().unwrap();
+    let store = limited(home.path(), |settings| {
+        settings.max_snapshots = 1;
+        settings.quota_bytes = Some(350_000);
+    });
+    let loaded = publish(&store, 1, &[noise(1, 100_000)]).unwrap();
+    let harvested = small(&store, 2);
+    small(&store, 3);
+    assert_eq!(store.enforce(Instant::now())[0].id, harvested);
+    let error = publish(&store, 4, &[noise(4, 300_000)]).unwrap_err();
+    assert!(matches!(error, StoreError::OverQuota { .. }), "{error}");
+    assert!(error.to_string().contains("loaded"), "{error}");
+    assert_eq!(store.list().len(), 2);
+    publish(&store, 5, &[noise(5, 150_000)]).unwrap();
+    assert!(store.get(&loaded.manifest().id()).is_some());
+    assert_eq!(store.list().len(), 2, "the harvested one made room");
 }
 
 #[test]

@@ -6,5 +6,7 @@ mod failures;
 mod golden;
 mod kill;
 mod limits;
+mod lost;
 mod python;
+mod reading;
 mod support;

@@ -45,13 +45,23 @@ pub fn open(home: &Path) -> Store {
     Store::open(home, StoreSettings::default()).unwrap()
 }
 
-/// Makes a snapshot.
+/// Makes a snapshot, as a person who loads it.
 pub fn publish(store: &Store, height: u64, chunks: &[Vec<u8>]) -> Result<Archive, StoreError> {
+    publish_as(Origin::Loaded, store, height, chunks)
+}
+
+/// Makes a snapshot.
+pub fn publish_as(
+    origin: Origin,
+    store: &Store,
+    height: u64,
+    chunks: &[Vec<u8>],
+) -> Result<Archive, StoreError> {
     let mut spool = store.publish()?;
     for chunk in chunks {
         spool.push(chunk)?;
     }
-    spool.finish(fields(height), Origin::Loaded, false)
+    spool.finish(fields(height), origin, false)
 }
 
 /// Never stops.

@@ -48,15 +48,7 @@ impl Home {
         I: IntoIterator<Item = S>,
         S: AsRef<std::ffi::OsStr>,
     {
-        let mut command = Command::new(SNAPSWARM);
-        command
-            .arg("--home")
-            .arg(self.path())
-            .arg("--json")
-            .args(args)
-            .env_remove("SNAPSWARM_HOME")
-            .stdin(Stdio::null());
-        command
+        command_in(self.path(), args)
     }
 
     /// Runs a verb to its end.
@@ -65,7 +57,7 @@ impl Home {
         I: IntoIterator<Item = S>,
         S: AsRef<std::ffi::OsStr>,
     {
-        Ran(self.command(args).output().expect("snapswarm runs"))
+        run_in(self.path(), args)
     }
 
     /// Loads a folder of chunks; gives the CID.
@@ -104,6 +96,32 @@ impl Home {
     pub fn configure(&self, toml: &str) {
         std::fs::write(self.path().join("config.toml"), toml).expect("settings written");
     }
+}
+
+/// `snapswarm --home HOME --json ARGS`, not yet started.
+pub fn command_in<I, S>(home: &Path, args: I) -> Command
+where
+    I: IntoIterator<Item = S>,
+    S: AsRef<std::ffi::OsStr>,
+{
+    let mut command = Command::new(SNAPSWARM);
+    command
+        .arg("--home")
+        .arg(home)
+        .arg("--json")
+        .args(args)
+        .env_remove("SNAPSWARM_HOME")
+        .stdin(Stdio::null());
+    command
+}
+
+/// Runs a verb on a home to its end.
+pub fn run_in<I, S>(home: &Path, args: I) -> Ran
+where
+    I: IntoIterator<Item = S>,
+    S: AsRef<std::ffi::OsStr>,
+{
+    Ran(command_in(home, args).output().expect("snapswarm runs"))
 }
 
 /// A verb that ended.
@@ -186,6 +204,11 @@ impl Daemon {
         self.child.id()
     }
 
+    /// What its status page says.
+    pub fn status(&self) -> Value {
+        serde_json::from_str(&self.get("/v1/status")).expect("the status is JSON")
+    }
+
     /// `GET PATH` on its status page.
     pub fn get(&self, path: &str) -> String {
         let api = self.first_line["api"].as_str().expect("an address");
@@ -203,8 +226,13 @@ impl Daemon {
     }
 
     /// SIGTERM; gives the exit code.
-    pub fn terminate(mut self) -> Option<i32> {
-        kill(self.child.id(), nix::sys::signal::Signal::SIGTERM);
+    pub fn terminate(self) -> Option<i32> {
+        self.end_by(nix::sys::signal::Signal::SIGTERM)
+    }
+
+    /// Ends by a signal; gives the exit code.
+    pub fn end_by(mut self, signal: nix::sys::signal::Signal) -> Option<i32> {
+        kill(self.child.id(), signal);
         wait(&mut self.child).code()
     }
 

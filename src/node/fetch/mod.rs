@@ -334,7 +334,7 @@ fn check_out(dir: &Path) -> Result<(), Failure> {
             Some(_) => "is not empty",
         },
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(Failure::io(dir.display(), &error)),
+        Err(error) => return Err(Failure::given_path(dir, &error)),
     };
     Err(
         Failure::new(FailureCode::Usage, format!("{} {problem}", dir.display()))

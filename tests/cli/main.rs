@@ -1,223 +1,24 @@
 //! The real program: its help, its wrong use, and its verbs against a daemon
 //! whose answers are made up.
 
-use std::{
-    os::unix::fs::PermissionsExt,
-    path::Path,
-    process::{Output, Stdio},
-    sync::Arc,
-    time::Duration,
-};
+mod home;
+mod support;
 
-use async_trait::async_trait;
+use std::os::unix::fs::PermissionsExt;
+
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
-use serde_json::Value;
-use snapswarm::{
-    api::control,
-    node::{
-        command::{
-            Changed, Command, Failure, FailureCode, Fetched, LimitsNow, Outcome, PeerBytes,
-            Progress, SnapshotList, SnapshotSummary,
-        },
-        remote::{Carrier, Door},
-    },
-};
-use tokio::{process, sync::mpsc, time::timeout};
-use tokio_util::sync::CancellationToken;
+use snapswarm::node::command::Command;
+use tokio::time::timeout;
 
-const PATIENCE: Duration = Duration::from_secs(30);
-
-const CID: &str = "bafkreifzjut3te7nhyekklss27nh3k72ysco7y32koao5eei66wof36n5e";
+use support::*;
 
 const VERBS: [&str; 14] = [
     "init", "load", "start", "fetch", "feed", "list", "show", "verify", "dump", "delete", "pin",
     "unpin", "status", "limits",
 ];
-
-fn program(home: &Path) -> process::Command {
-    let mut command = process::Command::new(env!("CARGO_BIN_EXE_snapswarm"));
-    command
-        .env("SNAPSWARM_HOME", home)
-        .env_remove("SNAPSWARM_LOG")
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .kill_on_drop(true);
-    command
-}
-
-async fn run(home: &Path, arguments: &[&str]) -> Output {
-    let child = program(home).args(arguments).spawn().unwrap();
-    timeout(PATIENCE, child.wait_with_output())
-        .await
-        .expect("the program takes too long")
-        .unwrap()
-}
-
-fn stdout(output: &Output) -> String {
-    String::from_utf8(output.stdout.clone()).unwrap()
-}
-
-fn stderr(output: &Output) -> String {
-    String::from_utf8(output.stderr.clone()).unwrap()
-}
-
-fn json(output: &Output) -> Value {
-    let text = stdout(output);
-    assert_eq!(text.lines().count(), 1, "one document: {text}");
-    serde_json::from_str(&text).unwrap()
-}
-
-/// A daemon that answers every command with what a test needs.
-struct Fake {
-    asked: mpsc::UnboundedSender<Command>,
-    cancelled: mpsc::UnboundedSender<()>,
-}
-
-#[async_trait]
-impl Carrier for Fake {
-    async fn carry_out(
-        &self,
-        command: Command,
-        progress: mpsc::Sender<Progress>,
-        cancel: CancellationToken,
-    ) -> Result<Outcome, Failure> {
-        self.asked.send(command.clone()).unwrap();
-        match command {
-            Command::List => Ok(Outcome::List(SnapshotList {
-                snapshots: vec![hostile_snapshot()],
-            })),
-            Command::Fetch(_) => {
-                for news in fetch_progress() {
-                    progress.send(news).await.unwrap();
-                }
-                Ok(Outcome::Fetched(fetched()))
-            }
-            Command::Feed(_) => {
-                cancel.cancelled().await;
-                self.cancelled.send(()).unwrap();
-                Err(failure(
-                    FailureCode::Interrupted,
-                    "the feed was interrupted",
-                ))
-            }
-            Command::Dump(_) => {
-                cancel.cancelled().await;
-                self.cancelled.send(()).unwrap();
-                std::future::pending().await
-            }
-            Command::Pin(asked) => Ok(Outcome::Changed(Changed {
-                manifest: asked.manifest,
-                done: "pinned".to_owned(),
-            })),
-            Command::Verify(_) => Err(failure(FailureCode::Verification, "chunk 3 is wrong")),
-            Command::Show(_) => Err(failure(FailureCode::NotFound, "evil\u{1b}[2J\u{9b}")),
-            Command::Limits(asked) => Ok(Outcome::Limits(LimitsNow {
-                upload_bytes_per_s: asked.upload_bytes_per_s.unwrap_or(7),
-                upload_slots: asked.upload_slots.unwrap_or(3),
-            })),
-            _ => Err(failure(FailureCode::Policy, "not by this daemon")),
-        }
-    }
-}
-
-fn failure(code: FailureCode, message: &str) -> Failure {
-    Failure {
-        code,
-        message: message.to_owned(),
-        hint: None,
-    }
-}
-
-fn hostile_snapshot() -> SnapshotSummary {
-    SnapshotSummary {
-        manifest: CID.to_owned(),
-        chain_id: "chain\u{1b}[31m\u{202e}\u{9b}x".to_owned(),
-        height: 1000,
-        format: 1,
-        chunks: 16,
-        bytes: 16 << 20,
-        have_bytes: 16 << 20,
-        complete: true,
-        pinned: false,
-        proven: false,
-        origin: "fetched".to_owned(),
-    }
-}
-
-fn fetch_progress() -> Vec<Progress> {
-    let bytes = |done| Progress::Bytes {
-        done,
-        total: 16 << 20,
-        rate: 1 << 20,
-        peers: 4,
-        eta_s: Some(8),
-    };
-    vec![
-        Progress::Phase {
-            text: "downloading".to_owned(),
-            next: Some("sealing".to_owned()),
-        },
-        bytes(1 << 20),
-        bytes(8 << 20),
-        bytes(16 << 20),
-        Progress::Note {
-            text: "peer \u{1b}[2Jevil was banned".to_owned(),
-        },
-    ]
-}
-
-fn fetched() -> Fetched {
-    Fetched {
-        manifest: CID.to_owned(),
-        bytes: 16 << 20,
-        received_bytes: 16 << 20,
-        resumed_bytes: 0,
-        wasted_bytes: 0,
-        seconds: 2.0,
-        proven: false,
-        peers: vec![PeerBytes {
-            peer_id: "12D3KooW".to_owned(),
-            bytes: 16 << 20,
-        }],
-    }
-}
-
-struct Daemon {
-    home: tempfile::TempDir,
-    asked: mpsc::UnboundedReceiver<Command>,
-    cancelled: mpsc::UnboundedReceiver<()>,
-}
-
-impl Daemon {
-    async fn start() -> Self {
-        let home = tempfile::tempdir().unwrap();
-        let socket = control::bind(&home.path().join("api.sock")).await.unwrap();
-        let (asked_sender, asked) = mpsc::unbounded_channel();
-        let (cancelled_sender, cancelled) = mpsc::unbounded_channel();
-        let fake = Fake {
-            asked: asked_sender,
-            cancelled: cancelled_sender,
-        };
-        tokio::spawn(control::serve(
-            socket,
-            Arc::new(Door(Arc::new(fake))),
-            CancellationToken::new(),
-        ));
-        Self {
-            home,
-            asked,
-            cancelled,
-        }
-    }
-
-    async fn run(&self, arguments: &[&str]) -> Output {
-        run(self.home.path(), arguments).await
-    }
-}
 
 #[tokio::test]
 async fn every_verb_has_a_help_with_an_example() {
@@ -242,7 +43,23 @@ async fn every_verb_has_a_help_with_an_example() {
     assert_eq!(std::fs::read_dir(home.path()).unwrap().count(), 0);
 }
 
+/// One character more than CometBFT takes.
+const LONG_CHAIN_ID: &str = "chain-6789-123456789-123456789-123456789-123456789-";
+
+/// 2^63: heights are signed.
+const TOO_HIGH: &str = "9223372036854775808";
+
 const NODE: &str = "0123456789abcdef0123456789abcdef01234567@127.0.0.1:26656";
+
+/// The made-up daemon feeds until it is cancelled.
+const FEED: [&str; 6] = [
+    "feed",
+    CID,
+    "--node-p2p",
+    NODE,
+    "--node-rpc",
+    "http://127.0.0.1:1",
+];
 
 #[tokio::test]
 async fn wrong_use_exits_with_2_and_a_sentence_and_as_json_with_a_document() {
@@ -268,6 +85,13 @@ async fn wrong_use_exits_with_2_and_a_sentence_and_as_json_with_a_document() {
             "0",
         ],
         &["load", "x", "--kind", "car", "--app-hash", "xyz"],
+        &["load", "x", "--kind", "car", "--chain-id", ""],
+        &["load", "x", "--kind", "car", "--chain-id", LONG_CHAIN_ID],
+        &["load", "x", "--kind", "car", "--height", TOO_HIGH],
+        &["fetch", "--chain-id", ""],
+        &["fetch", "--chain-id", LONG_CHAIN_ID],
+        &["fetch", "--chain-id", "c", "--height", "0"],
+        &["fetch", "--chain-id", "c", "--height", TOO_HIGH],
         &["fetch"],
         &["fetch", CID, "--chain-id", "c"],
         &["fetch", CID, "--height", "1"],
@@ -402,25 +226,12 @@ async fn a_failure_has_the_exit_code_of_its_class() {
 #[tokio::test]
 async fn ctrl_c_stops_cleanly_and_says_how_to_go_on() {
     let mut daemon = Daemon::start().await;
-    for signal in [Signal::SIGINT, Signal::SIGTERM] {
-        let child = program(daemon.home.path())
-            .args([
-                "feed",
-                CID,
-                "--node-p2p",
-                NODE,
-                "--node-rpc",
-                "http://127.0.0.1:1",
-            ])
-            .spawn()
-            .unwrap();
+    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
+        let child = program(daemon.home.path()).args(FEED).spawn().unwrap();
         timeout(PATIENCE, daemon.asked.recv()).await.unwrap();
         kill(Pid::from_raw(child.id().unwrap() as i32), signal).unwrap();
         timeout(PATIENCE, daemon.cancelled.recv()).await.unwrap();
-        let output = timeout(PATIENCE, child.wait_with_output())
-            .await
-            .unwrap()
-            .unwrap();
+        let output = end_of(child).await;
         assert_eq!(output.status.code(), Some(6), "{}", stderr(&output));
         let told = stderr(&output);
         assert!(
@@ -449,17 +260,7 @@ async fn a_second_ctrl_c_leaves_at_once() {
 #[tokio::test]
 async fn a_command_line_that_is_killed_takes_its_request_with_it() {
     let mut daemon = Daemon::start().await;
-    let mut child = program(daemon.home.path())
-        .args([
-            "feed",
-            CID,
-            "--node-p2p",
-            NODE,
-            "--node-rpc",
-            "http://127.0.0.1:1",
-        ])
-        .spawn()
-        .unwrap();
+    let mut child = program(daemon.home.path()).args(FEED).spawn().unwrap();
     timeout(PATIENCE, daemon.asked.recv()).await.unwrap();
     child.kill().await.unwrap();
     timeout(PATIENCE, daemon.cancelled.recv()).await.unwrap();
@@ -507,51 +308,10 @@ async fn paths_are_absolute_when_they_reach_the_daemon() {
         .current_dir(elsewhere.path())
         .spawn()
         .unwrap();
-    timeout(PATIENCE, child.wait_with_output())
-        .await
-        .unwrap()
-        .unwrap();
+    end_of(child).await;
     let Some(Command::Load(load)) = daemon.asked.recv().await else {
         panic!("another command came");
     };
     let expected = elsewhere.path().canonicalize().unwrap().join("chunks");
     assert_eq!(load.path, expected);
-}
-
-#[tokio::test]
-async fn a_misspelt_setting_is_refused_with_file_and_key() {
-    let home = tempfile::tempdir().unwrap();
-    std::fs::write(
-        home.path().join("config.toml"),
-        "[upload]\nbytes_per_sec = 1\n",
-    )
-    .unwrap();
-    let output = run(home.path(), &["list", "--json"]).await;
-    assert_eq!(output.status.code(), Some(2));
-    let message = json(&output)["error"]["message"].to_string();
-    assert!(
-        message.contains("config.toml") && message.contains("upload.bytes_per_sec"),
-        "{message}"
-    );
-}
-
-#[tokio::test]
-async fn a_log_filter_that_is_none_is_refused_with_a_sentence() {
-    let home = tempfile::tempdir().unwrap();
-    let child = program(home.path())
-        .env("SNAPSWARM_LOG", "snapswarm=loudly")
-        .args(["list", "--json"])
-        .spawn()
-        .unwrap();
-    let output = timeout(PATIENCE, child.wait_with_output())
-        .await
-        .unwrap()
-        .unwrap();
-    assert_eq!(output.status.code(), Some(1));
-    assert!(
-        json(&output)["error"]["message"]
-            .as_str()
-            .unwrap()
-            .contains("SNAPSWARM_LOG")
-    );
 }

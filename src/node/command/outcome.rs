@@ -1,0 +1,312 @@
+//! What the verbs give back: the JSON forms on stdout.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// What a verb gives back.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Outcome {
+    /// Of `load`.
+    Loaded(Loaded),
+    /// Of `fetch`.
+    Fetched(Fetched),
+    /// Of `feed`.
+    Fed(Fed),
+    /// Of `list`.
+    List(SnapshotList),
+    /// Of `show`.
+    Shown(Box<SnapshotDetail>),
+    /// Of `verify`.
+    Verified(Verified),
+    /// Of `dump`.
+    Dumped(Dumped),
+    /// Of `delete`, `pin`, `unpin`.
+    Changed(Changed),
+    /// Of `limits`.
+    Limits(LimitsNow),
+    /// Of `status`.
+    Status(Box<Status>),
+}
+
+/// Of `load`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Loaded {
+    /// CID.
+    pub manifest: String,
+    /// Number of chunks.
+    pub chunks: u32,
+    /// Bytes of all chunks.
+    pub bytes: u64,
+    /// Time taken.
+    pub seconds: f64,
+    /// Whether the chain itself (its RPC) confirmed the application hash: not by
+    /// loading, but of the same snapshot before.
+    pub proven: bool,
+    /// Application hash that it carries, hex; absent in a snapshot without one.
+    #[serde(default)]
+    pub app_hash: Option<String>,
+}
+
+/// Of `fetch`. Waste is received + resumed − bytes.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Fetched {
+    /// CID.
+    pub manifest: String,
+    /// Bytes of the distinct chunks.
+    pub bytes: u64,
+    /// Piece payload received in this run, duplicates and bad included.
+    pub received_bytes: u64,
+    /// Bytes that earlier runs had brought.
+    pub resumed_bytes: u64,
+    /// received + resumed − bytes.
+    pub wasted_bytes: u64,
+    /// Time taken.
+    pub seconds: f64,
+    /// Whether a CometBFT RPC confirmed the application hash.
+    pub proven: bool,
+    /// What came from whom.
+    pub peers: Vec<PeerBytes>,
+}
+
+/// What one peer gave.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct PeerBytes {
+    /// Peer id.
+    pub peer_id: String,
+    /// Piece payload.
+    pub bytes: u64,
+}
+
+/// Of `feed`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Fed {
+    /// CID.
+    pub manifest: String,
+    /// Height restored.
+    pub height: u64,
+    /// Application hash, hex.
+    pub app_hash: String,
+    /// Whether the node took it and stored a state of that height.
+    pub restored: bool,
+    /// Time taken.
+    pub seconds: f64,
+}
+
+/// Of `list`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SnapshotList {
+    /// Newest first.
+    pub snapshots: Vec<SnapshotSummary>,
+    /// Files that were moved aside, and files that cannot be read.
+    #[serde(default)]
+    pub damaged: Vec<DamagedSummary>,
+}
+
+/// A damaged file of `list`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct DamagedSummary {
+    /// CID of the snapshot to which it belonged: `delete` with it removes the
+    /// file. Absent for another file of the home.
+    pub manifest: Option<String>,
+    /// Where it is now.
+    pub file: PathBuf,
+    /// What is wrong with it.
+    pub problem: String,
+}
+
+/// A line of `list`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct SnapshotSummary {
+    /// CID.
+    pub manifest: String,
+    /// Chain id.
+    pub chain_id: String,
+    /// Height.
+    pub height: u64,
+    /// ABCI format.
+    pub format: u32,
+    /// Number of chunks.
+    pub chunks: u32,
+    /// Bytes of all chunks.
+    pub bytes: u64,
+    /// Bytes of it that are here and verified.
+    pub have_bytes: u64,
+    /// Whether all of it is here.
+    pub complete: bool,
+    /// Whether it is kept whatever its age.
+    pub pinned: bool,
+    /// Whether the chain itself (its RPC) confirmed the application hash.
+    pub proven: bool,
+    /// How it came here: loaded, harvested, fetched.
+    pub origin: String,
+}
+
+/// Of `show`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SnapshotDetail {
+    /// The line of `list`.
+    pub snapshot: SnapshotSummary,
+    /// Application hash, hex; absent in a snapshot without one.
+    pub app_hash: Option<String>,
+    /// ABCI hash, hex.
+    pub hash: String,
+    /// ABCI metadata, hex.
+    pub metadata: String,
+    /// Bytes of the manifest.
+    pub manifest_bytes: u32,
+    /// The archive file, or the download's.
+    pub file: PathBuf,
+    /// In ABCI order.
+    pub chunks: Vec<ChunkDetail>,
+}
+
+/// A chunk of `show`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ChunkDetail {
+    /// ABCI index.
+    pub index: u32,
+    /// CID.
+    pub cid: String,
+    /// Bytes.
+    pub size: u32,
+}
+
+/// Of `verify`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Verified {
+    /// CID.
+    pub manifest: String,
+    /// Number of chunks checked.
+    pub chunks: u32,
+    /// Bytes checked.
+    pub verified_bytes: u64,
+    /// Time taken.
+    pub seconds: f64,
+}
+
+/// Of `dump`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Dumped {
+    /// CID.
+    pub manifest: String,
+    /// The file written.
+    pub file: PathBuf,
+    /// Its size.
+    pub file_bytes: u64,
+}
+
+/// Of `delete`, `pin`, `unpin`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Changed {
+    /// CID.
+    pub manifest: String,
+    /// What was done: deleted, pinned, unpinned.
+    pub done: String,
+}
+
+/// Of `limits`: what is in force now.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LimitsNow {
+    /// Bytes a second over all peers; 0 is no limit.
+    pub upload_bytes_per_s: u64,
+    /// Peers served at once.
+    pub upload_slots: u32,
+}
+
+/// Of `status`, and the body of `GET /v1/status`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Status {
+    /// Whether a daemon runs on this home.
+    pub running: bool,
+    /// Program version.
+    pub version: String,
+    /// Own peer id; empty where no daemon runs and the key cannot be read.
+    pub peer_id: String,
+    /// Addresses bound, with peer id.
+    pub listen: Vec<String>,
+    /// Connected peers.
+    pub peers: u32,
+    /// Bytes on disk.
+    pub disk_bytes: u64,
+    /// Disk quota; absent when there is none.
+    pub quota_bytes: Option<u64>,
+    /// All snapshots.
+    pub snapshots: Vec<SnapshotSummary>,
+    /// Downloads under way.
+    pub downloads: Vec<DownloadStatus>,
+    /// Uploads so far and limits.
+    pub upload: UploadStatus,
+    /// The harvest, where one is configured.
+    pub harvest: Option<HarvestStatus>,
+}
+
+/// A download under way.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct DownloadStatus {
+    /// CID.
+    pub manifest: String,
+    /// Bytes here and verified.
+    pub done: u64,
+    /// Bytes in all.
+    pub total: u64,
+    /// Bytes a second.
+    pub rate: u64,
+    /// Peers that deliver.
+    pub peers: u32,
+}
+
+/// Uploads.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct UploadStatus {
+    /// Piece payload sent since start.
+    pub bytes: u64,
+    /// Peers being served.
+    pub active: u32,
+    /// Limits in force.
+    pub limits: LimitsNow,
+}
+
+/// The harvest from a node.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct HarvestStatus {
+    /// `ID@HOST:PORT`.
+    pub node: String,
+    /// Whether its p2p connection stands.
+    pub connected: bool,
+    /// Newest height harvested.
+    pub newest_height: Option<u64>,
+    /// What went wrong last, if anything did since the last success.
+    pub last_error: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_outcome_comes_back_from_json_as_the_kind_it_was() {
+        let outcome = Outcome::Verified(Verified {
+            manifest: "x".to_owned(),
+            chunks: 1,
+            verified_bytes: 2,
+            seconds: 0.5,
+        });
+        let json = serde_json::to_string(&outcome).unwrap();
+        assert!(matches!(
+            serde_json::from_str::<Outcome>(&json).unwrap(),
+            Outcome::Verified(_)
+        ));
+    }
+}

@@ -1,0 +1,123 @@
+//! Files that somebody took away, and files that were moved aside.
+
+use std::path::{Path, PathBuf};
+
+use snapswarm::snapshot::ManifestId;
+use snapswarm::store::{Origin, StoreError};
+
+use crate::support::*;
+
+fn archive_of(home: &Path, id: &ManifestId) -> PathBuf {
+    home.join(format!("snapshots/{id}.h5"))
+}
+
+#[test]
+fn the_pin_of_a_file_that_is_missing_for_the_moment_comes_back_with_it() {
+    let home = tempfile::tempdir().unwrap();
+    let store = open(home.path());
+    let chunks = [noise(1, 5000)];
+    let id = publish(&store, 1, &chunks).unwrap().manifest().id();
+    store.pin(&id).unwrap();
+    store.set_proven(&id).unwrap();
+    drop(store);
+    let file = archive_of(home.path(), &id);
+    let elsewhere = home.path().join("elsewhere");
+    std::fs::rename(&file, &elsewhere).unwrap();
+    // Also when the catalogue is written meanwhile.
+    let store = open(home.path());
+    assert!(store.list().is_empty());
+    publish(&store, 2, &[noise(2, 5000)]).unwrap();
+    drop(store);
+    std::fs::rename(&elsewhere, &file).unwrap();
+    let stored = open(home.path()).get(&id).unwrap();
+    assert!(stored.pinned && stored.proven);
+    assert_eq!(stored.origin, Origin::Loaded);
+
+    std::fs::remove_file(&file).unwrap();
+    let store = open(home.path());
+    assert!(publish(&store, 1, &chunks).is_ok());
+    assert!(store.get(&id).unwrap().pinned, "made again, still pinned");
+}
+
+#[test]
+fn deleting_a_missing_snapshot_forgets_its_pin() {
+    let home = tempfile::tempdir().unwrap();
+    let store = open(home.path());
+    let chunks = [noise(1, 5000)];
+    let id = publish(&store, 1, &chunks).unwrap().manifest().id();
+    store.pin(&id).unwrap();
+    drop(store);
+    std::fs::remove_file(archive_of(home.path(), &id)).unwrap();
+    let store = open(home.path());
+    store.delete(&id).unwrap();
+    assert!(matches!(store.delete(&id), Err(StoreError::NotFound(_))));
+    publish(&store, 1, &chunks).unwrap();
+    assert!(!store.get(&id).unwrap().pinned);
+}
+
+#[test]
+fn without_its_catalogue_a_home_pins_what_it_has() {
+    let home = tempfile::tempdir().unwrap();
+    let store = open(home.path());
+    let id = publish(&store, 1, &[noise(1, 5000)])
+        .unwrap()
+        .manifest()
+        .id();
+    drop(store);
+    std::fs::remove_file(home.path().join("catalogue.json")).unwrap();
+    let store = open(home.path());
+    assert!(store.get(&id).unwrap().pinned);
+    store.unpin(&id).unwrap();
+    drop(store);
+    assert!(!open(home.path()).get(&id).unwrap().pinned);
+}
+
+#[test]
+fn deleting_a_damaged_snapshot_removes_what_was_moved_aside() {
+    let home = tempfile::tempdir().unwrap();
+    let store = open(home.path());
+    let ids: Vec<_> = (1..=2)
+        .map(|height| {
+            let archive = publish(&store, height, &[noise(height, 5000)]).unwrap();
+            archive.manifest().id()
+        })
+        .collect();
+    store.pin(&ids[0]).unwrap();
+    drop(store);
+    for id in &ids {
+        flip(&archive_of(home.path(), id), 90);
+    }
+    let store = open(home.path());
+    let damaged: Vec<_> = store.damaged().iter().map(|file| file.manifest()).collect();
+    let mut expected: Vec<_> = ids.iter().map(|id| Some(*id)).collect();
+    expected.sort_by_key(|id| id.unwrap().to_string());
+    assert_eq!(damaged, expected);
+    store.delete(&ids[0]).unwrap();
+    assert_eq!(store.damaged().len(), 1);
+    publish(&store, 1, &[noise(1, 5000)]).unwrap();
+    assert!(!store.get(&ids[0]).unwrap().pinned, "deleted with its pin");
+    // One that is here again goes with what is left of the first.
+    publish(&store, 2, &[noise(2, 5000)]).unwrap();
+    store.delete(&ids[1]).unwrap();
+    assert_eq!(store.damaged(), []);
+    assert_eq!(
+        names(&home.path().join("snapshots")),
+        [format!("{}.h5", ids[0])]
+    );
+}
+
+#[test]
+fn a_pinned_snapshot_that_was_damaged_is_pinned_again_when_it_comes_back() {
+    let home = tempfile::tempdir().unwrap();
+    let store = open(home.path());
+    let chunks = [noise(1, 5000)];
+    let archive = publish(&store, 1, &chunks).unwrap();
+    let id = archive.manifest().id();
+    store.pin(&id).unwrap();
+    flip(archive.path(), offset_in(archive.path(), 0));
+    verify(&store, &id).unwrap_err();
+    drop(store);
+    let store = open(home.path());
+    publish(&store, 1, &chunks).unwrap();
+    assert!(store.get(&id).unwrap().pinned);
+}
