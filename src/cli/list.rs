@@ -29,6 +29,13 @@ pub(super) fn text(outcome: &Outcome) -> Option<String> {
             None => "\n",
         };
     }
+    for cid in &list.missing {
+        out += &format!(
+            "Missing: {} (pinned): put its file back, or fetch or load it again; `snapswarm delete \
+             CID` forgets it\n",
+            text::safe(cid)
+        );
+    }
     Some(out)
 }
 
@@ -118,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn damaged_files_are_told_below_the_table() {
+    fn damaged_and_missing_files_are_told_below_the_table() {
         let list = SnapshotList {
             snapshots: Vec::new(),
             damaged: vec![DamagedSummary {
@@ -126,11 +133,14 @@ mod tests {
                 file: "/h/bafk.h5.damaged".into(),
                 problem: "chunk 1\nis wrong".to_owned(),
             }],
+            missing: vec!["bafm".to_owned()],
         };
         let text = text(&Outcome::List(list)).unwrap();
-        let last = text.lines().last().unwrap();
-        assert!(last.contains("bafk.h5.damaged (chunk 1"), "{text}");
-        assert!(last.contains("delete CID"), "{text}");
+        let lines: Vec<_> = text.lines().skip(1).collect();
+        assert_eq!(lines.len(), 2, "{text}");
+        assert!(lines[0].contains("bafk.h5.damaged (chunk 1"), "{text}");
+        assert!(lines[1].contains("bafm (pinned)"), "{text}");
+        assert!(lines.iter().all(|line| line.contains("delete CID")));
     }
 
     #[test]

@@ -69,7 +69,7 @@ impl Failure {
             | ErrorKind::InvalidFilename
             | ErrorKind::InvalidInput => {
                 Self::new(FailureCode::Usage, format!("{}: {error}", path.display()))
-                    .hint("give the path of what is there")
+                    .hint("check the path: it names nothing, or not what this verb takes")
             }
             _ => Self::io(path.display(), error),
         }

@@ -19,6 +19,7 @@ pub(super) fn list(store: &Store) -> SnapshotList {
     SnapshotList {
         snapshots: summaries(store),
         damaged: store.damaged().into_iter().map(damaged).collect(),
+        missing: store.missing().iter().map(ToString::to_string).collect(),
     }
 }
 

@@ -148,6 +148,18 @@ impl Store {
         self.0.state().damaged.clone()
     }
 
+    /// Pinned snapshots whose files are neither here nor moved aside; their pins
+    /// are kept for the day when they come back.
+    pub fn missing(&self) -> Vec<ManifestId> {
+        let state = self.0.state();
+        let is_damaged = |id: &ManifestId| {
+            let mut damaged = state.damaged.iter();
+            damaged.any(|file| file.manifest() == Some(*id))
+        };
+        let missing = state.missing.keys().copied();
+        missing.filter(|id| !is_damaged(id)).collect()
+    }
+
     /// Bytes of archives and downloads together.
     pub fn disk_bytes(&self) -> u64 {
         let state = self.0.state();

@@ -198,20 +198,19 @@ impl<'a> Scan<'a> {
                 records.insert(id, Record::new(Arc::new(entry), marks));
             }
         }
-        // To a reader a line without a file is a snapshot on its way in or out.
-        if !self.disk.is_for_reading() {
-            self.miss(&mut missing);
-        }
+        self.miss(&mut missing);
         Ok(State::found(records, self.damaged, missing, next_sequence))
     }
 
     /// Tells of lines without files, and leaves those that are worth keeping: a
-    /// disk that is not mounted comes back.
+    /// disk that is not mounted comes back. To a reader such a line may be a
+    /// snapshot on its way in or out.
     fn miss(&self, lines: &mut Catalogue) {
         lines.retain(|id, marks| {
             let file = self.home.archive(id);
-            if self.damaged.iter().any(|file| file.manifest() == Some(*id)) {
-                debug!(manifest = %id, "Its file was moved aside");
+            let is_damaged = self.damaged.iter().any(|file| file.manifest() == Some(*id));
+            if is_damaged || self.disk.is_for_reading() {
+                debug!(manifest = %id, "Its file is not there");
             } else if marks.pinned {
                 warn!(
                     manifest = %id, file = %file.display(),
@@ -246,8 +245,8 @@ impl<'a> Scan<'a> {
         warn!(
             file = %path.display(),
             "The catalogue is {what}: what was pinned, proven or harvested is not known any more. \
-             All {} snapshots count as pinned now, fetched and not proven. Unpin what may go: \
-             snapswarm unpin CID",
+             What is here ({} snapshots) counts as pinned now, fetched and not proven. Unpin what \
+             may go: snapswarm unpin CID",
             self.found.len()
         );
         Ok(None)

@@ -82,6 +82,7 @@ impl Carrier for Fake {
             Command::List => Ok(Outcome::List(SnapshotList {
                 snapshots: vec![hostile_snapshot()],
                 damaged: Vec::new(),
+                missing: Vec::new(),
             })),
             Command::Fetch(_) => {
                 for news in fetch_progress() {

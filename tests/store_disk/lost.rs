@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use snapswarm::snapshot::ManifestId;
-use snapswarm::store::{Origin, StoreError};
+use snapswarm::store::{Origin, Store, StoreError, StoreSettings};
 
 use crate::support::*;
 
@@ -24,13 +24,17 @@ fn the_pin_of_a_file_that_is_missing_for_the_moment_comes_back_with_it() {
     let elsewhere = home.path().join("elsewhere");
     std::fs::rename(&file, &elsewhere).unwrap();
     // Also when the catalogue is written meanwhile.
+    let reader = Store::open_for_reading(home.path(), StoreSettings::default()).unwrap();
+    assert_eq!(reader.missing(), [id]);
     let store = open(home.path());
     assert!(store.list().is_empty());
+    assert_eq!(store.missing(), [id]);
     publish(&store, 2, &[noise(2, 5000)]).unwrap();
     drop(store);
     std::fs::rename(&elsewhere, &file).unwrap();
     let stored = open(home.path()).get(&id).unwrap();
     assert!(stored.pinned && stored.proven);
+    assert_eq!(open(home.path()).missing(), []);
     assert_eq!(stored.origin, Origin::Loaded);
 
     std::fs::remove_file(&file).unwrap();

@@ -106,6 +106,9 @@ pub struct SnapshotList {
     /// Files that were moved aside, and files that cannot be read.
     #[serde(default)]
     pub damaged: Vec<DamagedSummary>,
+    /// CIDs of pinned snapshots whose files were taken away.
+    #[serde(default)]
+    pub missing: Vec<String>,
 }
 
 /// A damaged file of `list`.
