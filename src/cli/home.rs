@@ -1,13 +1,13 @@
 //! The home: where it is, and making one when it is missing.
 
 use std::{
-    env,
+    env, io,
     path::{Path, PathBuf},
 };
 
 use super::{failure, screen::Screen, text};
 use crate::{
-    config::{CONFIG_NAME, Config},
+    config::{CONFIG_NAME, Config, ConfigError},
     node::{
         self,
         command::{Failure, FailureCode},
@@ -52,8 +52,8 @@ pub fn absolute(path: &Path) -> Result<PathBuf, Failure> {
 }
 
 /// The home's settings; a home that is missing is made, with defaults. A verb
-/// that `only_looks` takes the defaults where there is a folder that cannot be
-/// written.
+/// that `only_looks` takes the defaults where the folder cannot be written, or is
+/// somebody else's.
 pub fn open(home: &Path, only_looks: bool, screen: &Screen) -> Result<Config, Failure> {
     if !home.join(CONFIG_NAME).exists() {
         match node::init(home, None) {
@@ -66,5 +66,45 @@ pub fn open(home: &Path, only_looks: bool, screen: &Screen) -> Result<Config, Fa
             Err(failure) => return Err(failure),
         }
     }
-    Ok(Config::load(home)?)
+    match Config::load(home) {
+        Err(ConfigError::File { source, .. })
+            if only_looks && source.kind() == io::ErrorKind::PermissionDenied =>
+        {
+            Ok(Config::default())
+        }
+        loaded => Ok(loaded?),
+    }
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn settings_of_somebody_else_are_no_obstacle_to_a_look() {
+        let home = tempfile::tempdir().unwrap();
+        std::fs::set_permissions(home.path(), PermissionsExt::from_mode(0o555)).unwrap();
+        let open_as_nobody = |only_looks| {
+            let home = home.path().to_owned();
+            let thread = std::thread::spawn(move || {
+                // Root may read everything; this thread now asks as somebody else.
+                nix::unistd::setfsuid(nix::unistd::Uid::from_raw(65534));
+                open(&home, only_looks, &Screen::new())
+            });
+            thread.join().unwrap()
+        };
+        // No settings and no right to write them; then some that are private.
+        assert_eq!(open_as_nobody(true).unwrap(), Config::default());
+        let failure = open_as_nobody(false).unwrap_err();
+        assert_eq!(failure.code, FailureCode::Storage);
+        let settings = home.path().join(CONFIG_NAME);
+        std::fs::set_permissions(home.path(), PermissionsExt::from_mode(0o755)).unwrap();
+        std::fs::write(&settings, "[store]\nmax_snapshots = 7\n").unwrap();
+        std::fs::set_permissions(&settings, PermissionsExt::from_mode(0o000)).unwrap();
+        assert_eq!(open_as_nobody(true).unwrap(), Config::default());
+        let failure = open_as_nobody(false).unwrap_err();
+        assert_eq!(failure.code, FailureCode::Storage);
+    }
 }

@@ -204,16 +204,17 @@ impl From<ControlError> for Failure {
 
 impl From<ConfigError> for Failure {
     fn from(error: ConfigError) -> Self {
-        let code = match &error {
-            ConfigError::File { .. } => FailureCode::Storage,
-            ConfigError::Syntax(_) | ConfigError::Value { .. } | ConfigError::In { .. } => {
-                FailureCode::Usage
+        match &error {
+            ConfigError::File { source, path } => {
+                Self::io(format!("cannot use {}", path.display()), source)
             }
-        };
-        Self::new(code, chain(&error)).hint(
-            "mend the file; `snapswarm --home NEW init` writes one with every key and its default \
-             into a new folder, to compare with",
-        )
+            ConfigError::Syntax(_) | ConfigError::Value { .. } | ConfigError::In { .. } => {
+                Self::new(FailureCode::Usage, chain(&error)).hint(
+                    "mend the file; `snapswarm --home NEW init` writes one with every key and its \
+                     default into a new folder, to compare with",
+                )
+            }
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 //! A command, its progress and its outcome travel as the JSON forms of
 //! [`super::command`]. The daemon's end is [`Door`], the command line's [`ask`].
 
-use std::{path::Path, sync::Arc};
+use std::{io, path::Path, sync::Arc};
 
 use async_trait::async_trait;
 use serde_json::{Value, json};
@@ -60,7 +60,8 @@ impl Handler for Door {
     }
 }
 
-/// Asks the daemon of a home; `None` when none runs there.
+/// Asks the daemon of a home; `None` when none runs there, or when it is somebody
+/// else's and the command only looks, which can be done without it.
 pub async fn ask(
     home: &Path,
     command: &Command,
@@ -83,6 +84,11 @@ pub async fn ask(
     let (answer, ()) = tokio::join!(control::call(&socket, &request, sender, cancel), forward);
     match answer {
         Err(CallError::NoDaemon) => None,
+        Err(CallError::Connect(source))
+            if command.only_looks() && source.kind() == io::ErrorKind::PermissionDenied =>
+        {
+            None
+        }
         Err(error) => Some(Err(broken(command, &error))),
         Ok(Ok(value)) => Some(serde_json::from_value(value).map_err(not_understood)),
         Ok(Err(value)) => Some(Err(
@@ -122,5 +128,40 @@ fn broken(command: &Command, error: &CallError) -> Failure {
         code,
         message: format!("{error}{cause}"),
         hint: Some(hint.to_owned()),
+    }
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+    use crate::node::command::LimitsCommand;
+
+    #[test]
+    fn the_daemon_of_somebody_else_is_not_needed_for_a_look() {
+        let home = tempfile::tempdir().unwrap();
+        let socket = home.path().join(SOCKET_NAME);
+        let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+        std::fs::set_permissions(&socket, PermissionsExt::from_mode(0o000)).unwrap();
+        let asked = std::thread::scope(|scope| {
+            let asking = scope.spawn(|| {
+                // Root may use every socket; this thread now asks as somebody else.
+                nix::unistd::setfsuid(nix::unistd::Uid::from_raw(65534));
+                let runtime = tokio::runtime::Builder::new_current_thread()
+                    .enable_all()
+                    .build()
+                    .unwrap();
+                let limits = Command::Limits(LimitsCommand::default());
+                [Command::List, limits].map(|command| {
+                    let (progress, _said) = mpsc::channel(1);
+                    let asked = ask(home.path(), &command, progress, CancellationToken::new());
+                    runtime.block_on(asked)
+                })
+            });
+            asking.join().unwrap()
+        });
+        assert!(asked[0].is_none());
+        assert!(matches!(&asked[1], Some(Err(failure)) if failure.code == FailureCode::Failed));
     }
 }
