@@ -7,8 +7,8 @@
 //! ```
 //!
 //! The whole file is replaced at each change, before the snapshot's own file
-//! appears under its name: a line without a file is dropped at the next open,
-//! and no file is without its line.
+//! appears under its name, so no file is without its line. A line without a file
+//! is dropped at the next open, unless it is pinned: the file may come back.
 
 use std::collections::BTreeMap;
 use std::io::Read;
