@@ -68,6 +68,7 @@ pub mod scope;
 mod serve;
 mod settings;
 pub mod socket;
+pub mod tls;
 mod transport;
 mod view;
 

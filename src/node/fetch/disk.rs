@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 
 use crate::snapshot::hash::{self, BATCH_PIECES};
 use crate::snapshot::{PieceIndex, ReceivedPiece, UniqueIndex};
-use crate::store::{ChunkVerdict, Download, StoreError};
+use crate::store::{BATCH_CHUNKS, ChunkVerdict, Download, StoreError};
 use crate::sync::PeerKey;
 
 /// Written bytes that are synced together. What was written and not synced is
@@ -29,8 +29,8 @@ pub(super) enum DiskEvent {
     /// Pieces of a batch: who sent each, and whether it was right. Right ones
     /// are written.
     Verified(Vec<(PeerKey, PieceIndex, bool)>),
-    /// A whole chunk was read back.
-    Checked(UniqueIndex, ChunkVerdict),
+    /// Whole chunks were read back.
+    Checked(Vec<(UniqueIndex, ChunkVerdict)>),
     /// Written bytes are durable.
     Synced,
     /// The disk failed.
@@ -72,7 +72,7 @@ impl Disk {
         self.start_work();
     }
 
-    /// Reads a whole chunk back when its turn comes.
+    /// Reads a whole chunk back when its turn comes, beside others that wait.
     pub(super) fn check(&mut self, chunk: UniqueIndex) {
         self.checks.push(chunk);
         self.start_work();
@@ -100,7 +100,7 @@ impl Disk {
                     .map(|(_, index, _)| u64::from(manifest.piece(*index).len))
                     .sum::<u64>();
             }
-            DiskEvent::Checked(..) => self.checking = false,
+            DiskEvent::Checked(_) => self.checking = false,
             DiskEvent::Synced => self.syncing = false,
             DiskEvent::Failed(_) => {}
         }
@@ -139,14 +139,14 @@ impl Disk {
             self.tasks
                 .spawn_blocking(move || verify_and_write(&download, batch));
         }
-        if !self.checking
-            && let Some(chunk) = self.checks.pop()
-        {
+        if !self.checking && !self.checks.is_empty() {
             self.checking = true;
+            let count = self.checks.len().min(BATCH_CHUNKS);
+            let batch: Vec<UniqueIndex> = self.checks.drain(..count).collect();
             let download = self.download.clone();
             self.tasks
-                .spawn_blocking(move || match check(&download, chunk) {
-                    Ok(verdict) => DiskEvent::Checked(chunk, verdict),
+                .spawn_blocking(move || match check(&download, &batch) {
+                    Ok(verdicts) => DiskEvent::Checked(batch.into_iter().zip(verdicts).collect()),
                     Err(error) => DiskEvent::Failed(error),
                 });
         }
@@ -165,14 +165,16 @@ impl Disk {
     }
 }
 
-/// Reads a chunk back. Of one that the disk damaged nothing is kept: who knows
+/// Reads chunks back. Of one that the disk damaged nothing is kept: who knows
 /// what else lies beside the bad sector.
-fn check(download: &Download, chunk: UniqueIndex) -> Result<ChunkVerdict, StoreError> {
-    let verdict = download.check_chunk(chunk)?;
-    if matches!(verdict, ChunkVerdict::Damaged(_)) {
-        download.drop_chunk(chunk)?;
+fn check(download: &Download, chunks: &[UniqueIndex]) -> Result<Vec<ChunkVerdict>, StoreError> {
+    let verdicts = download.check_chunks(chunks)?;
+    for (chunk, verdict) in chunks.iter().zip(&verdicts) {
+        if matches!(verdict, ChunkVerdict::Damaged(_)) {
+            download.drop_chunk(*chunk)?;
+        }
     }
-    Ok(verdict)
+    Ok(verdicts)
 }
 
 fn verify_and_write(download: &Download, batch: Vec<(PeerKey, PieceIndex, Bytes)>) -> DiskEvent {

@@ -349,14 +349,30 @@ impl Gather {
                     }
                 }
             }
-            DiskEvent::Checked(chunk, ChunkVerdict::Checked) => {
+            DiskEvent::Checked(chunks) => {
+                for (chunk, verdict) in chunks {
+                    self.chunk_checked(chunk, verdict, now)?;
+                }
+            }
+            DiskEvent::Synced => {}
+            DiskEvent::Failed(error) => return Err(error),
+        }
+        Ok(())
+    }
+
+    fn chunk_checked(
+        &mut self,
+        chunk: UniqueIndex,
+        verdict: ChunkVerdict,
+        now: Instant,
+    ) -> Result<(), StoreError> {
+        match verdict {
+            ChunkVerdict::Checked => {
                 self.delivered_at = now;
                 self.machine.handle_chunk_checked(chunk, true, now);
             }
-            DiskEvent::Checked(chunk, ChunkVerdict::ManifestFalse) => {
-                self.machine.handle_chunk_checked(chunk, false, now);
-            }
-            DiskEvent::Checked(chunk, ChunkVerdict::Damaged(pieces)) => {
+            ChunkVerdict::ManifestFalse => self.machine.handle_chunk_checked(chunk, false, now),
+            ChunkVerdict::Damaged(pieces) => {
                 tracing::error!(
                     snapshot = %self.manifest.id(), chunk = chunk.get(), pieces = pieces.len(),
                     "the disk gave back other bytes than were written; the chunk is fetched again"
@@ -374,8 +390,6 @@ impl Gather {
                 }
                 self.machine.handle_lost(chunk, now);
             }
-            DiskEvent::Synced => {}
-            DiskEvent::Failed(error) => return Err(error),
         }
         Ok(())
     }
