@@ -5,13 +5,15 @@ use std::sync::PoisonError;
 use super::super::ChunkVerdict;
 use super::super::disk::read_at;
 use super::{Download, StoreError};
-use crate::snapshot::hash::{self, Hasher};
+use crate::snapshot::hash::{self, Hasher, SIDE_BY_SIDE};
 use crate::snapshot::{Digest, PIECE_BYTES, PieceIndex, UniqueIndex};
 
-/// Chunks that are read and hashed side by side: with SHA instructions two at
-/// once take little longer than one. A chunk has at most 16 MB, so 32 MB are held
-/// for it.
-pub const BATCH_CHUNKS: usize = 2;
+/// Chunks that are worth checking in one call.
+pub const BATCH_CHUNKS: usize = SIDE_BY_SIDE;
+
+/// Chunks that are hashed side by side are held whole, so only when they are no
+/// larger together: four of 10 MiB, our own size.
+const SIDE_BY_SIDE_BYTES: u64 = 40 << 20;
 
 impl Download {
     /// As [`Self::check_chunk`], also for a chunk that was checked before: it is
@@ -36,28 +38,38 @@ impl Download {
         self.judge(chunk, whole)
     }
 
-    /// The same for some chunks, [`BATCH_CHUNKS`] at a time; verdicts stand in the
-    /// order given.
+    /// The same for some different chunks; verdicts stand in the order given.
     pub fn check_chunks(&self, chunks: &[UniqueIndex]) -> Result<Vec<ChunkVerdict>, StoreError> {
         let mut verdicts = Vec::with_capacity(chunks.len());
-        for batch in chunks.chunks(BATCH_CHUNKS) {
-            let mut unread = batch.to_vec();
-            for chunk in batch {
-                if self.known_verdict(*chunk)?.is_some() {
-                    unread.retain(|other| other != chunk);
+        for batch in chunks.chunks(SIDE_BY_SIDE) {
+            if self.may_go_side_by_side(batch)? {
+                let digests = self.read_side_by_side(batch)?;
+                for (chunk, digest) in batch.iter().zip(digests) {
+                    verdicts.push(self.judge(*chunk, digest)?);
                 }
-            }
-            let mut digests = self.read_side_by_side(&unread)?.into_iter();
-            for chunk in batch {
-                verdicts.push(if unread.contains(chunk) {
-                    let digest = digests.next().expect("one for each that was read");
-                    self.judge(*chunk, digest)?
-                } else {
-                    self.check_chunk(*chunk)?
-                });
+            } else {
+                for chunk in batch {
+                    verdicts.push(self.check_chunk(*chunk)?);
+                }
             }
         }
         Ok(verdicts)
+    }
+
+    /// Whether all of them are to be read, and reading them at once pays and is
+    /// not too large.
+    fn may_go_side_by_side(&self, chunks: &[UniqueIndex]) -> Result<bool, StoreError> {
+        let size = |chunk: &UniqueIndex| u64::from(self.manifest().unique_chunk(*chunk).size);
+        let bytes: u64 = chunks.iter().map(size).sum();
+        if chunks.len() < SIDE_BY_SIDE || bytes > SIDE_BY_SIDE_BYTES {
+            return Ok(false);
+        }
+        for chunk in chunks {
+            if self.known_verdict(*chunk)?.is_some() {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// What can be said of a chunk without reading it.

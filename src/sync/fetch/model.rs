@@ -43,8 +43,8 @@ impl Default for FetchLimits {
             // Twenty to forty neighbours give all that a swarm can give
             // (facts/swarm-policy.md).
             peers: 64,
-            // Two that are hashed side by side, and the next two.
-            checks: 4,
+            // Four that are hashed side by side, and the next four.
+            checks: 8,
             have_when: HaveWhen::default(),
         }
     }
