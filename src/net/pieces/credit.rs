@@ -36,6 +36,8 @@ pub(super) struct Credit {
     /// The byte whose acknowledgement ends a measurement, and when it left.
     sample: Option<(u64, Instant)>,
     round_trip: Option<Duration>,
+    /// Since when everything sent is acknowledged.
+    idle_since: Option<Instant>,
     window_start: Instant,
     window_bytes: u64,
     rate: f64,
@@ -48,6 +50,7 @@ impl Credit {
             acknowledged: 0,
             sample: None,
             round_trip: None,
+            idle_since: Some(now),
             window_start: now,
             window_bytes: 0,
             rate: 0.0,
@@ -85,10 +88,9 @@ impl Credit {
     /// So many bytes were written.
     pub(super) fn sent(&mut self, bytes: u64, now: Instant) {
         let under_way = self.sent - self.acknowledged;
-        if under_way == 0 {
-            // Time without anything to send says nothing about the path.
-            self.window_start = now;
-            self.window_bytes = 0;
+        if let Some(since) = self.idle_since.take() {
+            // Time without anything under way says nothing about the path.
+            self.window_start += now - since;
         }
         let next = self.acknowledged + ACK_EVERY_BYTES;
         if under_way < ACK_EVERY_BYTES && self.sent + bytes >= next {
@@ -107,6 +109,9 @@ impl Credit {
         }
         self.window_bytes += bytes - self.acknowledged;
         self.acknowledged = bytes;
+        if bytes == self.sent {
+            self.idle_since.get_or_insert(now);
+        }
         if let Some((offset, left)) = self.sample
             && bytes >= offset
         {
@@ -138,6 +143,19 @@ mod tests {
         assert_eq!(credit.room(), 0);
         credit.acknowledge(ACK_EVERY_BYTES, now).unwrap();
         assert_eq!(credit.room(), ACK_EVERY_BYTES);
+    }
+
+    #[test]
+    fn a_peer_that_acknowledges_all_at_once_is_sent_more_at_a_time() {
+        let mut now = Instant::now();
+        let mut credit = Credit::new(now);
+        for _ in 0..500 {
+            credit.sent(credit.room(), now);
+            now += Duration::from_millis(1);
+            credit.acknowledge(credit.sent, now).unwrap();
+            now += Duration::from_millis(1);
+        }
+        assert!(credit.room() > 4 * BASE_CREDIT_BYTES, "{}", credit.room());
     }
 
     #[test]
