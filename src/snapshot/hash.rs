@@ -6,7 +6,7 @@
 
 use bytes::Bytes;
 
-use super::{Digest, Manifest, PieceIndex};
+use super::{Digest, Manifest, ManifestId, PieceIndex};
 
 /// Pieces that are worth hashing in one call: the widest backend has 16 lanes.
 pub const BATCH_PIECES: usize = 16;
@@ -55,16 +55,22 @@ pub struct ReceivedPiece {
     pub bytes: Bytes,
 }
 
-/// A piece whose bytes have the length and the SHA-256 that the manifest says.
+/// A piece whose bytes have the length and the SHA-256 that one manifest says.
 /// Only [`verify`] makes one; the store takes nothing else.
 #[derive(Clone, Debug)]
 pub struct VerifiedPiece {
+    manifest: ManifestId,
     index: PieceIndex,
     bytes: Bytes,
 }
 
 impl VerifiedPiece {
-    /// Which piece it is.
+    /// The manifest that it was checked against.
+    pub fn manifest(&self) -> ManifestId {
+        self.manifest
+    }
+
+    /// Which piece of it this is.
     pub fn index(&self) -> PieceIndex {
         self.index
     }
@@ -133,6 +139,7 @@ pub fn verify(
                 return Err(BadPiece::Digest { index });
             }
             Ok(VerifiedPiece {
+                manifest: manifest.id(),
                 index,
                 bytes: received.bytes,
             })
