@@ -47,6 +47,7 @@ mod bans;
 mod behaviour;
 mod book;
 mod book_file;
+mod clock;
 mod commands;
 mod connections;
 mod dht;

@@ -293,21 +293,17 @@ impl Download {
         self.entry.contents.offset_of(piece.chunk) + u64::from(piece.offset)
     }
 
-    /// The number and length of a piece, which must be one of this snapshot.
+    /// The number and length of a piece, which must have been checked against
+    /// this snapshot's manifest.
     fn own_piece(&self, verified: &VerifiedPiece) -> Result<(PieceIndex, u32), StoreError> {
-        let number = verified.index().get();
-        let foreign = StoreError::ForeignPiece {
-            id: self.entry.id(),
-            piece: number,
-        };
-        let Some(index) = self.manifest().piece_index(number) else {
-            return Err(foreign);
-        };
-        let len = self.manifest().piece(index).len;
-        if verified.bytes().len() != len as usize {
-            return Err(foreign);
+        let index = verified.index();
+        if verified.manifest() != self.entry.id() {
+            return Err(StoreError::ForeignPiece {
+                id: self.entry.id(),
+                piece: index.get(),
+            });
         }
-        Ok((index, len))
+        Ok((index, self.manifest().piece(index).len))
     }
 
     #[cfg(test)]

@@ -51,7 +51,7 @@ pub fn publish(store: &Store, height: u64, chunks: &[Vec<u8>]) -> Result<Archive
     for chunk in chunks {
         spool.push(chunk)?;
     }
-    spool.finish(fields(height), Origin::Loaded, false)
+    spool.finish(fields(height), Origin::Loaded, false, &mut quiet)
 }
 
 /// Never stops.
