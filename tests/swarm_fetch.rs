@@ -2,6 +2,7 @@
 
 mod support;
 
+use std::io::{BufRead, BufReader};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
@@ -170,6 +171,99 @@ fn what_a_joiner_has_verified_it_serves_while_it_still_downloads() {
         exchanged >= 12 << 20,
         "joiners gave each other only {exchanged} bytes"
     );
+}
+
+#[test]
+fn a_download_says_that_nobody_is_left_and_goes_on_when_its_only_provider_is_back() {
+    let chunks = chunk_folder(8, 4 << 20, 6);
+    let provider = Home::new();
+    provider.configure("[upload]\nbytes_per_s = \"4 MiB/s\"\n");
+    let cid = provider.load(chunks.path(), CHAIN, 15);
+    let daemon = provider.start::<_, &str>([]);
+    let (address, same_id) = (daemon.address(), daemon.peer_id());
+    let joiner = Home::new();
+    let mut child = joiner
+        .command(["fetch", &cid, "--bootstrap", &address])
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    support::eventually("some of it is sent", || {
+        (uploaded(&daemon) >= 4 << 20).then_some(())
+    });
+    daemon.kill();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    let said = lines.by_ref().map(Result::unwrap);
+    let said = said.filter(|line| line.contains("no connected peer has the rest"));
+    let mut said = said.take(1);
+    assert!(said.next().unwrap().contains("trying 1 known peer again"));
+    let rest = std::thread::spawn(move || lines.map(Result::unwrap).collect::<Vec<_>>());
+
+    let listen = address.split("/p2p/").next().unwrap();
+    let again = provider.start_on(&[listen]);
+    assert_eq!(again.peer_id(), same_id);
+    let back = Instant::now();
+    support::eventually("the download goes on", || {
+        (uploaded(&again) > 0).then_some(())
+    });
+    println!("it went on after {:?}", back.elapsed());
+    let done = support::Ran(child.wait_with_output().unwrap()).ok();
+    assert_eq!(done["bytes"], 32 << 20);
+    let rest = rest.join().unwrap();
+    let said_again = |line: &String| line.contains("no connected peer has the rest");
+    assert!(!rest.iter().any(said_again), "said once: {rest:#?}");
+}
+
+#[test]
+fn a_provider_that_is_started_after_the_fetch_is_found() {
+    let chunks = chunk_folder(1, 1 << 20, 7);
+    let provider = Home::new();
+    let cid = provider.load(chunks.path(), CHAIN, 17);
+    let first = provider.start::<_, &str>([]);
+    let address = first.address();
+    first.kill();
+
+    let joiner = Home::new();
+    let mut child = joiner
+        .command(["fetch", &cid, "--bootstrap", &address])
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    let mut said = lines.by_ref().map(Result::unwrap);
+    assert!(said.any(|line| line.contains("a named peer is not reached")));
+    let rest = std::thread::spawn(move || lines.count());
+    let _late = provider.start_on(&[address.split("/p2p/").next().unwrap()]);
+    let done = support::Ran(child.wait_with_output().unwrap()).ok();
+    assert_eq!(done["bytes"], 1 << 20);
+    rest.join().unwrap();
+}
+
+#[test]
+fn over_ipv6_a_snapshot_travels_by_tcp_and_by_quic() {
+    if std::net::TcpListener::bind("[::1]:0").is_err() {
+        println!("this machine has no IPv6");
+        return;
+    }
+    let chunks = chunk_folder(2, 1_500_000, 8);
+    let provider = Home::new();
+    let cid = provider.load(chunks.path(), CHAIN, 19);
+    for listen in ["/ip6/::1/tcp/0", "/ip6/::1/udp/0/quic-v1"] {
+        let daemon = provider.start_on(&[listen]);
+        let joiner = Home::new();
+        let joining = joiner.start_on(&[listen]);
+        for address in [daemon.address(), joining.address()] {
+            assert!(address.starts_with(&listen[..11]), "{address}");
+        }
+        let fetched = joiner
+            .run(["fetch", &cid, "--bootstrap", &daemon.address()])
+            .ok();
+        assert_eq!(fetched["received_bytes"], 3_000_000, "{listen}");
+        assert_eq!(fetched["peers"][0]["peer_id"], daemon.peer_id().as_str());
+        assert_eq!(joining.terminate(), Some(0));
+        assert_eq!(daemon.terminate(), Some(0));
+    }
 }
 
 #[test]

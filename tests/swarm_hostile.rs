@@ -94,6 +94,41 @@ fn with_three_liars_of_four_the_download_ends_from_the_fourth_and_the_liars_are_
 }
 
 #[test]
+fn when_the_only_provider_is_banned_the_fetch_says_whom_and_what_to_do() {
+    let folder = chunk_folder(2, 2 << 20, 36);
+    let chunks = read_chunks(folder.path(), 2);
+    let manifest = Arc::new(manifest_of(&chunks, CHAIN, 9));
+    let mut false_chunks = honest(&manifest, &chunks);
+    for bytes in false_chunks.values_mut() {
+        *bytes = flipped(bytes);
+    }
+    let liar = Liar::start(
+        FalseLibrary {
+            manifest: manifest.clone(),
+            chunks: false_chunks,
+            claimed_height: None,
+        },
+        &[],
+    );
+    let joiner = Home::new();
+    let ran = joiner.run([
+        "fetch",
+        &manifest.id().to_string(),
+        "--timeout",
+        "4",
+        "--bootstrap",
+        &liar.address(),
+    ]);
+    let error = ran.failed(3);
+    let message = error["message"].as_str().unwrap();
+    let banned = format!("peer {} is banned", liar.peer_id());
+    assert!(message.contains(&banned), "{message}");
+    assert!(message.contains("sent other bytes"), "{message}");
+    let hint = error["hint"].as_str().unwrap();
+    assert!(hint.contains("another provider"), "{hint}");
+}
+
+#[test]
 fn a_manifest_whose_pieces_do_not_make_its_chunks_is_rejected_and_bans_nobody() {
     let folder = chunk_folder(2, 3 << 20, 32);
     let chunks = read_chunks(folder.path(), 2);

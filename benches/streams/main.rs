@@ -4,6 +4,7 @@
 //! ```text
 //! cargo bench --bench streams            # 1 GiB, three rounds
 //! cargo bench --bench streams -- 256 5   # 256 MiB, five rounds
+//! cargo bench --bench streams -- sources 600 3
 //! ```
 //!
 //! `prepare FOLDER MEBIBYTES`, `serve KIND FOLDER` and `fetch KIND FOLDER ADDRESS
@@ -11,8 +12,8 @@
 //!
 //! * *raw*: one libp2p stream over TCP, TLS and yamux; one side writes, the other
 //!   reads and throws away.
-//! * *raw-large-steps*: the same over [`Buffered`] sockets, as the product has
-//!   them.
+//! * *raw-own-layers*: the same over [`Buffered`] sockets and [`Tls`], as the
+//!   product has them.
 //! * *pieces*: [`Server`] over a file in the page cache; [`Client`] with a full
 //!   window; every piece is verified in batches on the blocking pool and written
 //!   over a file that is in the page cache as well: what fresh pages cost differs
@@ -20,6 +21,9 @@
 //!
 //! * *snapswarm*: `snapswarm start` and `snapswarm fetch` into a new home, from the
 //!   search to the sealed archive.
+//!
+//! *sources* is `snapswarm fetch` from four `snapswarm start` at once, each limited
+//! to 12 MB/s by its own setting, beside the 48 MB/s that they may send together.
 //!
 //! All files lie in `/dev/shm` where there is one: no disk is measured.
 //!
@@ -43,6 +47,7 @@ use libp2p::{Multiaddr, PeerId, StreamProtocol, Swarm, tcp, tls, yamux};
 use snapswarm::net::Library;
 use snapswarm::net::pieces::{Budget, Client, PieceEvent, Server, UploadLimits};
 use snapswarm::net::socket::Buffered;
+use snapswarm::net::tls::Tls;
 use snapswarm::snapshot::{
     Bitmap, ChunkId, Manifest, ManifestBuilder, ManifestId, PIECE_BYTES, ReceivedPiece,
     SnapshotFields, hash,
@@ -71,9 +76,16 @@ fn main() -> Result<()> {
             run(fetch(kind, Path::new(folder), address, peer))
         }
         ["prepare", folder, mebibytes] => prepare(Path::new(folder), mebibytes.parse()?),
-        [] => compare(1024, 3),
-        [mebibytes, rounds] => compare(mebibytes.parse()?, rounds.parse()?),
-        _ => bail!("usage: streams [MEBIBYTES ROUNDS]"),
+        ["sources", mebibytes, rounds] => {
+            let (mebibytes, rounds) = (mebibytes.parse()?, rounds.parse()?);
+            in_memory(|folder| compare_sources(folder, mebibytes, rounds))
+        }
+        [] => in_memory(|folder| compare(folder, 1024, 3)),
+        [mebibytes, rounds] => {
+            let (mebibytes, rounds) = (mebibytes.parse()?, rounds.parse()?);
+            in_memory(|folder| compare(folder, mebibytes, rounds))
+        }
+        _ => bail!("usage: streams [[sources] MEBIBYTES ROUNDS]"),
     }
 }
 
@@ -90,7 +102,8 @@ struct Measured {
     seeder_cpu_per_gib: f64,
 }
 
-fn compare(mebibytes: u64, rounds: usize) -> Result<()> {
+/// Runs `work` in a folder that is no disk, and removes it.
+fn in_memory(work: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
     let shared = Path::new("/dev/shm");
     let parent = if shared.is_dir() {
         shared.to_owned()
@@ -99,14 +112,22 @@ fn compare(mebibytes: u64, rounds: usize) -> Result<()> {
     };
     let folder = parent.join(format!("snapswarm-streams-{}", std::process::id()));
     std::fs::create_dir_all(&folder)?;
-    let result = compare_in(&folder, mebibytes, rounds);
+    let result = work(&folder);
     std::fs::remove_dir_all(&folder)?;
     result
 }
 
-fn compare_in(folder: &Path, mebibytes: u64, rounds: usize) -> Result<()> {
+fn compare_sources(folder: &Path, mebibytes: u64, rounds: usize) -> Result<()> {
     prepare(folder, mebibytes)?;
-    let kinds = ["raw", "raw-large-steps", "pieces", PRODUCT];
+    for _ in 0..rounds {
+        println!("{}", product::measure_sources(folder)?);
+    }
+    Ok(())
+}
+
+fn compare(folder: &Path, mebibytes: u64, rounds: usize) -> Result<()> {
+    prepare(folder, mebibytes)?;
+    let kinds = ["raw", "raw-own-layers", "pieces", PRODUCT];
     let mut measured = kinds.map(|_| Vec::new());
     for _ in 0..rounds {
         for (kind, measured) in kinds.iter().zip(&mut measured) {
@@ -258,20 +279,19 @@ fn cpu_of(process: &str, first: usize) -> Result<f64> {
 
 // ---- both roles ----
 
-/// A swarm as libp2p builds it, or with the socket layer of the product.
+/// A swarm as libp2p builds it, or with the layers of the product.
 fn swarm(kind: &str) -> Result<Swarm<libp2p_stream::Behaviour>> {
     let key = libp2p::identity::Keypair::generate_ed25519();
     let tcp = tcp::tokio::Transport::new(tcp::Config::default().nodelay(true));
-    let tls = tls::Config::new(&key)?;
     let transport = if kind == "raw" {
         tcp.upgrade(Version::V1Lazy)
-            .authenticate(tls)
+            .authenticate(tls::Config::new(&key)?)
             .multiplex(yamux::Config::default())
             .boxed()
     } else {
         tcp.map(|socket, _| Buffered::new(socket))
             .upgrade(Version::V1Lazy)
-            .authenticate(tls)
+            .authenticate(Tls::new(&key)?)
             .multiplex(yamux::Config::default())
             .boxed()
     };

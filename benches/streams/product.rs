@@ -1,7 +1,8 @@
 //! The whole program, as a user runs it.
 
+use std::fmt::Write as _;
 use std::io::{BufRead, BufReader};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
@@ -12,30 +13,21 @@ use super::{Measured, cpu_of};
 /// Folder of the chunk files that a provider loads.
 pub const CHUNKS: &str = "chunks";
 
+/// Providers of [`measure_sources`].
+const SOURCES: usize = 4;
+/// What each of them may send.
+const SOURCE_LIMIT: &str = "12MB";
+/// What all of them may send.
+const SOURCES_MB_PER_S: f64 = 48.0;
+
 const SNAPSWARM: &str = env!("CARGO_BIN_EXE_snapswarm");
 
 /// One download from a provider that holds the snapshot, into a new home.
 pub fn measure(folder: &Path, mebibytes: u64) -> Result<Measured> {
-    let provider = folder.join("provider");
-    if !provider.exists() {
-        let chunks = folder.join(CHUNKS);
-        let load = ["load", &chunks.to_string_lossy(), "--kind", "files"];
-        json(
-            snapswarm(&provider)
-                .args(load)
-                .args(["--chain-id", "bench-1", "--height", "1"]),
-        )?;
-    }
-    let seeder = Seeder::start(&provider)?;
+    let seeder = Seeder::start(&provider(folder, 1)?)?;
     let joiner = folder.join("joiner");
     let (seeding, children) = (cpu_of(&seeder.pid(), 11)?, cpu_of("self", 13)?);
-    let fetched = json(snapswarm(&joiner).args([
-        "fetch",
-        "--chain-id",
-        "bench-1",
-        "--bootstrap",
-        &seeder.address,
-    ]))?;
+    let fetched = fetch(&joiner, std::slice::from_ref(&seeder))?;
     let gib = mebibytes as f64 / 1024.0;
     let measured = Measured {
         mib_per_second: mebibytes as f64 / fetched["seconds"].as_f64().context("seconds")?,
@@ -44,6 +36,55 @@ pub fn measure(folder: &Path, mebibytes: u64) -> Result<Measured> {
     };
     std::fs::remove_dir_all(&joiner)?;
     Ok(measured)
+}
+
+/// One download from four providers, each with a limit of its own, and what share
+/// of the sum of their limits it reached.
+pub fn measure_sources(folder: &Path) -> Result<String> {
+    let mut seeders = Vec::new();
+    for number in 1..=SOURCES {
+        let home = provider(folder, number)?;
+        seeders.push(Seeder::start(&home)?);
+        json(snapswarm(&home).args(["limits", "--upload-bytes-per-s", SOURCE_LIMIT]))?;
+    }
+    let joiner = folder.join("joiner");
+    let fetched = fetch(&joiner, &seeders)?;
+    std::fs::remove_dir_all(&joiner)?;
+    let bytes = fetched["bytes"].as_f64().context("bytes")?;
+    let megabytes_per_s = bytes / 1e6 / fetched["seconds"].as_f64().context("seconds")?;
+    let mut line = format!(
+        "{megabytes_per_s:.1} MB/s from {SOURCES} sources of {SOURCE_LIMIT}/s each: {:.3}; shares",
+        megabytes_per_s / SOURCES_MB_PER_S
+    );
+    for peer in fetched["peers"].as_array().context("peers")? {
+        let share = peer["bytes"].as_f64().context("bytes")? / bytes;
+        write!(line, " {:.1} %", 100.0 * share)?;
+    }
+    Ok(line)
+}
+
+/// The home of a provider that holds the snapshot; made when it is missing.
+fn provider(folder: &Path, number: usize) -> Result<PathBuf> {
+    let home = folder.join(format!("provider-{number}"));
+    if !home.exists() {
+        let chunks = folder.join(CHUNKS);
+        let load = ["load", &chunks.to_string_lossy(), "--kind", "files"];
+        json(
+            snapswarm(&home)
+                .args(load)
+                .args(["--chain-id", "bench-1", "--height", "1"]),
+        )?;
+    }
+    Ok(home)
+}
+
+fn fetch(home: &Path, seeders: &[Seeder]) -> Result<Value> {
+    let mut command = snapswarm(home);
+    command.args(["fetch", "--chain-id", "bench-1"]);
+    for seeder in seeders {
+        command.args(["--bootstrap", &seeder.address]);
+    }
+    json(&mut command)
 }
 
 fn snapswarm(home: &Path) -> Command {

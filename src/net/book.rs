@@ -31,10 +31,19 @@ struct Entry {
     chains: BTreeSet<String>,
     connected: bool,
     /// Absent: hearsay.
-    last_seen_unix_s: Option<u64>,
+    met: Option<Met>,
     failures: u32,
     /// When it was heard of last, in the order of events.
     heard: u64,
+}
+
+/// When a peer was seen last. The order decides; the time is for people, whose
+/// clock may be set meanwhile.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+struct Met {
+    /// In the order of events.
+    order: u64,
+    unix_s: u64,
 }
 
 /// The book. Pure.
@@ -109,7 +118,10 @@ impl PeerBook {
         let Some(entry) = self.entry(peer) else {
             return;
         };
-        entry.last_seen_unix_s = Some(now_unix_s);
+        entry.met = Some(Met {
+            order: entry.heard,
+            unix_s: now_unix_s,
+        });
         entry.failures = 0;
         let mut addresses = Vec::new();
         for address in proven.into_iter().chain(told) {
@@ -122,10 +134,12 @@ impl PeerBook {
 
     /// The last connection to a peer is gone.
     pub fn disconnected(&mut self, peer: &PeerId, now_unix_s: u64) {
+        self.events += 1;
         if let Some(entry) = self.peers.get_mut(peer) {
             entry.connected = false;
-            if let Some(last_seen) = &mut entry.last_seen_unix_s {
-                *last_seen = now_unix_s;
+            if let Some(met) = &mut entry.met {
+                met.order = self.events;
+                met.unix_s = now_unix_s;
             }
         }
     }
@@ -136,7 +150,7 @@ impl PeerBook {
             return;
         };
         entry.failures += 1;
-        let hearsay = entry.last_seen_unix_s.is_none();
+        let hearsay = entry.met.is_none();
         if hearsay && !entry.connected && entry.failures >= MAX_HEARSAY_FAILURES {
             self.peers.remove(peer);
         }
@@ -173,8 +187,7 @@ impl PeerBook {
             .iter()
             .filter(|(_, entry)| entry.chains.contains(chain_id))
             .collect();
-        peers
-            .sort_by_key(|(_, entry)| std::cmp::Reverse((entry.connected, entry.last_seen_unix_s)));
+        peers.sort_by_key(|(_, entry)| std::cmp::Reverse((entry.connected, entry.met)));
         peers.into_iter().map(|(peer, _)| *peer).collect()
     }
 
@@ -215,12 +228,16 @@ impl PeerBook {
             .collect()
     }
 
-    /// Brings back a peer that was met in an earlier run.
+    /// Brings back a peer that was met in an earlier run; who was seen last comes
+    /// last.
     pub fn remember(&mut self, peer: &RememberedPeer) {
         let Some(entry) = self.entry(peer.peer) else {
             return;
         };
-        entry.last_seen_unix_s = Some(peer.last_seen_unix_s);
+        entry.met = Some(Met {
+            order: entry.heard,
+            unix_s: peer.last_seen_unix_s,
+        });
         for address in &peer.addresses {
             push_address(&mut entry.addresses, address);
         }
@@ -228,21 +245,21 @@ impl PeerBook {
 
     /// The met peers, those seen last first.
     pub fn remembered(&self, limit: usize) -> Vec<RememberedPeer> {
-        let mut met: Vec<RememberedPeer> = self
+        let mut met: Vec<(Met, &PeerId, &Entry)> = self
             .peers
             .iter()
             .filter(|(_, entry)| !entry.addresses.is_empty())
-            .filter_map(|(peer, entry)| {
-                Some(RememberedPeer {
-                    peer: *peer,
-                    addresses: entry.addresses.clone(),
-                    last_seen_unix_s: entry.last_seen_unix_s?,
-                })
-            })
+            .filter_map(|(peer, entry)| Some((entry.met?, peer, entry)))
             .collect();
-        met.sort_by_key(|peer| std::cmp::Reverse(peer.last_seen_unix_s));
-        met.truncate(limit);
-        met
+        met.sort_by_key(|(met, ..)| std::cmp::Reverse(*met));
+        met.into_iter()
+            .take(limit)
+            .map(|(met, peer, entry)| RememberedPeer {
+                peer: *peer,
+                addresses: entry.addresses.clone(),
+                last_seen_unix_s: met.unix_s,
+            })
+            .collect()
     }
 
     /// The entry of a peer, made when there is none; nothing for this node itself
@@ -254,7 +271,7 @@ impl PeerBook {
         self.events += 1;
         if !self.peers.contains_key(&peer) && self.peers.len() >= MAX_KNOWN_PEERS {
             let idle = self.peers.iter().filter(|(_, entry)| !entry.connected);
-            let worst = idle.min_by_key(|(_, entry)| (entry.last_seen_unix_s, entry.heard));
+            let worst = idle.min_by_key(|(_, entry)| (entry.met, entry.heard));
             let worst = *worst?.0;
             self.peers.remove(&worst);
         }
@@ -395,6 +412,36 @@ mod tests {
         assert_eq!(remembered.len(), 1);
         assert_eq!(remembered[0].peer, named);
         assert_eq!(remembered[0].last_seen_unix_s, 8);
+    }
+
+    #[test]
+    fn a_clock_that_is_set_changes_nothing_in_the_order_of_peers_nor_who_is_remembered() {
+        const YEAR_S: u64 = 365 * 86_400;
+        let here = address("/ip4/203.0.113.1/tcp/1");
+        let now = 56 * YEAR_S;
+        let times = [now, now + 10 * YEAR_S, now + 1, now - 10 * YEAR_S, 0];
+        let mut first_run = book();
+        let peers = times.map(|time| {
+            let peer = PeerId::random();
+            first_run.connected(peer, Some(&here));
+            first_run.identified(peer, &[], Some(&here), time);
+            first_run.serves(peer, None, &["chain-1".to_owned()]);
+            first_run.disconnected(&peer, time);
+            peer
+        });
+        let latest_first: Vec<PeerId> = peers.iter().rev().copied().collect();
+        let names = |remembered: &[RememberedPeer]| -> Vec<PeerId> {
+            remembered.iter().map(|peer| peer.peer).collect()
+        };
+        let remembered = first_run.remembered(10);
+        assert_eq!(names(&remembered), latest_first);
+        assert_eq!(first_run.serving("chain-1"), latest_first);
+
+        let mut second_run = book();
+        for peer in remembered.iter().rev() {
+            second_run.remember(peer);
+        }
+        assert_eq!(second_run.remembered(10), remembered);
     }
 
     #[test]

@@ -30,6 +30,8 @@ pub(super) enum Command {
         peer: PeerId,
         reply: Reply<Result<(), NetError>>,
     },
+    /// Dial lost bootstrap and remembered peers now.
+    Hurry,
     /// Replace what is announced.
     Announce(Announcement),
     /// Look for providers.

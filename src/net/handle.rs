@@ -206,6 +206,12 @@ impl Net {
         }
     }
 
+    /// Dials bootstrap and remembered peers that are lost without waiting for
+    /// their turn. Not to be called every second.
+    pub async fn redial_now(&self) -> Result<(), NetError> {
+        self.tell(Command::Hurry).await
+    }
+
     /// Replaces what this node announces. The network publishes at its pace,
     /// renews, and withdraws what is not named any more.
     pub async fn announce(&self, wanted: Announcement) -> Result<(), NetError> {

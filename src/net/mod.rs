@@ -47,6 +47,7 @@ mod bans;
 mod behaviour;
 mod book;
 mod book_file;
+mod clock;
 mod commands;
 mod connections;
 mod dht;
@@ -68,6 +69,7 @@ pub mod scope;
 mod serve;
 mod settings;
 pub mod socket;
+pub mod tls;
 mod transport;
 mod view;
 

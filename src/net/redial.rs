@@ -148,6 +148,15 @@ impl Redial {
         }
     }
 
+    /// Whoever waits for a lost target cannot wait as long as it was to pause.
+    pub fn handle_hurry(&mut self, now: Instant) {
+        for target in &mut self.targets {
+            if let State::Waiting { until } = &mut target.state {
+                *until = now.min(*until);
+            }
+        }
+    }
+
     /// A target leads to this node itself: it is left alone from now on.
     pub fn handle_useless(&mut self, id: TargetId) {
         // Indices are names, so the target stays and only sleeps.
@@ -238,6 +247,28 @@ mod tests {
         }
         assert_eq!(pauses[..3], [1, 2, 4].map(Duration::from_secs));
         assert_eq!(pauses[11], MAX_PAUSE);
+    }
+
+    #[test]
+    fn in_a_hurry_waiting_targets_are_due_at_once_and_others_stay_as_they_are() {
+        let mut redial = Redial::default();
+        let (now, lost) = (Instant::now(), PeerId::random());
+        for n in 0..3 {
+            redial.add(place(n), None, now);
+        }
+        let (waiting, _) = redial.poll(now, 0).unwrap();
+        let (here, _) = redial.poll(now, 0).unwrap();
+        let (connected, _) = redial.poll(now, 0).unwrap();
+        redial.handle_failed(waiting, 0.0, now);
+        redial.handle_useless(here);
+        redial.handle_reached(connected, lost, now);
+        assert!(redial.poll(now, 0).is_none());
+        redial.handle_hurry(now);
+        assert_eq!(redial.poll(now, 0).map(|(id, _)| id), Some(waiting));
+        assert!(redial.poll(now, 0).is_none());
+        // The pauses themselves go on growing.
+        redial.handle_failed(waiting, 0.0, now);
+        assert_eq!(redial.poll_timeout(0), Some(now + 2 * MIN_PAUSE));
     }
 
     #[test]

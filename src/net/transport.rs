@@ -8,11 +8,12 @@ use libp2p::core::transport::{Boxed, MemoryTransport, OrTransport};
 use libp2p::core::upgrade::Version;
 use libp2p::identity::Keypair;
 use libp2p::pnet::{PnetConfig, PreSharedKey};
-use libp2p::{PeerId, dns, quic, tcp, tls, yamux};
+use libp2p::{PeerId, dns, quic, tcp, yamux};
 
 use super::error::NetError;
 use super::settings::NetSettings;
 use super::socket::Buffered;
+use super::tls::Tls;
 
 /// From the first packet to an authenticated, multiplexed connection.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -34,7 +35,7 @@ type Muxed = Boxed<(PeerId, StreamMuxerBox)>;
 /// Everything that addresses can name, as one transport.
 pub(super) fn build(key: &Keypair, settings: &NetSettings) -> Result<Muxed, NetError> {
     let setup = |error: &dyn std::fmt::Display| NetError::Transport(error.to_string());
-    let tls = tls::Config::new(key).map_err(|error| setup(&error))?;
+    let tls = Tls::new(key).map_err(|error| setup(&error))?;
     let mut yamux = yamux::Config::default();
     yamux.set_max_num_streams(MAX_STREAMS);
 

@@ -6,8 +6,10 @@
 //! must be of the chain that the node named.
 
 mod choice;
+mod memory;
 
 use std::collections::BTreeSet;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -50,6 +52,7 @@ impl Harvest {
             .parse()
             .map_err(|error| Failure::new(FailureCode::Usage, format!("--harvest: {error}")))?;
         let rpc = Rpc::new(rpc)?;
+        let choice = memory::load(&services.home);
         services.set_harvest(HarvestStatus {
             node: node.to_string(),
             connected: false,
@@ -62,7 +65,7 @@ impl Harvest {
             rpc,
             stop: Stop::new(),
             newest_height: None,
-            choice: Choice::default(),
+            choice,
             told: None,
         })
     }
@@ -121,6 +124,7 @@ impl Harvest {
             Ok(offers) => (harvester, trouble) = self.take_new(harvester, offers).await?,
             Err(error) => trouble = Some(error.to_string()),
         }
+        self.remember().await;
         if !self.stop.is_stopped() {
             self.tell(harvester.is_connected(), trouble);
         }
@@ -171,6 +175,21 @@ impl Harvest {
         Ok((harvester, trouble))
     }
 
+    /// Writes down what is not to be taken again, when there is more of it.
+    async fn remember(&mut self) {
+        if !self.choice.has_news() {
+            return;
+        }
+        let (home, bytes) = (self.services.home.clone(), memory::encode(&self.choice));
+        let written = blocking(move || {
+            let written = memory::save(&home, &bytes);
+            written.map_err(|error| Failure::io(home.join(memory::FILE).display(), &error))
+        });
+        if let Err(failure) = written.await {
+            tracing::warn!(error = %failure, "after a restart, what was removed may be harvested again");
+        }
+    }
+
     /// The complete snapshots of the chain on the shelf.
     fn here(&self, chain_id: &str) -> BTreeSet<Key> {
         let stored = self.services.store.list().into_iter();
@@ -204,11 +223,11 @@ impl Harvest {
             Err(RpcError::TooNew { .. }) => return Ok((harvester, Taken::NotYet)),
             Err(error) => return Ok((harvester, Taken::Failed(error.into()))),
         };
-        let services = self.services.clone();
+        let (services, stop) = (self.services.clone(), self.stop.clone());
         let chain_id = chain_id.to_owned();
         let (harvester, published) = blocking(move || {
             let mut harvester = harvester;
-            let published = publish(&services, &mut harvester, chain_id, &offer, app_hash);
+            let published = publish(&services, &mut harvester, chain_id, &offer, app_hash, &stop);
             Ok((harvester, published))
         })
         .await?;
@@ -262,6 +281,7 @@ fn publish(
     chain_id: String,
     offer: &Offer,
     app_hash: Bytes,
+    stop: &Stop,
 ) -> Result<(), Failure> {
     let mut spool = services.store.publish()?;
     let mut snapshot = harvester.open(offer)?;
@@ -276,6 +296,13 @@ fn publish(
         hash: Some(offer.hash.clone()),
         metadata: offer.metadata.clone(),
     };
-    spool.finish(fields, Origin::Harvested, true)?;
+    let mut go_on = |_, _| {
+        if stop.is_stopped() {
+            ControlFlow::Break(())
+        } else {
+            ControlFlow::Continue(())
+        }
+    };
+    spool.finish(fields, Origin::Harvested, true, &mut go_on)?;
     Ok(())
 }

@@ -81,7 +81,8 @@ fn publish(
         meter.tell(done, 0);
     }
     reporter.phase("writing the archive and reading it back");
-    let archive = spool.finish(fields, Origin::Loaded, false)?;
+    let mut progress = byte_progress(reporter, cancel);
+    let archive = spool.finish(fields, Origin::Loaded, false, &mut progress)?;
     Ok(archive.manifest().clone())
 }
 

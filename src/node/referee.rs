@@ -20,6 +20,16 @@ pub(super) struct Referee {
     total: AtomicU64,
 }
 
+/// A ban in force.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Banned {
+    pub(super) peer: PeerId,
+    /// What it did, to be said after its name.
+    pub(super) reason: &'static str,
+    /// How long it stays out.
+    pub(super) left: Duration,
+}
+
 enum Verdict {
     Ban(PeerId, Duration, &'static str),
     Lift(PeerId),
@@ -51,10 +61,7 @@ impl Referee {
     pub(super) fn ban(&self, peer: PeerId, offence: Offence) {
         self.total.fetch_add(1, Ordering::Relaxed);
         let term = self.lock().ban(peer, offence, Instant::now()).term;
-        let reason = match offence {
-            Offence::WrongBytes => "sent other bytes than the manifest it announced says",
-            Offence::Protocol => "broke the protocol",
-        };
+        let reason = reason(offence);
         tracing::warn!(%peer, seconds = term.as_secs(), reason, "peer banned");
         let _ = self.verdicts.send(Verdict::Ban(peer, term, reason));
     }
@@ -70,6 +77,20 @@ impl Referee {
         self.lock().is_banned(peer, Instant::now())
     }
 
+    /// The bans in force of those that are `wanted`.
+    pub(super) fn in_force(&self, wanted: impl Fn(&PeerId) -> bool) -> Vec<Banned> {
+        let now = Instant::now();
+        self.lock()
+            .iter(now)
+            .filter(|(peer, ..)| wanted(peer))
+            .map(|(peer, offence, until)| Banned {
+                peer: *peer,
+                reason: reason(offence),
+                left: until - now,
+            })
+            .collect()
+    }
+
     /// Bans pronounced since the start.
     pub(super) fn total(&self) -> u64 {
         self.total.load(Ordering::Relaxed)
@@ -77,5 +98,12 @@ impl Referee {
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Bans<PeerId>> {
         self.bans.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn reason(offence: Offence) -> &'static str {
+    match offence {
+        Offence::WrongBytes => "sent other bytes than the manifest it announced says",
+        Offence::Protocol => "broke the protocol",
     }
 }

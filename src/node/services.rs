@@ -1,7 +1,7 @@
 //! What every path needs at hand: the store, the network, the referee, and the
 //! numbers that status and metrics show.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use libp2p::{Multiaddr, PeerId};
 use tokio::sync::{Notify, broadcast};
 
-use super::command::{DownloadStatus, Failure, FailureCode, HarvestStatus, LimitsNow};
+use super::command::{DownloadStatus, Failure, HarvestStatus, LimitsNow};
 use super::failure::blocking;
 use super::library::StoreLibrary;
 use super::progress::Reporter;
@@ -202,36 +202,6 @@ impl Services {
         Ok(Ok(services))
     }
 
-    /// Begins to dial the peers that the user named; gives their ids, where the
-    /// addresses have them.
-    pub(super) fn dial_named(&self, addresses: &[String]) -> Result<BTreeSet<PeerId>, Failure> {
-        let mut named: BTreeSet<PeerId> = self
-            .config
-            .network
-            .bootstrap
-            .iter()
-            .filter_map(peer_of)
-            .collect();
-        for text in addresses {
-            let address: Multiaddr = text.parse().map_err(|error| {
-                Failure::new(
-                    FailureCode::Usage,
-                    format!("'{text}' is no address of a peer: {error}"),
-                )
-                .hint("an address looks like /ip4/203.0.113.7/tcp/26670/p2p/12D3KooW…")
-            })?;
-            named.extend(peer_of(&address));
-            let net = self.net.clone();
-            tokio::spawn(async move {
-                match net.dial(address).await {
-                    Ok(_) | Err(NetError::Stopped) => {}
-                    Err(error) => tracing::warn!(%error, "a named peer is not reached"),
-                }
-            });
-        }
-        Ok(named)
-    }
-
     /// Tells the network what is to be found here, after the shelf changed.
     pub(super) async fn shelf_changed(&self) {
         self.announce().await;
@@ -372,7 +342,8 @@ fn upload_limits(limits: &LimitsNow) -> UploadLimits {
     }
 }
 
-fn peer_of(address: &Multiaddr) -> Option<PeerId> {
+/// The peer id that an address names.
+pub(super) fn peer_of(address: &Multiaddr) -> Option<PeerId> {
     address.iter().find_map(|part| match part {
         libp2p::multiaddr::Protocol::P2p(peer) => Some(peer),
         _ => None,

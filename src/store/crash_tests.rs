@@ -8,6 +8,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsString;
 use std::io;
+use std::ops::ControlFlow;
 use std::os::unix::fs::{DirEntryExt, FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -175,7 +176,8 @@ fn publish(store: &Store, height: u64, chunks: &[&[u8]]) -> Result<ManifestId, S
     for chunk in chunks {
         spool.push(chunk)?;
     }
-    let archive = spool.finish(fields(height), Origin::Loaded, true)?;
+    let mut go_on = |_, _| ControlFlow::Continue(());
+    let archive = spool.finish(fields(height), Origin::Loaded, true, &mut go_on)?;
     Ok(archive.manifest().id())
 }
 

@@ -1,19 +1,23 @@
 //! A snapshot under download.
 
+mod check;
+
 use std::fs::{File, OpenOptions};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tracing::info;
 
-use crate::snapshot::hash::{self, BATCH_PIECES, Hasher};
-use crate::snapshot::{Bitmap, Manifest, PIECE_BYTES, PieceIndex, UniqueIndex, VerifiedPiece};
+use crate::snapshot::hash::{self, BATCH_PIECES};
+use crate::snapshot::{Bitmap, Manifest, PieceIndex, UniqueIndex, VerifiedPiece};
 
+use super::StoreError;
 use super::disk::{may_be_written, read_at};
 use super::entry::{Archive, Ended, Entry, Progress};
 use super::staged::Staged;
 use super::state::Inner;
-use super::{ChunkVerdict, StoreError};
+
+pub use check::BATCH_CHUNKS;
 
 /// A snapshot under download. Any number of threads may write, check and sync at
 /// once. Dropping it leaves a download that [`Store::begin_download`] goes on
@@ -27,6 +31,9 @@ pub struct Download {
     /// Held while the sidecar is written, so that an older one never replaces a
     /// newer one.
     syncing: Mutex<()>,
+    /// What chunks are read back into; kept, because fresh memory costs as much as
+    /// the reading.
+    buffers: Mutex<Vec<Vec<u8>>>,
 }
 
 impl Download {
@@ -87,6 +94,7 @@ impl Download {
             entry,
             file,
             syncing: Mutex::new(()),
+            buffers: Mutex::default(),
         }
     }
 
@@ -160,57 +168,6 @@ impl Download {
             let _ = disk.remove(&self.store.home.sidecar(&id));
         }
         synced
-    }
-
-    /// As [`Self::check_chunk`], also for a chunk that was checked before: it is
-    /// read again, and not served until it is found right.
-    pub fn recheck_chunk(&self, chunk: UniqueIndex) -> Result<ChunkVerdict, StoreError> {
-        self.running()?.pieces.checked.remove(chunk.get());
-        self.check_chunk(chunk)
-    }
-
-    /// Reads a chunk back and checks its SHA-256, writing its other places on
-    /// the way. Only a checked chunk is served.
-    ///
-    /// Pieces that the disk changed are missing again afterwards; for a chunk
-    /// that lacks pieces the verdict names them. The verdict
-    /// that the manifest is false rests on one reading of the chunk in which
-    /// each piece had its SHA-256 and the whole had not.
-    pub fn check_chunk(&self, chunk: UniqueIndex) -> Result<ChunkVerdict, StoreError> {
-        {
-            let progress = self.running()?;
-            if progress.pieces.checked.contains(chunk.get()) {
-                return Ok(ChunkVerdict::Checked);
-            }
-            let missing = |piece: &PieceIndex| !progress.pieces.have.contains(piece.get());
-            let missing: Vec<PieceIndex> =
-                self.manifest().pieces_of(chunk).filter(missing).collect();
-            if !missing.is_empty() {
-                return Ok(ChunkVerdict::Damaged(missing));
-            }
-        }
-        let whole = self.read_whole(chunk, |_, _| ())?;
-        let expected = *self.manifest().unique_chunk(chunk).id.digest();
-        let mut bad = Vec::new();
-        let is_whole = whole == expected || {
-            let again = self.read_whole(chunk, |piece, bytes| {
-                if hash::sha256(bytes) != self.manifest().piece(piece).sha256 {
-                    bad.push(piece);
-                }
-            })?;
-            again == expected
-        };
-        if is_whole {
-            let mut progress = self.running()?;
-            progress.pieces.checked.insert(chunk.get());
-            progress.ahead_of_sidecar = true;
-            return Ok(ChunkVerdict::Checked);
-        }
-        if bad.is_empty() {
-            return Ok(ChunkVerdict::ManifestFalse);
-        }
-        self.forget(chunk, &bad)?;
-        Ok(ChunkVerdict::Damaged(bad))
     }
 
     /// Makes all pieces of a chunk missing again, durably.
@@ -316,35 +273,6 @@ impl Download {
         Ok(found)
     }
 
-    /// Reads a chunk, shows each piece of it to `look`, copies it to its other
-    /// places, and gives the SHA-256 of what was read.
-    fn read_whole(
-        &self,
-        chunk: UniqueIndex,
-        mut look: impl FnMut(PieceIndex, &[u8]),
-    ) -> Result<crate::snapshot::Digest, StoreError> {
-        let path = &self.entry.path;
-        let mut hasher = Hasher::new();
-        let size = self.manifest().unique_chunk(chunk).size;
-        let mut buffer = vec![0; size.min(PIECE_BYTES) as usize];
-        for index in self.manifest().pieces_of(chunk) {
-            let piece = self.manifest().piece(index);
-            let buffer = &mut buffer[..piece.len as usize];
-            let begin = u64::from(piece.offset);
-            let mut places = self.entry.contents.offsets_of(chunk);
-            let first = places.next().expect("each chunk has a place");
-            read_at(&self.file, path, buffer, first + begin)?;
-            for place in places {
-                self.store
-                    .disk
-                    .write_at(&self.file, path, buffer, place + begin)?;
-            }
-            hasher.update(buffer);
-            look(index, buffer);
-        }
-        Ok(hasher.finish())
-    }
-
     /// Makes pieces of a chunk missing again, durably: a sidecar that still
     /// claims them would bring them back.
     fn forget(&self, chunk: UniqueIndex, pieces: &[PieceIndex]) -> Result<(), StoreError> {
@@ -365,21 +293,17 @@ impl Download {
         self.entry.contents.offset_of(piece.chunk) + u64::from(piece.offset)
     }
 
-    /// The number and length of a piece, which must be one of this snapshot.
+    /// The number and length of a piece, which must have been checked against
+    /// this snapshot's manifest.
     fn own_piece(&self, verified: &VerifiedPiece) -> Result<(PieceIndex, u32), StoreError> {
-        let number = verified.index().get();
-        let foreign = StoreError::ForeignPiece {
-            id: self.entry.id(),
-            piece: number,
-        };
-        let Some(index) = self.manifest().piece_index(number) else {
-            return Err(foreign);
-        };
-        let len = self.manifest().piece(index).len;
-        if verified.bytes().len() != len as usize {
-            return Err(foreign);
+        let index = verified.index();
+        if verified.manifest() != self.entry.id() {
+            return Err(StoreError::ForeignPiece {
+                id: self.entry.id(),
+                piece: index.get(),
+            });
         }
-        Ok((index, len))
+        Ok((index, self.manifest().piece(index).len))
     }
 
     #[cfg(test)]

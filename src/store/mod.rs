@@ -79,7 +79,7 @@ use tracing::warn;
 use crate::snapshot::{Bitmap, ChunkId, Manifest, ManifestId, UniqueIndex};
 
 pub use car::check_car;
-pub use download::Download;
+pub use download::{BATCH_CHUNKS, Download};
 pub use entry::Archive;
 pub use error::{ErrorKind, StoreError};
 pub use spool::Spool;

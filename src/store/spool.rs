@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
@@ -16,7 +17,7 @@ use super::disk::read_at;
 use super::entry::Archive;
 use super::staged::Staged;
 use super::state::Inner;
-use super::{Origin, StoreError};
+use super::{Origin, Progress, StoreError};
 
 /// Chunks on their way into a snapshot. Only hashes are held in memory; equal
 /// chunks are spooled once. Dropping it leaves nothing behind.
@@ -74,21 +75,24 @@ impl Spool {
 
     /// Makes the archive of all chunks: written, synced, read back and verified,
     /// then named. When the same snapshot is complete here already, that one is
-    /// given. An error leaves nothing behind.
+    /// given. An error leaves nothing behind. `progress` counts what is written
+    /// and what is read back.
     pub fn finish(
         mut self,
         fields: SnapshotFields,
         origin: Origin,
         proven: bool,
+        progress: Progress,
     ) -> Result<Archive, StoreError> {
         let manifest = Arc::new(std::mem::take(&mut self.builder).finish(fields)?);
         if let Some(archive) = self.store.complete_already(&manifest.id(), proven)? {
             return Ok(archive);
         }
         let staged = Staged::create(&self.store, manifest.clone())?;
-        self.copy_into(&staged, &manifest)?;
+        let mut sealing = Sealing::new(&manifest, progress);
+        self.copy_into(&staged, &manifest, &mut sealing)?;
         staged.sync()?;
-        read_back(&staged)?;
+        read_back(&staged, &mut sealing)?;
         let archive = self.store.publish(staged, origin, proven)?;
         info!(
             height = manifest.height(),
@@ -102,7 +106,12 @@ impl Spool {
         Ok(archive)
     }
 
-    fn copy_into(&self, staged: &Staged, manifest: &Manifest) -> Result<(), StoreError> {
+    fn copy_into(
+        &self,
+        staged: &Staged,
+        manifest: &Manifest,
+        sealing: &mut Sealing,
+    ) -> Result<(), StoreError> {
         let mut buffer = vec![0; PIECE_BYTES as usize];
         for chunk in manifest.unique_indexes() {
             let from = self.offsets[&manifest.unique_chunk(chunk).id];
@@ -112,6 +121,7 @@ impl Spool {
                 let buffer = &mut buffer[..piece.len as usize];
                 read_at(&self.file, &self.path, buffer, from + begin)?;
                 staged.write(chunk, begin, buffer)?;
+                sealing.more(buffer.len())?;
             }
         }
         Ok(())
@@ -127,10 +137,38 @@ impl Drop for Spool {
 
 /// Reads every chunk of a new archive at each of its places. The piece hashes
 /// come from the same bytes as the chunk hashes, so they vouch for both.
-pub(super) fn read_back(staged: &Staged) -> Result<(), StoreError> {
+pub(super) fn read_back(staged: &Staged, sealing: &mut Sealing) -> Result<(), StoreError> {
     let entry = staged.entry();
     for index in entry.manifest().chunk_indexes() {
-        entry.read_chunk(&staged.file, index)?;
+        let chunk = entry.read_chunk(&staged.file, index)?;
+        sealing.more(chunk.len())?;
     }
     Ok(())
+}
+
+/// The progress of making an archive: every distinct chunk is written once by
+/// the caller, and every chunk is read back.
+pub(super) struct Sealing<'a> {
+    progress: Progress<'a>,
+    done: u64,
+    total: u64,
+}
+
+impl<'a> Sealing<'a> {
+    pub(super) fn new(manifest: &Manifest, progress: Progress<'a>) -> Self {
+        Self {
+            progress,
+            done: 0,
+            total: manifest.unique_bytes() + manifest.total_bytes(),
+        }
+    }
+
+    /// So many bytes more; an error when the caller wants to stop.
+    pub(super) fn more(&mut self, bytes: usize) -> Result<(), StoreError> {
+        self.done += bytes as u64;
+        match (self.progress)(self.done, self.total) {
+            ControlFlow::Continue(()) => Ok(()),
+            ControlFlow::Break(()) => Err(StoreError::Stopped),
+        }
+    }
 }

@@ -12,6 +12,7 @@ use crate::snapshot::{Manifest, ManifestId};
 
 use super::car::{CarReader, CarWriter, car_bytes};
 use super::entry::Archive;
+use super::spool::{Sealing, read_back};
 use super::staged::Staged;
 use super::state::Inner;
 use super::{Exported, Imported, Origin, Progress, StoreError, Verified};
@@ -126,7 +127,7 @@ pub(super) fn import_car(
     path: &Path,
     check: &dyn Fn(&Manifest) -> Result<(), String>,
     origin: Origin,
-    mut progress: Progress,
+    progress: Progress,
 ) -> Result<Imported, StoreError> {
     let began = std::time::Instant::now();
     let mut car = open_car(path)?;
@@ -142,14 +143,13 @@ pub(super) fn import_car(
         });
     }
     let staged = Staged::create(store, manifest.clone())?;
-    let mut done = 0;
+    let mut sealing = Sealing::new(&manifest, progress);
     while let Some((chunk, bytes)) = car.next_chunk()? {
         staged.write(chunk, 0, bytes)?;
-        done += bytes.len() as u64;
-        go_on(&mut progress, done, manifest.unique_bytes())?;
+        sealing.more(bytes.len())?;
     }
     staged.sync()?;
-    super::spool::read_back(&staged)?;
+    read_back(&staged, &mut sealing)?;
     store.publish(staged, origin, false)?;
     info!(
         height = manifest.height(),

@@ -34,6 +34,8 @@ struct Record {
     /// End of the present or last term.
     until: Instant,
     lifted: bool,
+    /// What the term is for.
+    offence: Offence,
 }
 
 /// A term that was just given.
@@ -72,11 +74,13 @@ impl<K: Ord + Clone> Bans<K> {
             offences: 0,
             until: now,
             lifted: false,
+            offence,
         });
         if record.until <= now || record.lifted {
             record.offences = record.offences.saturating_add(1);
             record.until = now + term(offence, record.offences);
             record.lifted = false;
+            record.offence = offence;
         }
         BanTerm {
             term: record.until - now,
@@ -111,12 +115,12 @@ impl<K: Ord + Clone> Bans<K> {
             .map(|record| record.until)
     }
 
-    /// Who is banned now, and until when.
-    pub fn iter(&self, now: Instant) -> impl Iterator<Item = (&K, Instant)> {
+    /// Who is banned now, for what, and until when.
+    pub fn iter(&self, now: Instant) -> impl Iterator<Item = (&K, Offence, Instant)> {
         self.records
             .iter()
             .filter(move |(_, record)| !record.lifted && record.until > now)
-            .map(|(key, record)| (key, record.until))
+            .map(|(key, record)| (key, record.offence, record.until))
     }
 
     /// Keys remembered, banned now or not.

@@ -31,10 +31,11 @@
 //! * `Cancel` takes back a request. The answering side forgets a queued one
 //!   without a word and ends a started one with `Aborted`; the asking side
 //!   treats whatever still comes for it as answers to a forgotten request.
-//! * The asking side sends `Ack` after each [`ACK_EVERY_BYTES`] of data. The
-//!   answering side keeps at most a credit of unacknowledged bytes
-//!   ([`BASE_CREDIT_BYTES`] + rate × round trip), because bytes that are written
-//!   cannot be reordered or cancelled any more.
+//! * The asking side sends `Ack` after each [`ACK_EVERY_BYTES`] of data, or for
+//!   more of it at once when that came within 2 ms. The answering side keeps at
+//!   most a credit of unacknowledged bytes ([`BASE_CREDIT_BYTES`] + rate × (round
+//!   trip + a few milliseconds)), because bytes that are written cannot be
+//!   reordered or cancelled any more.
 //! * Request and probe ids are chosen by the asking side and not used again
 //!   while open.
 //! * What breaks these rules ends the stream and counts as a fault of the peer.

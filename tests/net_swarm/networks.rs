@@ -65,6 +65,40 @@ async fn a_pre_shared_key_keeps_others_out() {
 }
 
 #[tokio::test]
+async fn connections_end_at_their_limit_and_one_that_leaves_makes_room() {
+    for transport in [Over::Tcp, Over::Quic, Over::Memory] {
+        let mut settings = over(transport);
+        settings.limits.max_connections = 2;
+        let limited = start(settings).await;
+        let mut guests = Vec::new();
+        for _ in 0..2 {
+            let guest = start(over(transport)).await;
+            guest.dial(address(&limited)).await.unwrap();
+            connected(&limited, guest.peer_id()).await;
+            guests.push(guest);
+        }
+        let third = start(over(transport)).await;
+        // It may see the connection for a moment.
+        let _ = third.dial(address(&limited)).await;
+        eventually("a refusal", &limited, || {
+            limited.stats().failed_connections > 0
+        })
+        .await;
+        disconnected(&third, limited.peer_id()).await;
+        for guest in &guests {
+            assert!(is_connected(&limited, guest.peer_id()));
+        }
+        assert!(!is_connected(&limited, third.peer_id()));
+
+        let leaving = guests.pop().unwrap();
+        leaving.shutdown().await;
+        disconnected(&limited, leaving.peer_id()).await;
+        third.dial(address(&limited)).await.unwrap();
+        connected(&limited, third.peer_id()).await;
+    }
+}
+
+#[tokio::test]
 async fn a_taken_port_is_an_error_that_names_it_and_what_to_do() {
     for transport in [Over::Tcp, Over::Quic] {
         let first = start(over(transport)).await;

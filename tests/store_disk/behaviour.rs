@@ -73,7 +73,9 @@ fn publishing_the_same_snapshot_again_gives_the_one_that_is_here() {
     for chunk in chunks() {
         spool.push(&chunk).unwrap();
     }
-    let second = spool.finish(fields(7), Origin::Harvested, true).unwrap();
+    let second = spool
+        .finish(fields(7), Origin::Harvested, true, &mut quiet)
+        .unwrap();
     assert_eq!(first.path(), second.path());
     let stored = store.get(&first.manifest().id()).unwrap();
     assert_eq!(stored.origin, Origin::Loaded);
@@ -92,15 +94,73 @@ fn chunks_outside_the_limits_and_no_chunks_at_all_are_refused() {
     let largest = vec![1; snapswarm::snapshot::MAX_CHUNK_BYTES as usize + 1];
     assert_eq!(spool.push(&largest).unwrap_err().kind(), ErrorKind::Usage);
     spool.push(&largest[1..]).unwrap();
-    let archive = spool.finish(fields(1), Origin::Loaded, false).unwrap();
+    let archive = spool
+        .finish(fields(1), Origin::Loaded, false, &mut quiet)
+        .unwrap();
     assert_eq!(archive.manifest().chunk_count(), 2);
 
     let empty = store.publish().unwrap();
     assert!(matches!(
-        empty.finish(fields(1), Origin::Loaded, false),
+        empty.finish(fields(1), Origin::Loaded, false, &mut quiet),
         Err(StoreError::Manifest(_))
     ));
     assert_eq!(names(&home.path().join("spool")), [""; 0]);
+}
+
+#[test]
+fn sealing_tells_its_progress_and_a_stop_at_any_point_leaves_nothing_behind() {
+    let home = tempfile::tempdir().unwrap();
+    let store = open(home.path());
+    let seal = |progress: snapswarm::store::Progress| {
+        let mut spool = store.publish().unwrap();
+        for chunk in chunks() {
+            spool.push(&chunk).unwrap();
+        }
+        spool.finish(fields(7), Origin::Loaded, false, progress)
+    };
+    // Six distinct pieces are written, six chunks read back.
+    let steps = 6 + chunks().len();
+    for stop_at in 1..=steps {
+        let mut calls = 0;
+        let stopped = seal(&mut |_, _| {
+            calls += 1;
+            if calls == stop_at {
+                ControlFlow::Break(())
+            } else {
+                ControlFlow::Continue(())
+            }
+        });
+        assert!(matches!(stopped, Err(StoreError::Stopped)), "{stop_at}");
+        assert_eq!(store.list().len(), 0);
+        assert_eq!(names(&home.path().join("spool")), [""; 0]);
+    }
+    let mut told = Vec::new();
+    seal(&mut |done, total| {
+        told.push((done, total));
+        ControlFlow::Continue(())
+    })
+    .unwrap();
+    assert_eq!(told.len(), steps);
+    assert!(told.windows(2).all(|two| two[0].0 < two[1].0));
+    let (done, total) = *told.last().unwrap();
+    assert_eq!(done, total);
+}
+
+#[test]
+fn a_piece_that_was_checked_against_another_manifest_is_refused() {
+    let home = tempfile::tempdir().unwrap();
+    let store = open(home.path());
+    // The same bytes at two heights: numbers, lengths and hashes are alike.
+    let [own, other] = [7, 8].map(|height| manifest_of(height, &chunks()));
+    let index = own.piece_index(0).unwrap();
+    let [own_piece, foreign] = [&own, &other].map(|m| piece(m, &distinct(), index));
+    let download = store.begin_download(Arc::new(own)).unwrap();
+    assert!(matches!(
+        download.write(&[foreign]),
+        Err(StoreError::ForeignPiece { piece: 0, .. })
+    ));
+    assert!(download.have().is_empty());
+    download.write(&[own_piece]).unwrap();
 }
 
 #[test]

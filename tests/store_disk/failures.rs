@@ -140,7 +140,11 @@ fn child_on_a_small_disk() {
     for seed in 0..3 {
         spool.push(&noise(seed, 4 << 20)).unwrap();
     }
-    is_full(spool.finish(fields(2), Origin::Loaded, false).unwrap_err());
+    is_full(
+        spool
+            .finish(fields(2), Origin::Loaded, false, &mut quiet)
+            .unwrap_err(),
+    );
     // Full when a download begins.
     let large: Vec<_> = (0..6).map(|seed| noise(seed, 4 << 20)).collect();
     let manifest = Arc::new(manifest_of(3, &large));

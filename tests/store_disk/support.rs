@@ -61,7 +61,7 @@ pub fn publish_as(
     for chunk in chunks {
         spool.push(chunk)?;
     }
-    spool.finish(fields(height), origin, false)
+    spool.finish(fields(height), origin, false, &mut quiet)
 }
 
 /// Never stops.

@@ -92,6 +92,15 @@ impl Home {
         Daemon::spawn(command)
     }
 
+    /// Starts a daemon that listens on exactly these addresses.
+    pub fn start_on(&self, listen: &[&str]) -> Daemon {
+        let mut command = self.command(["start"]);
+        for address in listen {
+            command.args(["--listen", address]);
+        }
+        Daemon::spawn(command)
+    }
+
     /// Writes settings into `config.toml`.
     pub fn configure(&self, toml: &str) {
         std::fs::write(self.path().join("config.toml"), toml).expect("settings written");
@@ -191,6 +200,13 @@ impl Daemon {
             .as_str()
             .expect("an address")
             .to_owned()
+    }
+
+    /// All addresses that it listens on, with the peer id.
+    pub fn addresses(&self) -> Vec<String> {
+        let all = self.first_line["listen"].as_array().expect("addresses");
+        let text = |address: &Value| address.as_str().expect("an address").to_owned();
+        all.iter().map(text).collect()
     }
 
     pub fn peer_id(&self) -> String {

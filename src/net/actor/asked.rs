@@ -27,6 +27,7 @@ impl Actor {
                 reply,
             } => self.dial(asked, &addresses, reply),
             Command::Connect { peer, reply } => self.connect(peer, reply),
+            Command::Hurry => self.redial.handle_hurry(Instant::now()),
             Command::Announce(wanted) => self.announcer.handle_wanted(&wanted, Instant::now()),
             Command::Find { key, sink, reply } => {
                 let _ = reply.send(self.find(&key, sink));

@@ -1,6 +1,6 @@
 //! What the pure parts want done by now, and what is shown of it.
 
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use libp2p::kad::Mode;
 use libp2p::swarm::DialError;
@@ -57,6 +57,14 @@ impl Actor {
     /// Slow work, about once a second.
     pub(super) fn tick(&mut self, now: Instant) {
         self.count_routed(now);
+        if let Some(jump) = self.clock.handle_time(SystemTime::now(), now) {
+            tracing::warn!(
+                %jump,
+                "The clock of this machine was set, or the machine slept. Nothing here depends on \
+                 it: bans, leases and pauses go on as they were. Is it right now (NTP)? If not, \
+                 CometBFT nodes and https:// RPCs may refuse this machine"
+            );
+        }
         if now >= self.next_housekeeping {
             self.next_housekeeping = now + HOUSEKEEPING;
             self.swarm.behaviour_mut().dht.records().expire(now);

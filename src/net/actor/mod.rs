@@ -28,6 +28,7 @@ use super::bans::Bans;
 use super::behaviour::{Behaviour, BehaviourEvent};
 use super::book::PeerBook;
 use super::book_file;
+use super::clock::Clock;
 use super::commands::{Command, Reply};
 use super::connections::Connections;
 use super::door::Door;
@@ -106,6 +107,7 @@ pub(super) struct Actor {
     saved: Vec<RememberedPeer>,
     saving: Option<JoinHandle<()>>,
     next_housekeeping: Instant,
+    clock: Clock,
     /// Counters; gauges are filled in when shown.
     stats: NetStats,
 }
@@ -122,7 +124,7 @@ impl Actor {
         let own_id = identity.peer_id();
         let now = Instant::now();
         let mut book = PeerBook::new(own_id);
-        for peer in &remembered {
+        for peer in remembered.iter().rev() {
             book.remember(peer);
         }
         let behaviour = Behaviour::new(identity.keypair(), settings, Door::new(book))?;
@@ -166,6 +168,7 @@ impl Actor {
             saved: remembered,
             saving: None,
             next_housekeeping: now + HOUSEKEEPING,
+            clock: Clock::new(SystemTime::now(), now),
             stats: NetStats::default(),
         };
         // Kademlia would switch by its own rule otherwise.

@@ -20,8 +20,7 @@ use super::frames::Frames;
 use super::pace::{NUMBERS_PER_MESSAGE, Pace};
 use super::{Budget, Closed, Fault, PROGRESS_INTERVAL, PieceEvent, Reservation, STALL_TIMEOUT};
 use crate::wire::{
-    ACK_EVERY_BYTES, Answer, BASE_CREDIT_BYTES, FrameHeader, FrameKind, PIECES_PROTOCOL, Refusal,
-    RequestId,
+    ACK_EVERY_BYTES, Answer, FrameHeader, FrameKind, PIECES_PROTOCOL, Refusal, RequestId,
 };
 
 /// Wait for a stream. `libp2p-stream` never answers for one that is asked for
@@ -33,11 +32,12 @@ const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
 const EVENT_QUEUE: usize = 64;
 
 /// Pause between two acknowledgements on a fast stream: each costs a packet, and
-/// a wakeup on both sides.
-const ACK_PAUSE: Duration = Duration::from_millis(1);
+/// wakes two tasks on both sides. Well within the turnaround that the other side's
+/// credit allows for.
+const ACK_PAUSE: Duration = Duration::from_millis(2);
 
-/// Data after which that pause is not kept: half of the base credit.
-const ACK_AT_ONCE_BYTES: u64 = BASE_CREDIT_BYTES / 2;
+/// Data after which that pause is not kept: 500 MB/s.
+const ACK_AT_ONCE_BYTES: u64 = 1 << 20;
 
 /// What is read of data that nobody wants any more.
 const SCRAP_BYTES: usize = 16 << 10;

@@ -32,8 +32,12 @@ use crate::wire::{
 /// left: a round through the ordering task and the disk.
 const READ_AHEAD: Duration = Duration::from_millis(20);
 
-/// And at most so many bytes, so that choosing stays late.
-const MAX_READ_AHEAD_BYTES: u32 = 256 << 10;
+/// And not before the one under way has begun, so that choosing stays late.
+const MAX_READ_AHEAD_BYTES: u32 = PIECE_BYTES;
+
+/// A stream that moves so much in [`READ_AHEAD`] has room again before the next
+/// piece is read.
+const FAST_BYTES: u32 = 256 << 10;
 
 /// Pause between two reports of progress to the ordering task.
 const REPORT_INTERVAL: Duration = Duration::from_millis(100);
@@ -274,8 +278,7 @@ impl<W: AsyncWrite + Unpin> Sending<W> {
         let ahead = (rate * READ_AHEAD.as_secs_f64()).min(f64::from(MAX_READ_AHEAD_BYTES)) as u32;
         if left <= ahead as usize && !current.told {
             current.told = true;
-            // A fast stream has room again before the next piece is read.
-            self.blocked = ahead < MAX_READ_AHEAD_BYTES && room < u64::from(MAX_DATA_BYTES);
+            self.blocked = ahead < FAST_BYTES && room < u64::from(MAX_DATA_BYTES);
             if self.blocked {
                 self.tell(Message::Blocked(conn)).await?;
             }

@@ -1,9 +1,12 @@
 //! Follows a restore from both sides: what the node asks of the local peer, and
 //! what its RPC says.
 //!
-//! Only two things are progress: the first connection, and a chunk that was not
-//! sent before. A node whose application refuses the snapshot connects, asks for
-//! offers and asks for the same chunks without end.
+//! Only three things are progress: the first connection, a chunk that was not
+//! sent before, and, once the node has all chunks, an answer of its RPC: its
+//! application may work on the last of them for as long as it takes. A node whose
+//! application refuses the snapshot connects, asks for offers and asks for the
+//! same chunks without end; once it asks for anything again, its answers are no
+//! progress.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -22,6 +25,10 @@ use crate::snapshot::Manifest;
 
 /// How often the node is asked whether it has restored the snapshot.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// A new connection brings an offer unasked, and one that the node asks for. Who
+/// asks for more of them has no snapshot in hand.
+const OFFERS_OF_A_CONNECTION: u32 = 2;
 
 /// A question to the node's RPC that is under way.
 type Question = Pin<Box<dyn Future<Output = Result<Seen, RpcError>> + Send>>;
@@ -58,6 +65,12 @@ pub(super) struct Watch<'a> {
     sent_bytes: u64,
     moved_at: Instant,
     patience: Duration,
+    /// Since when the node has all chunks and has asked for nothing more.
+    working_since: Option<Instant>,
+    /// How often the person was told that its application takes its time.
+    told_working: u32,
+    /// Offers since the connection stands.
+    offers: u32,
     last_trouble: Option<String>,
 }
 
@@ -81,6 +94,9 @@ impl<'a> Watch<'a> {
             sent_bytes: 0,
             moved_at: Instant::now(),
             patience,
+            working_since: None,
+            told_working: 0,
+            offers: 0,
             last_trouble: None,
         }
     }
@@ -98,15 +114,15 @@ impl<'a> Watch<'a> {
         loop {
             tokio::select! {
                 () = cancel.cancelled() => return Err(interrupted()),
-                Some(event) = heard.recv() => self.heard(event),
+                Some(event) = heard.recv() => self.heard(event, Instant::now()),
                 seen = answer(&mut question) => {
                     question = None;
-                    if self.is_restored(seen)? {
+                    if self.is_restored(seen, Instant::now())? {
                         return Ok(());
                     }
                 }
                 _ = look.tick() => {
-                    if self.moved_at.elapsed() >= self.patience {
+                    if self.is_stuck(Instant::now()) {
                         return Err(self.stuck());
                     }
                     question.get_or_insert_with(|| self.question());
@@ -129,10 +145,17 @@ impl<'a> Watch<'a> {
         })
     }
 
-    fn is_restored(&mut self, seen: Result<Seen, RpcError>) -> Result<bool, Failure> {
+    fn is_stuck(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.moved_at) >= self.patience
+    }
+
+    fn is_restored(&mut self, seen: Result<Seen, RpcError>, now: Instant) -> Result<bool, Failure> {
         match seen {
             Ok(Seen::State) => Ok(true),
-            Ok(Seen::NotYet) => Ok(false),
+            Ok(Seen::NotYet) => {
+                self.lives(now);
+                Ok(false)
+            }
             Ok(Seen::Following { earliest }) => {
                 let all_sent = self.sent.iter().all(|sent| *sent);
                 match verdict(self.manifest.height(), earliest, all_sent) {
@@ -147,7 +170,24 @@ impl<'a> Watch<'a> {
         }
     }
 
-    fn heard(&mut self, event: FeedEvent) {
+    /// The node's RPC answered that the restore is not done.
+    fn lives(&mut self, now: Instant) {
+        let Some(since) = self.working_since else {
+            return;
+        };
+        self.moved_at = now;
+        let working = now.saturating_duration_since(since);
+        if working >= self.patience.saturating_mul(self.told_working + 1) {
+            self.told_working += 1;
+            self.reporter.note(format!(
+                "the node has had all chunks for {} seconds and its application is not done; its \
+                 RPC answers, so waiting goes on",
+                working.as_secs()
+            ));
+        }
+    }
+
+    fn heard(&mut self, event: FeedEvent, now: Instant) {
         match event {
             FeedEvent::Listening { addr } => {
                 self.reporter
@@ -155,19 +195,32 @@ impl<'a> Watch<'a> {
             }
             FeedEvent::Connected { version, .. } => {
                 if !std::mem::replace(&mut self.connected, true) {
-                    self.moved_at = Instant::now();
+                    self.moved_at = now;
                 }
+                self.offers = 0;
                 self.reporter
                     .note(format!("connected; the node runs CometBFT {version}"));
             }
-            FeedEvent::Offered => self.reporter.note("snapshot offered"),
+            FeedEvent::Offered => {
+                self.offers += 1;
+                if self.offers > OFFERS_OF_A_CONNECTION {
+                    self.working_since = None;
+                }
+                self.reporter.note("snapshot offered");
+            }
             FeedEvent::ChunkSent { index, bytes } => {
                 let first = !std::mem::replace(&mut self.sent[index as usize], true);
+                self.working_since = None;
                 if first {
-                    self.moved_at = Instant::now();
+                    self.moved_at = now;
                     self.sent_bytes += bytes;
                 }
                 self.meter.tell(self.sent_bytes, 1);
+                if first && self.sent.iter().all(|sent| *sent) {
+                    self.working_since = Some(now);
+                    self.reporter
+                        .phase("the node has all chunks; its application restores the state");
+                }
             }
             FeedEvent::Disconnected { why } => self.trouble(why),
         }
@@ -247,6 +300,88 @@ async fn answer(question: &mut Option<Question>) -> Result<Seen, RpcError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::node::command::Progress;
+    use crate::snapshot::{ManifestBuilder, SnapshotFields};
+
+    const PATIENCE: Duration = Duration::from_secs(10);
+
+    fn manifest(chunks: u8) -> Manifest {
+        let mut builder = ManifestBuilder::new();
+        for chunk in 0..chunks {
+            builder.push(&[chunk; 10]).unwrap();
+        }
+        let fields = SnapshotFields {
+            chain_id: "chain".to_owned(),
+            height: 10,
+            app_hash: Some(Bytes::from_static(b"hash")),
+            format: 1,
+            hash: None,
+            metadata: Bytes::new(),
+        };
+        builder.finish(fields).unwrap()
+    }
+
+    fn sent(index: u32) -> FeedEvent {
+        FeedEvent::ChunkSent { index, bytes: 10 }
+    }
+
+    /// Runs a test with a watch over a snapshot of two chunks.
+    fn watching(test: impl FnOnce(&mut Watch, &mut mpsc::Receiver<Progress>, Instant)) {
+        let (sender, mut told) = mpsc::channel(64);
+        let reporter = Reporter::new(sender);
+        let (rpc, manifest) = (Rpc::new("http://127.0.0.1:1").unwrap(), manifest(2));
+        let app_hash = manifest.app_hash().unwrap().clone();
+        let mut watch = Watch::new(&rpc, &manifest, &app_hash, &reporter, PATIENCE);
+        test(&mut watch, &mut told, Instant::now());
+    }
+
+    #[test]
+    fn an_application_may_take_its_time_with_the_last_chunk_while_the_rpc_answers() {
+        watching(|watch, told, start| {
+            watch.heard(sent(0), start);
+            watch.heard(sent(1), start);
+            let mut now = start;
+            for _ in 0..10 {
+                now += PATIENCE / 2;
+                assert!(!watch.is_stuck(now));
+                assert!(!watch.is_restored(Ok(Seen::NotYet), now).unwrap());
+            }
+            let mut notes = 0;
+            while let Ok(news) = told.try_recv() {
+                notes += u32::from(matches!(news, Progress::Note { .. }));
+            }
+            assert_eq!(notes, 5, "one each time that the patience passes");
+            // The RPC falls silent.
+            assert!(watch.is_stuck(now + PATIENCE));
+        });
+    }
+
+    #[test]
+    fn answers_are_no_progress_before_all_chunks_are_sent() {
+        watching(|watch, _, start| {
+            watch.heard(sent(0), start);
+            let later = start + PATIENCE;
+            watch.is_restored(Ok(Seen::NotYet), later).unwrap();
+            assert!(watch.is_stuck(later));
+        });
+    }
+
+    #[test]
+    fn a_node_that_asks_again_after_the_last_chunk_has_refused_the_snapshot() {
+        let offers = || vec![FeedEvent::Offered; 1 + OFFERS_OF_A_CONNECTION as usize];
+        for again in [offers(), vec![sent(0)]] {
+            watching(|watch, _, start| {
+                watch.heard(sent(0), start);
+                watch.heard(sent(1), start);
+                for event in again {
+                    watch.heard(event, start);
+                }
+                let later = start + PATIENCE;
+                watch.is_restored(Ok(Seen::NotYet), later).unwrap();
+                assert!(watch.is_stuck(later));
+            });
+        }
+    }
 
     #[test]
     fn blocks_from_right_above_the_snapshot_on_are_a_restore() {

@@ -106,6 +106,11 @@ impl Crew {
         self.names.get(&key).copied()
     }
 
+    /// Whether the peer takes or took part.
+    pub(super) fn took_part(&self, peer: &PeerId) -> bool {
+        self.names.contains_key(&key_of(peer))
+    }
+
     pub(super) fn contains(&self, peer: &PeerId) -> bool {
         self.members.contains_key(&key_of(peer))
     }

@@ -328,19 +328,9 @@ impl Search<'_> {
     }
 
     fn nobody(&self, what: &str) -> Failure {
-        let peers = self.services.net.connected().len();
-        let hint = if peers == 0 {
-            "no peer is connected: give one with --bootstrap MULTIADDR (a provider prints its own \
-             when it starts), or wait longer with --timeout"
-        } else {
-            "the connected peers do not have it: name a provider with --bootstrap, or wait longer \
-             with --timeout"
-        };
-        Failure::new(
-            FailureCode::NotFound,
-            format!("{what} was not found ({peers} peers connected)"),
-        )
-        .hint(hint)
+        let connected = self.services.net.connected().len();
+        let banned = self.services.referee.in_force(|_| true);
+        super::ended::nobody(what, connected, &banned)
     }
 }
 

@@ -5,6 +5,8 @@
 //! never waits. Work that blocks runs in [`Disk`]; streams are opened by the
 //! recruiter.
 
+mod lacking;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -15,14 +17,14 @@ use tokio_util::sync::CancellationToken;
 
 use super::crew::Crew;
 use super::disk::{Disk, DiskEvent};
-use super::recruit::{Order, Recruit};
+use super::recruit::{Order, Orders, Recruit};
 use crate::net::pieces::{Closed, MAX_CLIENT_STREAMS, PieceEvent};
 use crate::node::progress::Meter;
 use crate::node::services::Services;
-use crate::snapshot::{Bitmap, ChunkId, Manifest, UniqueIndex};
+use crate::snapshot::{Bitmap, Manifest, UniqueIndex};
 use crate::store::{ChunkVerdict, Download, StoreError};
 use crate::sync::{Fetch, FetchAction, FetchLimits, Offence, PeerHolding, PeerKey};
-use crate::wire::{Holding, MAX_PROBE_CHUNKS, Refusal};
+use crate::wire::{Holding, Refusal};
 
 /// Peers of a download. With the streams that the recruiter is opening they fill
 /// what the budget of received pieces has places for, so the scheduler, which
@@ -36,11 +38,6 @@ const MAX_DAMAGED_CHUNKS: u32 = 3;
 const UNKNOWN_RTT: Duration = Duration::from_millis(50);
 /// How often progress is told and the peers are looked over.
 const TICK: Duration = Duration::from_millis(250);
-/// How often peers are sought for chunks that nobody here has.
-const SEEK_EVERY: Duration = Duration::from_secs(10);
-/// Chunks sought at a time: each costs a look-up in the DHT.
-const SEEK_CHUNKS: usize = 4;
-
 /// How a download ended, other than by an error.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum End {
@@ -62,11 +59,18 @@ pub(super) struct Gather {
     machine: Fetch,
     crew: Crew,
     disk: Disk,
-    orders: mpsc::Sender<Order>,
+    orders: Orders,
     have_bytes: u64,
     patience: Duration,
     delivered_at: Instant,
     sought_at: Instant,
+    /// The chunks from which on the next look-up, and the next probe, go on.
+    seek_from: u32,
+    probe_from: u32,
+    /// Since when nobody has anything of the rest.
+    alone_since: Option<Instant>,
+    /// Whether the recruiter was told so.
+    is_deserted: bool,
     damaged_chunks: u32,
 }
 
@@ -74,7 +78,7 @@ impl Gather {
     pub(super) fn new(
         services: Arc<Services>,
         download: Arc<Download>,
-        orders: mpsc::Sender<Order>,
+        orders: Orders,
         patience: Duration,
     ) -> Self {
         let manifest = download.manifest().clone();
@@ -109,6 +113,10 @@ impl Gather {
             patience,
             delivered_at: now,
             sought_at: now,
+            seek_from: 0,
+            probe_from: 0,
+            alone_since: None,
+            is_deserted: false,
             damaged_chunks: 0,
         }
     }
@@ -202,6 +210,7 @@ impl Gather {
 
     fn recruit(&mut self, recruit: Recruit) {
         let Some(key) = self.crew.join(recruit.peer, recruit.client) else {
+            self.orders.give(Order::Left(recruit.peer));
             return;
         };
         let rtt = self
@@ -284,45 +293,6 @@ impl Gather {
         self.machine.handle_holding(key, told, now);
     }
 
-    /// Asks a peer without this snapshot for chunks of it that it may have under
-    /// another manifest.
-    fn probe(&mut self, key: PeerKey) {
-        let lacking = self.some_lacking(MAX_PROBE_CHUNKS);
-        let ids: Vec<ChunkId> = lacking
-            .iter()
-            .map(|chunk| self.manifest.unique_chunk(*chunk).id)
-            .collect();
-        if ids.is_empty() {
-            return;
-        }
-        if let Some(member) = self.crew.get_mut(key)
-            && let Ok(id) = member.asker.probe(&ids)
-        {
-            member.probed(id, lacking);
-        }
-    }
-
-    fn holds(&mut self, key: PeerKey, id: crate::wire::RequestId, bits: &Bitmap) {
-        let Some(chunks) = self
-            .crew
-            .get_mut(key)
-            .and_then(|member| member.probe_answered(id))
-        else {
-            return;
-        };
-        let held: Vec<UniqueIndex> = bits
-            .iter()
-            .filter_map(|number| chunks.get(number as usize).copied())
-            .collect();
-        if held.is_empty() {
-            // It has nothing for us: its place is another's.
-            self.machine.handle_left(key, Instant::now());
-            self.dismiss(key);
-        } else {
-            self.machine.handle_chunks(key, &held, Instant::now());
-        }
-    }
-
     fn closed(&mut self, key: PeerKey, closed: &Closed) {
         let now = Instant::now();
         tracing::debug!(peer = ?self.peer(key), %closed, "piece stream ended");
@@ -341,7 +311,7 @@ impl Gather {
             DiskEvent::Verified(pieces) => {
                 for (peer, piece, good) in pieces {
                     if good {
-                        self.delivered_at = now;
+                        self.delivered(now);
                         self.have_bytes += u64::from(self.manifest.piece(piece).len);
                         self.machine.handle_verified(peer, piece, now);
                     } else {
@@ -349,14 +319,30 @@ impl Gather {
                     }
                 }
             }
-            DiskEvent::Checked(chunk, ChunkVerdict::Checked) => {
+            DiskEvent::Checked(chunks) => {
+                for (chunk, verdict) in chunks {
+                    self.chunk_checked(chunk, verdict, now)?;
+                }
+            }
+            DiskEvent::Synced => {}
+            DiskEvent::Failed(error) => return Err(error),
+        }
+        Ok(())
+    }
+
+    fn chunk_checked(
+        &mut self,
+        chunk: UniqueIndex,
+        verdict: ChunkVerdict,
+        now: Instant,
+    ) -> Result<(), StoreError> {
+        match verdict {
+            ChunkVerdict::Checked => {
                 self.delivered_at = now;
                 self.machine.handle_chunk_checked(chunk, true, now);
             }
-            DiskEvent::Checked(chunk, ChunkVerdict::ManifestFalse) => {
-                self.machine.handle_chunk_checked(chunk, false, now);
-            }
-            DiskEvent::Checked(chunk, ChunkVerdict::Damaged(pieces)) => {
+            ChunkVerdict::ManifestFalse => self.machine.handle_chunk_checked(chunk, false, now),
+            ChunkVerdict::Damaged(pieces) => {
                 tracing::error!(
                     snapshot = %self.manifest.id(), chunk = chunk.get(), pieces = pieces.len(),
                     "the disk gave back other bytes than were written; the chunk is fetched again"
@@ -374,8 +360,6 @@ impl Gather {
                 }
                 self.machine.handle_lost(chunk, now);
             }
-            DiskEvent::Synced => {}
-            DiskEvent::Failed(error) => return Err(error),
         }
         Ok(())
     }
@@ -401,46 +385,15 @@ impl Gather {
         meter.tell(self.have_bytes, peers);
         self.services
             .download_progress(&self.manifest, self.have_bytes, meter.rate(), peers);
-        if stats.nowhere > 0 && now - self.sought_at >= SEEK_EVERY {
-            self.sought_at = now;
-            self.seek();
-        }
+        self.look_for_lacking(&stats, now);
         !self.disk.is_busy() && now - self.delivered_at >= self.patience
-    }
-
-    /// At most so many chunks that are not all here, chosen at random: a peer
-    /// that is asked twice is asked about others.
-    fn some_lacking(&self, most: usize) -> Vec<UniqueIndex> {
-        let have = self.download.have();
-        let mut lacking: Vec<UniqueIndex> = self
-            .manifest
-            .unique_indexes()
-            .filter(|chunk| {
-                self.manifest
-                    .pieces_of(*chunk)
-                    .any(|piece| !have.contains(piece.get()))
-            })
-            .collect();
-        rand::seq::SliceRandom::shuffle(&mut lacking[..], &mut rand::rng());
-        lacking.truncate(most);
-        lacking
-    }
-
-    /// Asks the recruiter for holders of chunks that nobody here has.
-    fn seek(&self) {
-        let lacking = self
-            .some_lacking(SEEK_CHUNKS)
-            .into_iter()
-            .map(|chunk| self.manifest.unique_chunk(chunk).id)
-            .collect();
-        let _ = self.orders.try_send(Order::Lacking(lacking));
     }
 
     fn ban(&mut self, key: PeerKey, offence: Offence) {
         if let Some(peer) = self.peer(key) {
             self.crew.leave(key);
             self.services.referee.ban(peer, offence);
-            let _ = self.orders.try_send(Order::Left(peer));
+            self.orders.give(Order::Left(peer));
         }
     }
 
@@ -453,7 +406,7 @@ impl Gather {
     fn dismiss(&mut self, key: PeerKey) {
         if let Some(peer) = self.peer(key) {
             self.crew.leave(key);
-            let _ = self.orders.try_send(Order::Left(peer));
+            self.orders.give(Order::Left(peer));
         }
     }
 

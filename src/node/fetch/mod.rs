@@ -6,9 +6,11 @@ mod candidates;
 mod chase;
 mod crew;
 mod disk;
+mod ended;
 mod find;
 mod gather;
 mod listen;
+mod named;
 mod recruit;
 mod roster;
 mod seek;
@@ -29,6 +31,7 @@ use tokio_util::sync::CancellationToken;
 use self::chase::Found;
 use self::find::Search;
 use self::gather::{End, Gather};
+use self::recruit::{Orders, Recruiter};
 use super::command::{Failure, FailureCode, FetchCommand, FetchTarget, Fetched, PeerBytes};
 use super::failure::blocking;
 use super::progress::{Meter, Reporter, byte_progress};
@@ -39,8 +42,6 @@ use crate::store::{ChunkVerdict, Download, StoreError};
 
 /// Streams that wait to be taken into a download.
 const RECRUIT_QUEUE: usize = 16;
-/// What a download has to say to its recruiter.
-const ORDER_QUEUE: usize = 64;
 /// The longest patience that makes sense, a year; keeps arithmetic with times in
 /// range.
 const MAX_TIMEOUT_S: u64 = 365 * 24 * 3600;
@@ -59,7 +60,7 @@ pub(super) async fn fetch(
     if let Some(dir) = &command.out {
         check_out(dir)?;
     }
-    let named = services.dial_named(&command.bootstrap)?;
+    let named = named::dial_named(services, &command.bootstrap)?;
     let patience = Duration::from_secs(command.timeout_s.clamp(1, MAX_TIMEOUT_S));
     let mut refused = BTreeSet::new();
     loop {
@@ -67,16 +68,18 @@ pub(super) async fn fetch(
             services,
             reporter,
             rpc: rpc.as_ref(),
-            named: &named,
+            named: &named.peers,
             deadline: Instant::now() + patience,
         };
-        let found = tokio::select! {
+        let mut found = tokio::select! {
             found = resolve(&search, &command.target, &refused) => found?,
             () = cancel.cancelled() => {
                 return Err(Failure::interrupted("nothing was fetched yet; the same command starts again"));
             }
         };
         let id = found.manifest.id();
+        // A provider that the person named is worth trying again when it is lost.
+        found.peers.extend(&named.peers);
         match gather(services, found, patience, reporter, cancel).await? {
             Gathered::Complete(mut fetched) => {
                 if let Some(dir) = &command.out {
@@ -204,14 +207,15 @@ async fn gather(
         .await;
 
     let (recruit_sender, recruits) = mpsc::channel(RECRUIT_QUEUE);
-    let (orders, order_receiver) = mpsc::channel(ORDER_QUEUE);
-    let recruiter = tokio::spawn(recruit::recruit(
+    let (orders, order_receiver) = Orders::new();
+    let recruiter = Recruiter::new(
         services.clone(),
         id,
         found.peers,
         recruit_sender,
-        order_receiver,
-    ));
+        reporter.clone(),
+    );
+    let recruiter = tokio::spawn(recruiter.run(order_receiver));
     let meter = Meter::new(reporter.clone(), manifest.unique_bytes());
     let work = Gather::new(services.clone(), download, orders, patience);
     let (end, crew, download) = work.run(recruits, meter, cancel).await;
@@ -245,19 +249,12 @@ async fn gather(
             gather::bytes_of(&manifest, &download.have()),
             manifest.unique_bytes()
         ))),
-        End::Deserted => Err(Failure::new(
-            FailureCode::NotFound,
-            format!(
-                "nobody has delivered a piece of {id} for {} seconds",
-                patience.as_secs()
-            ),
-        )
-        .hint(format!(
-            "{} of {} bytes are here and are kept; the same command goes on from there, \
-             --bootstrap names a provider",
-            gather::bytes_of(&manifest, &download.have()),
-            manifest.unique_bytes()
-        ))),
+        End::Deserted => {
+            let here = gather::bytes_of(&manifest, &download.have());
+            let have = (here, manifest.unique_bytes());
+            let banned = services.referee.in_force(|peer| crew.took_part(peer));
+            Err(ended::deserted(id, patience, have, &banned))
+        }
     }
 }
 

@@ -18,11 +18,22 @@ const MAX_KNOWN: usize = 1024;
 const FIRST_PAUSE: Duration = Duration::from_secs(30);
 /// The longest pause: a peer that comes back is found within a long download.
 const LONGEST_PAUSE: Duration = Duration::from_secs(480);
+/// While the download has nobody to ask, a hopeful peer is tried again after
+/// it, and after twice as long each further time.
+const FIRST_HASTY_PAUSE: Duration = Duration::from_secs(1);
+/// The longest pause then for who cannot be reached: a provider that is started
+/// again is found within seconds.
+const LONGEST_HASTY_PAUSE: Duration = Duration::from_secs(4);
+/// And at least so much for each hopeful peer: of many that are gone, four are
+/// tried in a second.
+const HASTY_PACE: Duration = Duration::from_millis(250);
 
 /// The peers of one download.
 pub(super) struct Roster {
     known: BTreeMap<PeerId, Known>,
     connected: BTreeSet<PeerId>,
+    /// The download has nobody to ask.
+    hasty: bool,
 }
 
 #[derive(Clone, Copy, Default)]
@@ -32,6 +43,10 @@ struct Known {
     tried: Option<Instant>,
     /// Failures since it last gave a stream.
     failures: u32,
+    /// It gave a stream in this download, or is said to have the snapshot.
+    hopeful: bool,
+    /// Attempts since the download has nobody to ask.
+    hasty_attempts: u32,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Default)]
@@ -45,25 +60,65 @@ enum State {
 }
 
 impl Known {
-    fn is_due(&self, now: Instant) -> bool {
-        let pause = FIRST_PAUSE
-            .saturating_mul(2u32.saturating_pow(self.failures.saturating_sub(1)))
-            .min(LONGEST_PAUSE);
+    /// `haste` is the shortest pause of a hopeful peer while the download has
+    /// nobody to ask.
+    fn is_due(&self, haste: Option<Duration>, now: Instant) -> bool {
+        let usual = doubled(FIRST_PAUSE, self.failures.saturating_sub(1)).min(LONGEST_PAUSE);
+        let pause = match haste {
+            Some(shortest) if self.hopeful => {
+                let pause = doubled(FIRST_HASTY_PAUSE, self.hasty_attempts).max(shortest);
+                // Who is there and of no use is asked more and more seldom.
+                if self.failures > 0 {
+                    pause.min(LONGEST_HASTY_PAUSE.max(shortest)).min(usual)
+                } else {
+                    pause.min(usual)
+                }
+            }
+            _ => usual,
+        };
         let rested = |tried| now.saturating_duration_since(tried) >= pause;
         self.state == State::Idle && self.tried.is_none_or(rested)
     }
 }
 
+fn doubled(pause: Duration, times: u32) -> Duration {
+    pause.saturating_mul(2u32.saturating_pow(times))
+}
+
 impl Roster {
+    /// `first` are said to have the snapshot.
     pub(super) fn new(first: Vec<PeerId>) -> Self {
         let mut roster = Self {
             known: BTreeMap::new(),
             connected: BTreeSet::new(),
+            hasty: false,
         };
         for peer in first {
             roster.add(peer);
+            if let Some(known) = roster.known.get_mut(&peer) {
+                known.hopeful = true;
+            }
         }
         roster
+    }
+
+    /// Whether the download has nobody to ask: then those who gave or were said
+    /// to have the snapshot are tried again without the usual pauses.
+    pub(super) fn set_hasty(&mut self, hasty: bool) {
+        if hasty && !self.hasty {
+            for known in self.known.values_mut() {
+                known.hasty_attempts = 0;
+            }
+        }
+        self.hasty = hasty;
+    }
+
+    /// How many gave a stream in this download, or are said to have the snapshot.
+    pub(super) fn hopeful(&self, is_out: impl Fn(&PeerId) -> bool) -> usize {
+        let known = self.known.iter();
+        known
+            .filter(|(peer, known)| known.hopeful && !is_out(peer))
+            .count()
     }
 
     /// Takes in a peer. Where there is no room, the one that failed most and is
@@ -105,10 +160,12 @@ impl Roster {
             self.known.values().filter(|k| k.state == state).count()
         };
         let (mut near, mut far) = (opening(true), opening(false));
+        let pace = || HASTY_PACE.saturating_mul(self.hopeful(&is_out) as u32);
+        let haste = self.hasty.then(pace);
         let mut due: Vec<(bool, Option<Instant>, PeerId)> = self
             .known
             .iter()
-            .filter(|(peer, known)| known.is_due(now) && !is_out(peer))
+            .filter(|(peer, known)| known.is_due(haste, now) && !is_out(peer))
             .map(|(peer, known)| (!self.connected.contains(peer), known.tried, *peer))
             .collect();
         due.sort_unstable();
@@ -118,7 +175,10 @@ impl Roster {
                 break;
             }
             *(if is_far { &mut far } else { &mut near }) += 1;
-            self.set(&peer, State::Opening { connected: !is_far });
+            if let Some(known) = self.known.get_mut(&peer) {
+                known.state = State::Opening { connected: !is_far };
+                known.hasty_attempts = known.hasty_attempts.saturating_add(1);
+            }
             next.push(peer);
         }
         next
@@ -129,6 +189,7 @@ impl Roster {
         if let Some(known) = self.known.get_mut(peer) {
             known.state = State::Working;
             known.failures = 0;
+            known.hopeful = true;
         }
     }
 
@@ -145,12 +206,6 @@ impl Roster {
         if let Some(known) = self.known.get_mut(&peer) {
             known.state = State::Idle;
             known.tried = Some(now);
-        }
-    }
-
-    fn set(&mut self, peer: &PeerId, state: State) {
-        if let Some(known) = self.known.get_mut(peer) {
-            known.state = state;
         }
     }
 
@@ -222,6 +277,64 @@ mod tests {
         roster.opened(&peer);
         roster.left(peer, now);
         assert_eq!(next(&mut roster, now + FIRST_PAUSE), [peer]);
+    }
+
+    #[test]
+    fn while_nobody_can_be_asked_hopeful_peers_are_tried_within_seconds() {
+        let mut now = Instant::now();
+        let [gave, stranger] = [(); 2].map(|()| PeerId::random());
+        let mut roster = Roster::new(Vec::new());
+        roster.add(gave);
+        roster.add(stranger);
+        next(&mut roster, now);
+        roster.opened(&gave);
+        roster.failed(stranger, now);
+        roster.left(gave, now);
+        assert!(next(&mut roster, now + Duration::from_secs(9)).is_empty());
+        assert_eq!(roster.hopeful(|_| false), 1);
+        roster.set_hasty(true);
+        for pause_s in [1, 2, 4, 4, 4] {
+            let pause = Duration::from_secs(pause_s);
+            assert!(next(&mut roster, now + pause - Duration::from_millis(1)).is_empty());
+            now += pause;
+            assert_eq!(next(&mut roster, now), [gave], "the stranger's pause holds");
+            roster.failed(gave, now);
+        }
+        // It comes back, is there, and has nothing for us.
+        now += LONGEST_HASTY_PAUSE;
+        for _ in 0..3 {
+            assert!(next(&mut roster, now).contains(&gave));
+            roster.opened(&gave);
+            roster.left(gave, now);
+            assert!(next(&mut roster, now + LONGEST_HASTY_PAUSE).is_empty());
+            now += FIRST_PAUSE;
+        }
+        roster.set_hasty(false);
+        roster.set_hasty(true);
+        next(&mut roster, now);
+        roster.failed(gave, now);
+        roster.set_hasty(false);
+        let soon = now + FIRST_PAUSE - Duration::from_millis(1);
+        assert!(
+            !next(&mut roster, soon).contains(&gave),
+            "the usual pauses are back"
+        );
+    }
+
+    #[test]
+    fn many_hopeful_peers_are_not_all_tried_every_few_seconds() {
+        let mut now = Instant::now();
+        let mut roster = Roster::new(peers(64));
+        roster.set_hasty(true);
+        let mut attempts = 0;
+        for _ in 0..1600 {
+            for peer in next(&mut roster, now) {
+                attempts += 1;
+                roster.failed(peer, now);
+            }
+            now += Duration::from_millis(100);
+        }
+        assert!((64 * 5..=64 + 160 * 4).contains(&attempts), "{attempts}");
     }
 
     #[test]

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use crate::net::{Key, Net};
 
 /// The search looks around at least so often: peers connect meanwhile.
-const ROUND: Duration = Duration::from_millis(500);
+const ROUND: Duration = Duration::from_millis(100);
 /// The DHT is asked again after so long.
 const LOOK_UP_EVERY: Duration = Duration::from_secs(10);
 /// Peers asked at once.

@@ -5,8 +5,8 @@
 //! would leave again at once. It is taken oldest first, because a full disk
 //! removes the oldest arrival first, and the newest should stay.
 //!
-//! What was once on the shelf in this run is not taken again: if it is gone, the
-//! quota or a person removed it.
+//! What was once on the shelf is not taken again, in this run or a later one (see
+//! `memory`): if it is gone, the quota or a person removed it.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
@@ -22,14 +22,14 @@ const FIRST_PAUSE: Duration = Duration::from_secs(10);
 const LONGEST_PAUSE: Duration = Duration::from_secs(600);
 /// Snapshots remembered as taken, and as failing. A node offers at most ten at a
 /// time, so what is forgotten is not offered any more. A few KB.
-const MAX_REMEMBERED: usize = 64;
+pub(super) const MAX_REMEMBERED: usize = 64;
 
 /// A snapshot's name within its chain; newer ones are greater.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(super) struct Key {
     pub(super) height: u64,
     pub(super) format: u32,
-    hash: Bytes,
+    pub(super) hash: Bytes,
 }
 
 impl From<&Offer> for Key {
@@ -56,8 +56,10 @@ impl From<&Manifest> for Key {
 #[derive(Default)]
 pub(super) struct Choice {
     chain_id: String,
-    /// Was on the shelf in this run; the oldest memory in front.
+    /// Was on the shelf; the oldest memory in front.
     seen: VecDeque<Key>,
+    /// There is more in `seen` than was told.
+    news: bool,
     failing: BTreeMap<Key, Failing>,
 }
 
@@ -77,6 +79,30 @@ pub(super) struct Chosen {
 }
 
 impl Choice {
+    /// With what an earlier run remembered of a chain, the oldest first.
+    pub(super) fn remembering(chain_id: String, seen: impl Iterator<Item = Key>) -> Self {
+        Self {
+            chain_id,
+            seen: seen.take(MAX_REMEMBERED).collect(),
+            ..Self::default()
+        }
+    }
+
+    /// The chain that is remembered.
+    pub(super) fn chain_id(&self) -> &str {
+        &self.chain_id
+    }
+
+    /// What was on the shelf, the oldest memory first.
+    pub(super) fn seen(&self) -> impl Iterator<Item = &Key> {
+        self.seen.iter()
+    }
+
+    /// Whether there is more to remember than at the last call.
+    pub(super) fn has_news(&mut self) -> bool {
+        std::mem::take(&mut self.news)
+    }
+
     /// Decides. `here` are the complete snapshots of the chain on the shelf, and
     /// `keep` is how many of a chain it keeps.
     pub(super) fn choose(
@@ -128,6 +154,7 @@ impl Choice {
             self.seen.pop_front();
         }
         self.seen.push_back(key.clone());
+        self.news = true;
     }
 
     /// This one could not be taken.

@@ -112,6 +112,11 @@ impl Board {
         }
     }
 
+    /// Whether the piece is missing and no connected peer claims to have it.
+    pub(super) fn is_nowhere(&self, piece: u32) -> bool {
+        self.complete == 0 && self.levels[0].contains(piece)
+    }
+
     /// The rarest missing pieces that a holder of `holds` could give: `tries`
     /// random ones of the rarest level that has any.
     pub(super) fn rarest<'a, R: Rng>(

@@ -43,8 +43,8 @@ impl Default for FetchLimits {
             // Twenty to forty neighbours give all that a swarm can give
             // (facts/swarm-policy.md).
             peers: 64,
-            // One core each of a small machine; more would only queue.
-            checks: 2,
+            // Four that are hashed side by side, and the next four.
+            checks: 8,
             have_when: HaveWhen::default(),
         }
     }

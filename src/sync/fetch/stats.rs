@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::board::Active;
 use super::peer::Record;
-use super::{Fetch, FetchStats, PeerKey, PeerStats, PieceIndex, PieceState};
+use super::{Fetch, FetchStats, PeerKey, PeerStats, PieceIndex, PieceState, UniqueIndex};
 
 impl Fetch {
     /// Where a piece stands.
@@ -40,6 +40,35 @@ impl Fetch {
                 .map(|(peer, record)| self.peer_stats(*peer, record, now))
                 .collect(),
         }
+    }
+
+    /// At most so many chunks, in order from number `from` on, of which a piece
+    /// is missing that no connected peer claims to have.
+    pub fn nowhere_chunks(&self, from: u32, most: usize) -> Vec<UniqueIndex> {
+        (from..self.manifest.unique_count())
+            .filter(|chunk| self.is_nowhere(*chunk))
+            .take(most)
+            .map(|chunk| self.chunks.index(chunk))
+            .collect()
+    }
+
+    /// At most so many chunks to ask a new peer about: those of
+    /// [`Self::nowhere_chunks`] first, then others that are not all here.
+    pub fn wanted_chunks(&self, from: u32, most: usize) -> Vec<UniqueIndex> {
+        let mut wanted = self.nowhere_chunks(from, most);
+        let others = (0..self.manifest.unique_count()).filter(|chunk| {
+            let mut pieces = self.chunks.pieces(*chunk);
+            let chosen = *chunk >= from && self.is_nowhere(*chunk);
+            !chosen && pieces.any(|piece| !self.board.has(piece))
+        });
+        let room = most - wanted.len();
+        wanted.extend(others.take(room).map(|chunk| self.chunks.index(chunk)));
+        wanted
+    }
+
+    fn is_nowhere(&self, chunk: u32) -> bool {
+        let mut pieces = self.chunks.pieces(chunk);
+        pieces.any(|piece| self.board.is_nowhere(piece))
     }
 
     fn peer_stats(&self, peer: PeerKey, record: &Record, now: Instant) -> PeerStats {

@@ -114,6 +114,37 @@ fn a_lost_peers_requests_return_to_missing_and_go_to_others() {
 }
 
 #[test]
+fn chunks_that_nobody_here_has_are_named_in_order_and_before_the_others() {
+    let numbers = |chunks: Vec<UniqueIndex>| -> Vec<u32> {
+        chunks.into_iter().map(UniqueIndex::get).collect()
+    };
+    let mut download = Download::of(8);
+    download.partial(1, &[0, 2, 4]);
+    let fetch = &download.fetch;
+    assert_eq!(numbers(fetch.nowhere_chunks(0, 9)), [1, 3, 5, 6, 7]);
+    assert_eq!(numbers(fetch.nowhere_chunks(0, 2)), [1, 3]);
+    assert_eq!(numbers(fetch.nowhere_chunks(4, 2)), [5, 6]);
+    assert_eq!(numbers(fetch.wanted_chunks(0, 9)), [1, 3, 5, 6, 7, 0, 2, 4]);
+    assert_eq!(numbers(fetch.wanted_chunks(6, 3)), [6, 7, 0]);
+
+    // What is here is not wanted; what is asked of somebody still is.
+    download.requests();
+    download.give(1, 2);
+    assert_eq!(
+        numbers(download.fetch.wanted_chunks(0, 9)),
+        [1, 3, 5, 6, 7, 0, 4]
+    );
+    download.seeder(2);
+    assert!(download.fetch.nowhere_chunks(0, 9).is_empty());
+    download.fetch.handle_left(PeerKey(2), download.now);
+    download.fetch.handle_left(PeerKey(1), download.now);
+    assert_eq!(
+        numbers(download.fetch.nowhere_chunks(0, 9)),
+        [0, 1, 3, 4, 5, 6, 7]
+    );
+}
+
+#[test]
 fn a_stranger_gets_few_requests_and_a_proven_seeder_its_window() {
     let mut download = Download::of(30);
     download.seeder(1);

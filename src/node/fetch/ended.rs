@@ -1,0 +1,113 @@
+//! What a person is told when a fetch ends without a source.
+
+use std::time::Duration;
+
+use crate::node::command::{Failure, FailureCode};
+use crate::node::referee::Banned;
+use crate::snapshot::ManifestId;
+
+/// Banned peers that are named; the others are counted.
+const MAX_NAMED: usize = 4;
+
+/// Nobody delivered for as long as the person wanted to wait.
+pub(super) fn deserted(
+    id: ManifestId,
+    patience: Duration,
+    have: (u64, u64),
+    banned: &[Banned],
+) -> Failure {
+    let message = format!(
+        "nobody has delivered a piece of {id} for {} seconds",
+        patience.as_secs()
+    );
+    let (here, all) = have;
+    let hint = format!(
+        "{here} of {all} bytes are here and are kept; the same command goes on from there, \
+         --bootstrap names a provider"
+    );
+    not_found(message, hint, banned)
+}
+
+/// Nobody was found that has it.
+pub(super) fn nobody(what: &str, connected: usize, banned: &[Banned]) -> Failure {
+    let hint = if connected == 0 {
+        "no peer is connected: give one with --bootstrap MULTIADDR (a provider prints its own \
+         when it starts), or wait longer with --timeout"
+    } else {
+        "the connected peers do not have it: name a provider with --bootstrap, or wait longer \
+         with --timeout"
+    };
+    let message = format!("{what} was not found ({connected} peers connected)");
+    not_found(message, hint.to_owned(), banned)
+}
+
+/// With a word about who was kept out: without it, a person whose only provider
+/// is banned looks for a fault of the network.
+fn not_found(mut message: String, mut hint: String, banned: &[Banned]) -> Failure {
+    if !banned.is_empty() {
+        message += &format!("; {}", who(banned));
+        hint += "; a banned peer is left alone until its ban ends: name another provider, and tell \
+                 whoever runs the banned one to check it with `snapswarm verify CID`";
+    }
+    Failure::new(FailureCode::NotFound, message).hint(hint)
+}
+
+/// `peer 12D3… is banned for 15 more minutes because it broke the protocol`
+fn who(banned: &[Banned]) -> String {
+    let mut parts: Vec<String> = banned
+        .iter()
+        .take(MAX_NAMED)
+        .map(|Banned { peer, reason, left }| {
+            let minutes = left.as_secs().div_ceil(60);
+            let unit = if minutes == 1 { "minute" } else { "minutes" };
+            format!("peer {peer} is banned for {minutes} more {unit} because it {reason}")
+        })
+        .collect();
+    if banned.len() > MAX_NAMED {
+        parts.push(format!("{} more are banned", banned.len() - MAX_NAMED));
+    }
+    parts.join("; ")
+}
+
+#[cfg(test)]
+mod tests {
+    use libp2p::PeerId;
+
+    use super::*;
+    use crate::snapshot::hash::sha256;
+
+    fn banned(count: usize) -> Vec<Banned> {
+        let one = |_| Banned {
+            peer: PeerId::random(),
+            reason: "broke the protocol",
+            left: Duration::from_secs(61),
+        };
+        (0..count).map(one).collect()
+    }
+
+    #[test]
+    fn a_fetch_that_ends_without_a_source_names_who_is_banned_and_what_to_do() {
+        let id = ManifestId(sha256(b"x"));
+        let bans = banned(1);
+        let patience = Duration::from_secs(60);
+        for failure in [
+            deserted(id, patience, (1, 2), &bans),
+            nobody("it", 0, &bans),
+        ] {
+            assert!(failure.message.contains(&bans[0].peer.to_string()));
+            assert!(failure.message.contains("2 more minutes"));
+            assert!(failure.message.contains("broke the protocol"));
+            let hint = failure.hint.unwrap();
+            assert!(hint.contains("--bootstrap") && hint.contains("snapswarm verify"));
+        }
+        let plain = deserted(id, patience, (1, 2), &[]);
+        assert!(!plain.message.contains("banned") && !plain.hint.unwrap().contains("banned"));
+    }
+
+    #[test]
+    fn many_bans_are_counted() {
+        let message = nobody("it", 3, &banned(10)).message;
+        assert_eq!(message.matches("because it").count(), MAX_NAMED);
+        assert!(message.ends_with("6 more are banned"), "{message}");
+    }
+}

@@ -1,0 +1,169 @@
+//! What was on the shelf, kept beyond a restart: a snapshot that the quota or a
+//! person removed is not taken again. To have one taken again, delete the file.
+//!
+//! It is written beside itself and renamed. One that makes no sense is no reason
+//! not to harvest.
+
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use super::choice::{Choice, Key, MAX_REMEMBERED};
+
+/// The file in the home.
+pub(super) const FILE: &str = "harvested.json";
+const VERSION: u32 = 1;
+/// A file that is longer was not written by this program.
+const MAX_FILE_BYTES: u64 = 1 << 20;
+/// CometBFT knows no longer hash.
+const MAX_HASH_BYTES: usize = 1024;
+
+#[derive(Serialize, Deserialize)]
+struct Memory {
+    version: u32,
+    chain_id: String,
+    /// The oldest memory first.
+    taken: Vec<Line>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Line {
+    height: u64,
+    format: u32,
+    hash: String,
+}
+
+/// Reads what an earlier run remembered.
+pub(super) fn load(home: &Path) -> Choice {
+    let path = home.join(FILE);
+    let memory = match read(&path) {
+        Ok(memory) => memory,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Choice::default(),
+        Err(error) => {
+            tracing::warn!(
+                path = %path.display(), %error,
+                "what was harvested before cannot be read; going on without it"
+            );
+            return Choice::default();
+        }
+    };
+    let keys = memory.taken.iter().take(MAX_REMEMBERED).filter_map(key);
+    Choice::remembering(memory.chain_id, keys)
+}
+
+fn read(path: &Path) -> io::Result<Memory> {
+    let mut bytes = Vec::new();
+    File::open(path)?
+        .take(MAX_FILE_BYTES)
+        .read_to_end(&mut bytes)?;
+    let memory: Memory = serde_json::from_slice(&bytes)?;
+    if memory.version == VERSION {
+        Ok(memory)
+    } else {
+        Err(io::Error::other(format!(
+            "it is of version {}",
+            memory.version
+        )))
+    }
+}
+
+fn key(line: &Line) -> Option<Key> {
+    let hash = hex::decode(&line.hash).ok()?;
+    (hash.len() <= MAX_HASH_BYTES).then(|| Key {
+        height: line.height,
+        format: line.format,
+        hash: hash.into(),
+    })
+}
+
+/// The bytes of the file.
+pub(super) fn encode(choice: &Choice) -> Vec<u8> {
+    let line = |key: &Key| Line {
+        height: key.height,
+        format: key.format,
+        hash: hex::encode(&key.hash),
+    };
+    let memory = Memory {
+        version: VERSION,
+        chain_id: choice.chain_id().to_owned(),
+        taken: choice.seen().map(line).collect(),
+    };
+    serde_json::to_vec_pretty(&memory).unwrap_or_default()
+}
+
+/// Writes the file. Blocking.
+pub(super) fn save(home: &Path, bytes: &[u8]) -> io::Result<()> {
+    fs::create_dir_all(home)?;
+    let mut temporary = tempfile::Builder::new()
+        .prefix(".harvested-")
+        .tempfile_in(home)?;
+    temporary.write_all(bytes)?;
+    temporary.as_file().sync_all()?;
+    temporary
+        .persist(home.join(FILE))
+        .map_err(|error| error.error)?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::time::Instant;
+
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::snapshot::Offer;
+
+    fn offer(height: u64) -> Offer {
+        Offer {
+            height,
+            format: 1,
+            chunks: 1,
+            hash: Bytes::from_static(b"hash"),
+            metadata: Bytes::new(),
+        }
+    }
+
+    fn taken(choice: &mut Choice, chain_id: &str) -> Vec<u64> {
+        let offers = vec![offer(1), offer(2)];
+        let chosen = choice.choose(chain_id, &BTreeSet::new(), offers, 5, Instant::now());
+        chosen.take.iter().map(|offer| offer.height).collect()
+    }
+
+    #[test]
+    fn what_was_taken_and_removed_is_not_taken_again_after_a_restart() {
+        let home = tempfile::tempdir().unwrap();
+        let mut first = load(home.path());
+        assert_eq!(taken(&mut first, "a"), [1, 2]);
+        assert!(!first.has_news());
+        first.taken(&Key::from(&offer(1)));
+        assert!(first.has_news() && !first.has_news(), "told once");
+        save(home.path(), &encode(&first)).unwrap();
+        save(home.path(), &encode(&first)).unwrap();
+        let mut second = load(home.path());
+        assert_eq!(taken(&mut second, "a"), [2]);
+        assert_eq!(taken(&mut second, "b"), [1, 2], "another chain");
+        assert_eq!(fs::read_dir(home.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_damaged_file_is_tolerated() {
+        let home = tempfile::tempdir().unwrap();
+        let line = r#"{"height":1,"format":1,"hash":"no hex"}"#;
+        let bad_line = format!(r#"{{"version":1,"chain_id":"a","taken":[{line}]}}"#);
+        let deep = "[".repeat(100_000);
+        for bytes in [
+            "",
+            "{}",
+            r#"{"version":9,"chain_id":"a","taken":[]}"#,
+            &deep,
+            &bad_line,
+        ] {
+            fs::write(home.path().join(FILE), bytes).unwrap();
+            assert_eq!(taken(&mut load(home.path()), "a"), [1, 2]);
+        }
+    }
+}
