@@ -47,6 +47,7 @@ use libp2p::{Multiaddr, PeerId, StreamProtocol, Swarm, tcp, tls, yamux};
 use snapswarm::net::Library;
 use snapswarm::net::pieces::{Budget, Client, PieceEvent, Server, UploadLimits};
 use snapswarm::net::socket::Buffered;
+use snapswarm::net::streams;
 use snapswarm::net::tls::Tls;
 use snapswarm::snapshot::{
     Bitmap, ChunkId, Manifest, ManifestBuilder, ManifestId, PIECE_BYTES, ReceivedPiece,
@@ -280,7 +281,7 @@ fn cpu_of(process: &str, first: usize) -> Result<f64> {
 // ---- both roles ----
 
 /// A swarm as libp2p builds it, or with the layers of the product.
-fn swarm(kind: &str) -> Result<Swarm<libp2p_stream::Behaviour>> {
+fn swarm(kind: &str) -> Result<Swarm<streams::Behaviour>> {
     let key = libp2p::identity::Keypair::generate_ed25519();
     let tcp = tcp::tokio::Transport::new(tcp::Config::default().nodelay(true));
     let transport = if kind == "raw" {
@@ -298,11 +299,11 @@ fn swarm(kind: &str) -> Result<Swarm<libp2p_stream::Behaviour>> {
     let config =
         swarm::Config::with_tokio_executor().with_idle_connection_timeout(Duration::from_secs(60));
     let peer = key.public().to_peer_id();
-    let behaviour = libp2p_stream::Behaviour::new();
+    let behaviour = streams::Behaviour::new();
     Ok(Swarm::new(transport, behaviour, peer, config))
 }
 
-async fn listen(mut swarm: Swarm<libp2p_stream::Behaviour>) -> Result<(Multiaddr, PeerId)> {
+async fn listen(mut swarm: Swarm<streams::Behaviour>) -> Result<(Multiaddr, PeerId)> {
     swarm.listen_on("/ip4/127.0.0.1/tcp/0".parse()?)?;
     let address = loop {
         if let SwarmEvent::NewListenAddr { address, .. } = swarm.select_next_some().await {
@@ -317,12 +318,12 @@ async fn listen(mut swarm: Swarm<libp2p_stream::Behaviour>) -> Result<(Multiaddr
 /// Says where it is, serves one peer until it leaves, and says what it cost.
 async fn serve(kind: &str, folder: &Path) -> Result<()> {
     let swarm = swarm(kind)?;
-    let mut control = swarm.behaviour().new_control();
+    let control = swarm.behaviour().new_control();
     let protocol = match kind {
         "pieces" => StreamProtocol::new(PIECES_PROTOCOL),
         _ => RAW,
     };
-    let mut incoming = control.accept(protocol)?;
+    let mut incoming = control.accept(protocol);
     let shelf = Shelf::open(folder)?;
     let bytes = shelf.manifest.total_bytes();
     let (address, peer) = listen(swarm).await?;
@@ -355,7 +356,7 @@ async fn serve(kind: &str, folder: &Path) -> Result<()> {
 async fn fetch(kind: &str, folder: &Path, address: Multiaddr, peer: PeerId) -> Result<()> {
     let manifest = Arc::new(read_manifest(folder)?);
     let mut swarm = swarm(kind)?;
-    let mut control = swarm.behaviour().new_control();
+    let control = swarm.behaviour().new_control();
     swarm.dial(address)?;
     loop {
         if let SwarmEvent::ConnectionEstablished { .. } = swarm.select_next_some().await {
@@ -381,7 +382,7 @@ async fn fetch(kind: &str, folder: &Path, address: Multiaddr, peer: PeerId) -> R
         );
     } else {
         let target = OpenOptions::new().write(true).open(folder.join("copy"))?;
-        let client = Client::open(&mut control, peer, &Budget::default()).await?;
+        let client = Client::open(&control, peer, &Budget::default()).await?;
         let (start, before) = (Instant::now(), cpu_seconds()?);
         gather(client, &manifest, Arc::new(target)).await?;
         println!(

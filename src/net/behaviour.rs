@@ -16,6 +16,7 @@ use super::door::Door;
 use super::error::NetError;
 use super::records::{RecordLimits, Records};
 use super::settings::{NetLimits, NetSettings};
+use super::streams;
 
 /// Pause between two pings of a connection: a round trip that is at most so old.
 const PING_INTERVAL: Duration = Duration::from_secs(15);
@@ -42,7 +43,7 @@ pub(super) struct Behaviour {
     pub identify: identify::Behaviour,
     pub ping: ping::Behaviour,
     pub dht: dht::Behaviour,
-    pub streams: libp2p_stream::Behaviour,
+    pub streams: streams::Behaviour,
 }
 
 impl Behaviour {
@@ -74,7 +75,7 @@ impl Behaviour {
             identify: identify::Behaviour::new(identify),
             ping: ping::Behaviour::new(ping),
             dht: dht::Behaviour::new(kademlia(own_id, settings)?),
-            streams: libp2p_stream::Behaviour::new(),
+            streams: streams::Behaviour::new(),
         })
     }
 }

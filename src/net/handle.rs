@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use libp2p::{Multiaddr, PeerId, Stream, StreamProtocol};
-use libp2p_stream::OpenStreamError;
 use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -26,6 +25,7 @@ use super::pieces;
 use super::resolve;
 use super::serve::{self, Host, Served};
 use super::settings::{NetLimits, NetSettings};
+use super::streams::{Control, OpenStreamError};
 use super::view::{NetEvent, NetStats, PeerInfo, RememberedPeer, View};
 use crate::snapshot::ManifestId;
 use crate::sync::UploadLimits;
@@ -48,7 +48,7 @@ struct Inner {
     commands: mpsc::Sender<Command>,
     events: broadcast::Sender<NetEvent>,
     view: Arc<View>,
-    control: libp2p_stream::Control,
+    control: Control,
     pieces: pieces::Server,
     budget: pieces::Budget,
     served: Arc<Served>,
@@ -87,15 +87,12 @@ impl Net {
             stop: stop.clone(),
         };
         let mut actor = Actor::new(&settings, identity, remembered, parts)?;
-        let mut control = actor.control();
-        let mut accept = |protocol| {
-            let streams = control.accept(StreamProtocol::new(protocol));
-            streams.map_err(|error| NetError::Transport(error.to_string()))
-        };
+        let control = actor.control();
+        let accept = |protocol| control.accept(StreamProtocol::new(protocol));
         let (catalogues, manifests, piece_streams) = (
-            accept(CATALOGUE_PROTOCOL)?,
-            accept(MANIFEST_PROTOCOL)?,
-            accept(PIECES_PROTOCOL)?,
+            accept(CATALOGUE_PROTOCOL),
+            accept(MANIFEST_PROTOCOL),
+            accept(PIECES_PROTOCOL),
         );
         actor.bind(&settings.listen).await?;
 
@@ -270,8 +267,7 @@ impl Net {
     /// Opens a long-lived piece stream on a peer.
     pub async fn pieces(&self, peer: PeerId) -> Result<pieces::Client, NetError> {
         self.connect(peer).await?;
-        let mut control = self.inner.control.clone();
-        let opening = pieces::Client::open(&mut control, peer, &self.inner.budget);
+        let opening = pieces::Client::open(&self.inner.control, peer, &self.inner.budget);
         match tokio::time::timeout(self.inner.limits.answer_timeout, opening).await {
             Err(_) | Ok(Err(pieces::OpenError::Timeout { .. })) => Err(NetError::Timeout {
                 peer,
@@ -338,8 +334,10 @@ impl Net {
 
     async fn open(&self, peer: PeerId, protocol: &'static str) -> Result<Stream, NetError> {
         self.connect(peer).await?;
-        let mut control = self.inner.control.clone();
-        let opening = control.open_stream(peer, StreamProtocol::new(protocol));
+        let opening = self
+            .inner
+            .control
+            .open_stream(peer, StreamProtocol::new(protocol));
         match tokio::time::timeout(self.inner.limits.answer_timeout, opening).await {
             Ok(Ok(stream)) => Ok(stream),
             Ok(Err(error)) => Err(open_error(peer, protocol, error)),
@@ -392,11 +390,14 @@ async fn report_faults(
 
 fn open_error(peer: PeerId, protocol: &'static str, error: OpenStreamError) -> NetError {
     match error {
-        OpenStreamError::UnsupportedProtocol(_) => NetError::Unsupported { peer, protocol },
+        OpenStreamError::Unsupported(_) => NetError::Unsupported { peer, protocol },
         OpenStreamError::Io(source) => NetError::Stream { peer, source },
-        other => NetError::Stream {
+        OpenStreamError::Busy(_) => NetError::Busy {
+            what: "streams to a peer",
+        },
+        OpenStreamError::NotConnected(_) => NetError::Stream {
             peer,
-            source: std::io::Error::other(other),
+            source: std::io::ErrorKind::NotConnected.into(),
         },
     }
 }

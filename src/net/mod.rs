@@ -7,7 +7,7 @@
 //! redials. [`Net`] is a cheap handle: it sends commands over a bounded channel
 //! and reads a [view](PeerInfo) that only the actor writes. What moves many
 //! bytes never passes through the actor: catalogue, manifest and piece streams
-//! run in tasks of their own over [`libp2p_stream`].
+//! run in tasks of their own over [`streams`].
 //!
 //! The loop of the actor is *select, then apply*: it awaits one action (a
 //! command, a swarm event, a tick) and applies it without awaiting anything.
@@ -69,6 +69,7 @@ pub mod scope;
 mod serve;
 mod settings;
 pub mod socket;
+pub mod streams;
 pub mod tls;
 mod transport;
 mod view;

@@ -13,7 +13,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::{AsyncRead, AsyncWrite, AsyncWriteExt, StreamExt};
 use libp2p::PeerId;
-use libp2p_stream::IncomingStreams;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{self, JoinSet};
 use tokio_util::sync::CancellationToken;
@@ -22,6 +21,7 @@ use super::commands::Command;
 use super::exchange::{ExchangeError, read_message, write_message};
 use super::library::Library;
 use super::settings::NetLimits;
+use super::streams::Incoming;
 use crate::wire::{
     CatalogueRequest, CatalogueResponse, MAX_CATALOGUE_BYTES, MAX_CATALOGUE_ENTRIES,
     MAX_SHORT_REQUEST_BYTES, ManifestRequest, ManifestResponse, Refusal,
@@ -57,8 +57,8 @@ enum Kind {
 /// Answers until `stop`.
 pub(super) async fn run(
     host: Host,
-    mut catalogues: IncomingStreams,
-    mut manifests: IncomingStreams,
+    mut catalogues: Incoming,
+    mut manifests: Incoming,
     stop: CancellationToken,
 ) {
     let mut tasks: JoinSet<()> = JoinSet::new();

@@ -7,6 +7,7 @@ use libp2p::core::transport::MemoryTransport;
 use libp2p::core::upgrade::Version;
 use libp2p::identity::Keypair;
 use libp2p::{Stream, StreamProtocol, Swarm, Transport, tls, yamux};
+use snapswarm::net::streams;
 use snapswarm::net::{Multiaddr, Net, NetError, NetLimits, NetSettings, PeerId};
 use snapswarm::snapshot::{MAX_MANIFEST_BYTES, ManifestId};
 use snapswarm::wire::{
@@ -18,7 +19,7 @@ use crate::bench::*;
 /// A peer of which only the streams are ours.
 struct Bare {
     peer: PeerId,
-    control: libp2p_stream::Control,
+    control: streams::Control,
 }
 
 impl Bare {
@@ -33,7 +34,7 @@ impl Bare {
             .boxed();
         let config =
             libp2p::swarm::Config::with_tokio_executor().with_idle_connection_timeout(DEADLINE);
-        let behaviour = libp2p_stream::Behaviour::new();
+        let behaviour = streams::Behaviour::new();
         let mut swarm = Swarm::new(transport, behaviour, peer, config);
         let control = swarm.behaviour().new_control();
         swarm.dial(address(net)).unwrap();
@@ -49,7 +50,7 @@ impl Bare {
     /// Answers each request of a protocol with these bytes; then closes, or stays
     /// silent.
     fn answers(&mut self, protocol: &'static str, bytes: Vec<u8>, close: bool) {
-        let mut streams = self.control.accept(StreamProtocol::new(protocol)).unwrap();
+        let mut streams = self.control.accept(StreamProtocol::new(protocol));
         tokio::spawn(async move {
             let mut kept: Vec<Stream> = Vec::new();
             while let Some((_, mut stream)) = streams.next().await {

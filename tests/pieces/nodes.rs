@@ -13,6 +13,7 @@ use libp2p::swarm::{self, SwarmEvent};
 use libp2p::{Multiaddr, PeerId, StreamProtocol, Swarm, quic, tcp, tls, yamux};
 use snapswarm::net::pieces::{Asker, Budget, Client, Closed, PieceEvent, Server, UploadLimits};
 use snapswarm::net::socket::Buffered;
+use snapswarm::net::streams;
 use snapswarm::wire::{Holding, PIECES_PROTOCOL};
 use tokio::sync::{mpsc, oneshot};
 
@@ -23,7 +24,7 @@ use crate::wires::{event, soon};
 pub struct Node {
     pub peer: PeerId,
     pub address: Multiaddr,
-    pub control: libp2p_stream::Control,
+    pub control: streams::Control,
     dial: mpsc::Sender<(Multiaddr, oneshot::Sender<()>)>,
 }
 
@@ -52,7 +53,7 @@ impl Node {
             .or_transport(quic)
             .map(|either, _| either.into_inner())
             .boxed();
-        let behaviour = libp2p_stream::Behaviour::new();
+        let behaviour = streams::Behaviour::new();
         let config = swarm::Config::with_tokio_executor()
             .with_idle_connection_timeout(std::time::Duration::from_secs(60));
         let peer = key.public().to_peer_id();
@@ -96,7 +97,7 @@ impl Node {
     pub fn serve(&mut self, shelf: &Arc<Shelf>, limits: UploadLimits) -> Server {
         let (server, _) = Server::start(Arc::clone(shelf) as _, limits, 1);
         let protocol = StreamProtocol::new(PIECES_PROTOCOL);
-        let incoming = self.control.accept(protocol).unwrap();
+        let incoming = self.control.accept(protocol);
         let running = server.clone();
         tokio::spawn(async move { running.run(incoming).await });
         server
@@ -107,7 +108,7 @@ impl Node {
         let (connected, connection) = oneshot::channel();
         self.dial.send((address.clone(), connected)).await.unwrap();
         soon("a connection", connection).await.unwrap();
-        let opened = Client::open(&mut self.control, peer, budget);
+        let opened = Client::open(&self.control, peer, budget);
         soon("a stream", opened).await.unwrap()
     }
 }

@@ -145,7 +145,6 @@ async fn asked_by_two(listen: &str, limits: UploadLimits) -> (Node, Server, Prox
             seeder.peer,
         );
         tokio::spawn(asking);
-        // `libp2p-stream` drops one of two streams that come in the same moment.
         soon("a stream", async {
             while server.stats().peers.len() < number {
                 tokio::time::sleep(Duration::from_millis(1)).await;

@@ -40,6 +40,7 @@ use super::listen;
 use super::reach::Reach;
 use super::redial::{Place, Redial, TargetId};
 use super::settings::{NetSettings, peer_of};
+use super::streams::Control;
 use super::transport;
 use super::view::{NetEvent, NetStats, RememberedPeer, View};
 
@@ -183,7 +184,7 @@ impl Actor {
     }
 
     /// Opens streams of any protocol.
-    pub fn control(&self) -> libp2p_stream::Control {
+    pub fn control(&self) -> Control {
         self.swarm.behaviour().streams.new_control()
     }
 

@@ -19,12 +19,12 @@ use super::budget::PieceBuffer;
 use super::frames::Frames;
 use super::pace::{NUMBERS_PER_MESSAGE, Pace};
 use super::{Budget, Closed, Fault, PROGRESS_INTERVAL, PieceEvent, Reservation, STALL_TIMEOUT};
+use crate::net::streams::{Control, OpenStreamError};
 use crate::wire::{
     ACK_EVERY_BYTES, Answer, FrameHeader, FrameKind, PIECES_PROTOCOL, Refusal, RequestId,
 };
 
-/// Wait for a stream. `libp2p-stream` never answers for one that is asked for
-/// in the moment in which the connection comes up.
+/// Wait for a stream: a peer may leave the negotiation hanging.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Events that wait for the owner. Received pieces among them hold a buffer of
@@ -61,7 +61,7 @@ pub enum OpenError {
         peer: PeerId,
         /// What happened.
         #[source]
-        source: libp2p_stream::OpenStreamError,
+        source: OpenStreamError,
     },
     /// Nothing came of it.
     #[error("peer {peer} gave no piece stream within {} seconds", OPEN_TIMEOUT.as_secs())]
@@ -73,11 +73,7 @@ pub enum OpenError {
 
 impl Client {
     /// Opens a stream on a connected peer.
-    pub async fn open(
-        control: &mut libp2p_stream::Control,
-        peer: PeerId,
-        budget: &Budget,
-    ) -> Result<Self, OpenError> {
+    pub async fn open(control: &Control, peer: PeerId, budget: &Budget) -> Result<Self, OpenError> {
         let reservation = budget
             .reserve()
             .ok_or_else(|| OpenError::Budget(budget.max_streams()))?;

@@ -23,19 +23,6 @@
 //!   written can be reordered and cancelled. Control frames overtake data.
 //! * **A peer that does not read costs a stream**, not memory: a stream that
 //!   takes nothing for [`STALL_TIMEOUT`] while it is owed something is ended.
-//!
-//! # Why `libp2p-stream`
-//!
-//! A `NetworkBehaviour` of our own would receive the same negotiated
-//! `libp2p::Stream` from its connection handler and hand it to a task, as
-//! `libp2p-stream` does; it is asked once for each stream and never sees a byte
-//! of a piece. What there is to win lies below (multiplexer, TLS, system calls:
-//! [`super::socket`] saves a third of the CPU time of a raw stream) and above
-//! (copies, wakeups), both outside of the behaviour.
-//!
-//! It has one weakness: of two streams that arrive before the listening task has
-//! taken the first, it drops the second. So a stream that ends without blame
-//! before its first answer is simply opened again, as after any lost connection.
 
 mod answering;
 mod asker;

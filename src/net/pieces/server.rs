@@ -21,6 +21,7 @@ use super::pace::Pace;
 use super::sending::{Held, Sending, is_piece};
 use super::{Closed, Fault, MAX_STREAMS, MAX_STREAMS_PER_PEER};
 use crate::net::Library;
+use crate::net::streams::Incoming;
 use crate::snapshot::{ChunkId, Manifest, ManifestId};
 use crate::sync::{ConnKey, UploadLimits};
 use crate::wire::{Refusal, RequestId};
@@ -113,7 +114,7 @@ impl Server {
     }
 
     /// Serves every stream that peers open, until the listening side ends.
-    pub async fn run(&self, incoming: libp2p_stream::IncomingStreams) {
+    pub async fn run(&self, incoming: Incoming) {
         let mut incoming = std::pin::pin!(incoming.take_until(self.house.stop.cancelled()));
         while let Some((peer, stream)) = incoming.next().await {
             self.serve(peer, stream);
