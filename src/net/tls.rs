@@ -288,8 +288,14 @@ mod tests {
         };
         assert!(judge(&good, &[]));
         assert!(!judge(&good, std::slice::from_ref(&good)));
-        // Any changed byte breaks a field, the self-signature or the peer's own.
-        for place in 0..good.len() {
+        // The signed part stands first within the outermost sequence; both have a
+        // length of two bytes. Any changed byte of it breaks a signature.
+        assert_eq!(
+            (&good[0..2], &good[4..6]),
+            (&[0x30, 0x82][..], &[0x30, 0x82][..])
+        );
+        let signed = 8 + usize::from(u16::from_be_bytes([good[6], good[7]]));
+        for place in 0..signed {
             let mut bytes = good.to_vec();
             bytes[place] ^= 1;
             assert!(!judge(&bytes.into(), &[]), "byte {place}");
