@@ -38,7 +38,8 @@ use libp2p::{Multiaddr, PeerId, Stream, StreamProtocol};
 use tokio::sync::{mpsc, oneshot};
 
 /// Streams of one protocol that wait to be taken; one more is dropped. Each is
-/// open at the peer's side already and holds about 1 KiB.
+/// open at the peer's side already and may hold what the peer sends ahead: 256 KiB
+/// at most.
 pub const MAX_INCOMING: usize = 64;
 /// Streams that wait to be opened on one connection.
 const MAX_WANTED: usize = 32;
@@ -128,10 +129,11 @@ impl Control {
             .unwrap_or_else(|_| Err(io::Error::from(io::ErrorKind::ConnectionReset).into()))
     }
 
-    /// Asks the oldest connection that stands.
+    /// Asks the newest connection that stands: of two to one peer, the older one
+    /// may be dead and not know it yet.
     fn ask(&self, peer: PeerId, mut wanted: Wanted) -> Result<(), OpenStreamError> {
         let shared = self.lock();
-        for (_, sender) in shared.connections.get(&peer).into_iter().flatten() {
+        for (_, sender) in shared.connections.get(&peer).into_iter().flatten().rev() {
             match sender.try_send(wanted) {
                 Ok(()) => return Ok(()),
                 Err(mpsc::error::TrySendError::Full(_)) => return Err(OpenStreamError::Busy(peer)),

@@ -8,7 +8,7 @@
 mod choice;
 mod memory;
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -23,8 +23,8 @@ use super::feed::comet_identity;
 use super::services::{Services, count};
 use crate::comet::peer::{HarvestSettings, Harvester, NodeAddress, Stop};
 use crate::comet::rpc::{Rpc, RpcError};
-use crate::snapshot::{Offer, SnapshotFields, Source};
-use crate::store::Origin;
+use crate::snapshot::{ManifestId, Offer, SnapshotFields, Source};
+use crate::store::{Origin, Stored};
 
 /// How often the node is asked for its snapshots: an app that makes one each
 /// few seconds keeps each for several times as long.
@@ -42,6 +42,8 @@ pub(super) struct Harvest {
     stop: Stop,
     newest_height: Option<u64>,
     choice: Choice,
+    /// What was on the shelf in the last round.
+    were_here: BTreeMap<ManifestId, Key>,
     /// The trouble that was last logged, until all is well.
     told: Option<String>,
 }
@@ -66,6 +68,7 @@ impl Harvest {
             stop: Stop::new(),
             newest_height: None,
             choice,
+            were_here: BTreeMap::new(),
             told: None,
         })
     }
@@ -141,6 +144,9 @@ impl Harvest {
             return Ok((harvester, None));
         };
         let here = self.here(&chain_id);
+        self.forget_damaged(&here);
+        let kept = |stored: &Stored| (Key::from(&*stored.manifest), stored.origin);
+        let here = here.iter().map(kept).collect();
         let keep = self.services.config.store.max_snapshots as usize;
         let chosen = self
             .choice
@@ -191,12 +197,24 @@ impl Harvest {
     }
 
     /// The complete snapshots of the chain on the shelf.
-    fn here(&self, chain_id: &str) -> BTreeSet<Key> {
-        let stored = self.services.store.list().into_iter();
+    fn here(&self, chain_id: &str) -> Vec<Stored> {
+        let mut stored = self.services.store.list();
+        stored.retain(|stored| stored.complete && stored.manifest.chain_id() == chain_id);
         stored
-            .filter(|stored| stored.complete && stored.manifest.chain_id() == chain_id)
-            .map(|stored| Key::from(&*stored.manifest))
-            .collect()
+    }
+
+    /// Forgets those that were here and that the disk damaged since.
+    fn forget_damaged(&mut self, here: &[Stored]) {
+        let named = |stored: &Stored| (stored.manifest.id(), Key::from(&*stored.manifest));
+        let here: BTreeMap<ManifestId, Key> = here.iter().map(named).collect();
+        for file in self.services.store.damaged() {
+            if let Some(id) = file.manifest().filter(|id| !here.contains_key(id))
+                && let Some(key) = self.were_here.remove(&id)
+            {
+                self.choice.forget(&key);
+            }
+        }
+        self.were_here = here;
     }
 
     /// An application hash of another chain would make a lie out of "proven". It

@@ -38,6 +38,10 @@ pub(super) struct Marks {
     pub(super) sequence: u64,
 }
 
+/// The highest place in the order of arrival that a file may name; no home gets
+/// there by itself.
+const MAX_SEQUENCE: u64 = u64::MAX / 2;
+
 /// All marks, by name.
 pub(super) type Catalogue = BTreeMap<ManifestId, Marks>;
 
@@ -70,6 +74,14 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Catalogue, String> {
             "version {} is unknown here; version {VERSION} is known",
             file.version
         ));
+    }
+    // Later arrivals count on from the highest.
+    if file
+        .snapshots
+        .values()
+        .any(|marks| marks.sequence > MAX_SEQUENCE)
+    {
+        return Err(format!("a sequence is above {MAX_SEQUENCE}"));
     }
     file.snapshots
         .into_iter()
@@ -121,6 +133,8 @@ mod tests {
         let text = String::from_utf8(bytes).unwrap();
         decode(text.replace("\"version\": 1", "\"version\": 2").as_bytes()).unwrap_err();
         decode(text.replace("pinned", "pimmed").as_bytes()).unwrap_err();
+        let last = format!("\"sequence\": {}", u64::MAX);
+        decode(text.replace("\"sequence\": 3", &last).as_bytes()).unwrap_err();
         decode(text.replace("bafkrei", "bafkreo").as_bytes()).unwrap_err();
         decode(&text.as_bytes()[..text.len() - 3]).unwrap_err();
         decode(b"").unwrap_err();

@@ -11,11 +11,11 @@ use tracing::info;
 use crate::snapshot::hash::{self, BATCH_PIECES};
 use crate::snapshot::{Bitmap, Manifest, PieceIndex, UniqueIndex, VerifiedPiece};
 
-use super::StoreError;
 use super::disk::{may_be_written, read_at};
 use super::entry::{Archive, Ended, Entry, Progress};
 use super::staged::Staged;
 use super::state::Inner;
+use super::{Origin, StoreError};
 
 pub use check::BATCH_CHUNKS;
 
@@ -33,7 +33,7 @@ pub struct Download {
     syncing: Mutex<()>,
     /// What chunks are read back into; kept, because fresh memory costs as much as
     /// the reading.
-    buffers: Mutex<Vec<Vec<u8>>>,
+    buffer: Mutex<Vec<u8>>,
 }
 
 impl Download {
@@ -49,6 +49,8 @@ impl Download {
                 limit,
             });
         }
+        // Who asks for a harvested snapshot keeps it, as any other that it fetched.
+        store.complete_already(&id, Origin::Fetched, false)?;
         let mut known = store.claim_download(id)?;
         if known.as_ref().is_some_and(|entry| !entry.path.exists()) {
             // Somebody took the file away under us: begin again.
@@ -94,7 +96,7 @@ impl Download {
             entry,
             file,
             syncing: Mutex::new(()),
-            buffers: Mutex::default(),
+            buffer: Mutex::default(),
         }
     }
 
@@ -196,7 +198,7 @@ impl Download {
         }
         disk.settle(&self.entry.path, &path)?;
         disk.remove(&self.store.home.sidecar(&id))?;
-        let sealed = self.store.complete_already(&id, false)?;
+        let sealed = self.store.complete_already(&id, Origin::Fetched, false)?;
         let manifest = self.manifest();
         info!(
             height = manifest.height(),

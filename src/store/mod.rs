@@ -156,7 +156,8 @@ impl Store {
             let mut damaged = state.damaged.iter();
             damaged.any(|file| file.manifest() == Some(*id))
         };
-        let missing = state.missing.keys().copied();
+        let pinned = state.missing.iter().filter(|(_, marks)| marks.pinned);
+        let missing = pinned.map(|(id, _)| *id);
         missing.filter(|id| !is_damaged(id)).collect()
     }
 

@@ -18,6 +18,10 @@ use super::sidecar::Pieces;
 use super::state::{Inner, Record, State, unix_now};
 use super::{DamagedFile, Origin, StoreError, StoreSettings};
 
+/// Lines kept of missing snapshots that nobody pinned: more than a home has
+/// harvested ones. Some 50 KB.
+const MAX_MISSING: usize = 256;
+
 impl Inner {
     pub(super) fn open(
         root: &Path,
@@ -202,11 +206,11 @@ impl<'a> Scan<'a> {
         Ok(State::found(records, self.damaged, missing, next_sequence))
     }
 
-    /// Tells of lines without files, and leaves those that are worth keeping: a
-    /// disk that is not mounted comes back. To a reader such a line may be a
-    /// snapshot on its way in or out.
+    /// Tells of lines without files, and leaves them, because a disk that is not
+    /// mounted comes back: those that are pinned, and of the others the latest. To
+    /// a reader such a line may be a snapshot on its way in or out.
     fn miss(&self, lines: &mut Catalogue) {
-        lines.retain(|id, marks| {
+        for (id, marks) in lines.iter() {
             let file = self.home.archive(id);
             let is_damaged = self.damaged.iter().any(|file| file.manifest() == Some(*id));
             if is_damaged || self.disk.is_for_reading() {
@@ -221,11 +225,17 @@ impl<'a> Scan<'a> {
                 warn!(
                     manifest = %id, file = %file.display(), origin = marks.origin.as_str(),
                     proven = marks.proven,
-                    "The file of a snapshot is missing, so the snapshot is forgotten"
+                    "The file of a snapshot is missing. If it comes back, it is known again; \
+                     `snapswarm delete CID` forgets it"
                 );
             }
-            marks.pinned
-        });
+        }
+        let unpinned = lines.values().filter(|marks| !marks.pinned);
+        let mut latest: Vec<u64> = unpinned.map(|marks| marks.sequence).collect();
+        latest.sort_unstable_by(|one, other| other.cmp(one));
+        if let Some(last) = latest.get(MAX_MISSING - 1).copied() {
+            lines.retain(|_, marks| marks.pinned || marks.sequence >= last);
+        }
     }
 
     /// What is known about the snapshots; nothing when that is lost.

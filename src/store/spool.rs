@@ -85,7 +85,10 @@ impl Spool {
         progress: Progress,
     ) -> Result<Archive, StoreError> {
         let manifest = Arc::new(std::mem::take(&mut self.builder).finish(fields)?);
-        if let Some(archive) = self.store.complete_already(&manifest.id(), proven)? {
+        if let Some(archive) = self
+            .store
+            .complete_already(&manifest.id(), origin, proven)?
+        {
             return Ok(archive);
         }
         let staged = Staged::create(&self.store, manifest.clone())?;

@@ -45,8 +45,7 @@ pub(super) struct Inner {
 pub(super) struct State {
     pub(super) records: BTreeMap<ManifestId, Record>,
     pub(super) damaged: Vec<DamagedFile>,
-    /// Marks of pinned snapshots whose files are not there, perhaps for the
-    /// moment only.
+    /// Marks of snapshots whose files are not there, perhaps for the moment only.
     pub(super) missing: Catalogue,
     /// Marks of snapshots whose files are about to get their names.
     arriving: Catalogue,
@@ -146,7 +145,7 @@ impl Inner {
             let marks = Marks {
                 pinned: before.is_some_and(|marks| marks.pinned),
                 proven: proven || before.is_some_and(|marks| marks.proven),
-                origin,
+                origin: before.map_or(origin, |marks| marks.origin.or(origin)),
                 added_unix_s: unix_now(),
                 sequence,
             };
@@ -170,7 +169,7 @@ impl Inner {
         proven: bool,
     ) -> Result<Archive, StoreError> {
         let id = staged.contents.manifest.id();
-        if let Some(archive) = self.complete_already(&id, proven)? {
+        if let Some(archive) = self.complete_already(&id, origin, proven)? {
             return Ok(archive);
         }
         let marks = self.announce_arrival(id, origin, proven)?;
@@ -187,19 +186,21 @@ impl Inner {
         self.open_archive(entry)
     }
 
-    /// The archive of a snapshot that is complete already, marked as proven if
-    /// it now is.
+    /// The archive of a snapshot that is complete already, marked with what this
+    /// arrival adds.
     pub(super) fn complete_already(
         &self,
         id: &ManifestId,
+        origin: Origin,
         proven: bool,
     ) -> Result<Option<Archive>, StoreError> {
         let Some(entry) = self.entry(id).filter(|entry| entry.is_complete()) else {
             return Ok(None);
         };
-        if proven {
-            self.mark(id, |marks| marks.proven = true)?;
-        }
+        self.mark(id, |marks| {
+            marks.proven |= proven;
+            marks.origin = marks.origin.or(origin);
+        })?;
         self.open_archive(entry).map(Some)
     }
 

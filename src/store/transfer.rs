@@ -136,7 +136,10 @@ pub(super) fn import_car(
         path: path.to_owned(),
         reason,
     })?;
-    if store.complete_already(&manifest.id(), false)?.is_some() {
+    if store
+        .complete_already(&manifest.id(), origin, false)?
+        .is_some()
+    {
         return Ok(Imported {
             manifest,
             new: false,

@@ -63,6 +63,14 @@ impl Origin {
             Self::Fetched => "fetched",
         }
     }
+
+    /// Of a snapshot that came twice: what a person brought stays a person's.
+    pub(super) fn or(self, later: Self) -> Self {
+        match later {
+            Self::Harvested => self,
+            Self::Loaded | Self::Fetched => later,
+        }
+    }
 }
 
 /// A snapshot of the home, complete or under download.

@@ -44,6 +44,44 @@ fn the_pin_of_a_file_that_is_missing_for_the_moment_comes_back_with_it() {
 }
 
 #[test]
+fn a_harvested_snapshot_whose_file_was_away_is_still_a_harvested_one() {
+    let home = tempfile::tempdir().unwrap();
+    let store = open(home.path());
+    let archive = publish_as(Origin::Harvested, &store, 1, &[noise(1, 5000)]).unwrap();
+    let id = archive.manifest().id();
+    store.set_proven(&id).unwrap();
+    drop((archive, store));
+    let file = archive_of(home.path(), &id);
+    let elsewhere = home.path().join("elsewhere");
+    std::fs::rename(&file, &elsewhere).unwrap();
+    assert_eq!(open(home.path()).missing(), [], "nobody wanted it kept");
+    std::fs::rename(&elsewhere, &file).unwrap();
+    let stored = open(home.path()).get(&id).unwrap();
+    assert_eq!((stored.origin, stored.proven), (Origin::Harvested, true));
+}
+
+#[test]
+fn what_a_person_asks_for_is_theirs_whoever_brought_it_first() {
+    let home = tempfile::tempdir().unwrap();
+    let store = open(home.path());
+    let finish = |origin| {
+        let archive = publish_as(origin, &store, 1, &[noise(1, 5000)]).unwrap();
+        let id = archive.manifest().id();
+        (id, store.get(&id).unwrap().origin)
+    };
+    let (id, origin) = finish(Origin::Harvested);
+    assert_eq!(origin, Origin::Harvested);
+    let manifest = store.manifest(&id).unwrap();
+    assert!(matches!(
+        store.begin_download(manifest),
+        Err(StoreError::AlreadyComplete(_))
+    ));
+    assert_eq!(store.get(&id).unwrap().origin, Origin::Fetched);
+    assert_eq!(finish(Origin::Harvested).1, Origin::Fetched);
+    assert_eq!(finish(Origin::Loaded).1, Origin::Loaded);
+}
+
+#[test]
 fn deleting_a_missing_snapshot_forgets_its_pin() {
     let home = tempfile::tempdir().unwrap();
     let store = open(home.path());

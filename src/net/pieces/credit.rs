@@ -2,9 +2,9 @@
 //!
 //! Written bytes cannot be reordered or cancelled any more, so only as many are
 //! written ahead as keep the path busy: a base, and the measured rate times the
-//! round trip and the turnaround of two busy machines. The round trip is measured with an almost empty path only:
-//! measured through our own queue it would grow with the credit, and the credit
-//! with it.
+//! round trip and the turnaround of two busy machines. The round trip is measured
+//! with an almost empty path only: measured through our own queue it would grow
+//! with the credit, and the credit with it.
 
 use std::time::Duration;
 

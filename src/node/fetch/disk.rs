@@ -137,11 +137,15 @@ impl Disk {
         event
     }
 
-    /// Waits for what runs, makes all written bytes durable and gives the
-    /// download back.
+    /// Waits for what runs, keeps what waits, makes all written bytes durable and
+    /// gives the download back.
     pub(super) async fn finish(mut self) -> Result<Arc<Download>, StoreError> {
-        self.waiting.clear();
-        self.checks.clear();
+        let batch = std::mem::take(&mut self.waiting.items);
+        if !batch.is_empty() {
+            let download = self.download.clone();
+            self.tasks
+                .spawn_blocking(move || verify_and_write(&download, batch));
+        }
         let mut failed = None;
         while let Some(joined) = self.tasks.join_next().await {
             match joined {
@@ -163,7 +167,9 @@ impl Disk {
     fn due(&self) -> Option<Instant> {
         let pieces = self.waiting.due.filter(|_| !self.verifying);
         let checks = self.checks.due.filter(|_| !self.checking);
-        pieces.into_iter().chain(checks).min()
+        let unsynced = self.unsynced_bytes > 0 && !self.syncing;
+        let sync = unsynced.then(|| self.synced_at + SYNC_EVERY);
+        [pieces, checks, sync].into_iter().flatten().min()
     }
 
     fn start_work(&mut self) {
@@ -224,11 +230,6 @@ impl<T> Queue<T> {
         self.items.push(item);
         self.due
             .get_or_insert_with(|| Instant::now() + self.patience);
-    }
-
-    fn clear(&mut self) {
-        self.items.clear();
-        self.due = None;
     }
 
     /// What is hashed now: the oldest, when they are as many as are hashed side by

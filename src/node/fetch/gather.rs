@@ -36,6 +36,10 @@ const _: () = assert!(MAX_PEERS as usize + super::roster::MAX_OPENING <= MAX_CLI
 const MAX_DAMAGED_CHUNKS: u32 = 3;
 /// Taken as a peer's round trip until it was measured.
 const UNKNOWN_RTT: Duration = Duration::from_millis(50);
+/// So many bytes of a piece are a sign of life of a download: a slow uplink needs
+/// longer for a piece than a person waits, and a trickler shall not hold one up
+/// with a byte now and then.
+const SIGN_OF_LIFE_BYTES: u32 = 64 << 10;
 /// How often progress is told and the peers are looked over.
 const TICK: Duration = Duration::from_millis(250);
 /// How a download ended, other than by an error.
@@ -62,7 +66,10 @@ pub(super) struct Gather {
     orders: Orders,
     have_bytes: u64,
     patience: Duration,
-    delivered_at: Instant,
+    /// When something came or was done that leads to the end.
+    moved_at: Instant,
+    /// Bytes that came since then.
+    moved_bytes: u32,
     sought_at: Instant,
     /// The chunks from which on the next look-up, and the next probe, go on.
     seek_from: u32,
@@ -111,7 +118,8 @@ impl Gather {
             orders,
             have_bytes,
             patience,
-            delivered_at: now,
+            moved_at: now,
+            moved_bytes: 0,
             sought_at: now,
             seek_from: 0,
             probe_from: 0,
@@ -246,6 +254,7 @@ impl Gather {
                 if let Some(piece) = member.piece(id) {
                     let more = member.advance(id, bytes);
                     self.machine.handle_progress(key, piece, more, now);
+                    self.moved(more, now);
                 }
             }
             PieceEvent::Received { id, bytes } => {
@@ -269,6 +278,14 @@ impl Gather {
                 }
             }
             PieceEvent::Closed(closed) => self.closed(key, &closed),
+        }
+    }
+
+    /// Bytes of a piece came.
+    fn moved(&mut self, bytes: u32, now: Instant) {
+        self.moved_bytes = self.moved_bytes.saturating_add(bytes);
+        if self.moved_bytes >= SIGN_OF_LIFE_BYTES {
+            (self.moved_at, self.moved_bytes) = (now, 0);
         }
     }
 
@@ -338,7 +355,7 @@ impl Gather {
     ) -> Result<(), StoreError> {
         match verdict {
             ChunkVerdict::Checked => {
-                self.delivered_at = now;
+                self.moved_at = now;
                 self.machine.handle_chunk_checked(chunk, true, now);
             }
             ChunkVerdict::ManifestFalse => self.machine.handle_chunk_checked(chunk, false, now),
@@ -386,7 +403,7 @@ impl Gather {
         self.services
             .download_progress(&self.manifest, self.have_bytes, meter.rate(), peers);
         self.look_for_lacking(&stats, now);
-        !self.disk.is_busy() && now - self.delivered_at >= self.patience
+        !self.disk.is_busy() && now - self.moved_at >= self.patience
     }
 
     fn ban(&mut self, key: PeerKey, offence: Offence) {

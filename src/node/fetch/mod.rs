@@ -37,8 +37,8 @@ use super::failure::blocking;
 use super::progress::{Meter, Reporter, byte_progress};
 use super::services::{Services, add};
 use crate::comet::rpc::{Rpc, RpcError};
-use crate::snapshot::{Manifest, ManifestId};
-use crate::store::{ChunkVerdict, Download, StoreError};
+use crate::snapshot::{Manifest, ManifestId, UniqueIndex};
+use crate::store::{BATCH_CHUNKS, ChunkVerdict, Download, StoreError};
 
 /// Streams that wait to be taken into a download.
 const RECRUIT_QUEUE: usize = 16;
@@ -189,7 +189,7 @@ async fn gather(
         }
         Err(error) => return Err(error.into()),
     };
-    read_back(&download, reporter).await?;
+    read_back(&download, reporter, cancel).await?;
     fetched.resumed_bytes = gather::bytes_of(&manifest, &download.have());
     let text = format!(
         "fetching {id}: {} chunks, {} bytes{}",
@@ -229,7 +229,15 @@ async fn gather(
     add(&services.counters.downloaded_bytes, fetched.received_bytes);
     add(&services.counters.wasted_bytes, fetched.wasted_bytes);
     fetched.peers = by_share(&received);
-    match end? {
+    let end = match end {
+        // A harvest or a load brought the same snapshot meanwhile.
+        Err(StoreError::AlreadyComplete(_)) => {
+            mark_proven(services, id, found.proven).await?;
+            return Ok(Gathered::Complete(fetched));
+        }
+        end => end?,
+    };
+    match end {
         End::Finished => {
             reporter.phase("sealing the archive");
             blocking(move || {
@@ -260,7 +268,11 @@ async fn gather(
 
 /// Chunks that an earlier run checked are read once more: nothing is known of
 /// what the disk did meanwhile. What it damaged is missing again.
-async fn read_back(download: &Arc<Download>, reporter: &Reporter) -> Result<(), Failure> {
+async fn read_back(
+    download: &Arc<Download>,
+    reporter: &Reporter,
+    cancel: &CancellationToken,
+) -> Result<(), Failure> {
     let checked = download.checked();
     if checked.is_empty() {
         return Ok(());
@@ -270,18 +282,28 @@ async fn read_back(download: &Arc<Download>, reporter: &Reporter) -> Result<(), 
         checked.count()
     ));
     let download = download.clone();
+    let mut progress = byte_progress(reporter, cancel);
     blocking(move || {
         let manifest = download.manifest().clone();
-        for chunk in checked
+        let size = |chunk: &UniqueIndex| u64::from(manifest.unique_chunk(*chunk).size);
+        let chunks: Vec<UniqueIndex> = checked
             .iter()
             .filter_map(|number| manifest.unique_index(number))
-        {
-            if let ChunkVerdict::Damaged(pieces) = download.recheck_chunk(chunk)? {
-                tracing::error!(
-                    snapshot = %manifest.id(), chunk = chunk.get(), pieces = pieces.len(),
-                    "the disk damaged a chunk; it is fetched again"
-                );
-                download.drop_chunk(chunk)?;
+            .collect();
+        let (mut done, total) = (0, chunks.iter().map(size).sum());
+        for batch in chunks.chunks(BATCH_CHUNKS) {
+            for (chunk, verdict) in batch.iter().zip(download.recheck_chunks(batch)?) {
+                if let ChunkVerdict::Damaged(pieces) = verdict {
+                    tracing::error!(
+                        snapshot = %manifest.id(), chunk = chunk.get(), pieces = pieces.len(),
+                        "the disk damaged a chunk; it is fetched again"
+                    );
+                    download.drop_chunk(*chunk)?;
+                }
+            }
+            done += batch.iter().map(size).sum::<u64>();
+            if progress(done, total).is_break() {
+                return Err(Failure::interrupted("the same command goes on"));
             }
         }
         Ok(())

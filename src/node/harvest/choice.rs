@@ -1,12 +1,13 @@
 //! Which of a node's offers are taken: a pure decision.
 //!
-//! The shelf keeps the newest snapshots of a chain (see `store`), so only what
-//! is among the newest of the shelf and the offers together is taken: the rest
-//! would leave again at once. It is taken oldest first, because a full disk
+//! The shelf keeps the newest harvested snapshots of a chain (see `store`), so
+//! only what is among the newest of those and the offers together is taken: the
+//! rest would leave again at once. It is taken oldest first, because a full disk
 //! removes the oldest arrival first, and the newest should stay.
 //!
 //! What was once on the shelf is not taken again, in this run or a later one (see
-//! `memory`): if it is gone, the quota or a person removed it.
+//! `memory`): if it is gone, the quota or a person removed it. What the disk
+//! damaged is forgotten here, and taken again.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
@@ -14,6 +15,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use crate::snapshot::{Manifest, Offer};
+use crate::store::Origin;
 
 /// A snapshot that could not be taken is tried again after this, and after twice
 /// as long each time.
@@ -104,11 +106,11 @@ impl Choice {
     }
 
     /// Decides. `here` are the complete snapshots of the chain on the shelf, and
-    /// `keep` is how many of a chain it keeps.
+    /// `keep` is how many harvested ones of a chain it keeps.
     pub(super) fn choose(
         &mut self,
         chain_id: &str,
-        here: &BTreeSet<Key>,
+        here: &BTreeMap<Key, Origin>,
         offers: Vec<Offer>,
         keep: usize,
         now: Instant,
@@ -123,11 +125,13 @@ impl Choice {
             .into_iter()
             .map(|offer| (Key::from(&offer), offer))
             .collect();
-        let all: BTreeSet<&Key> = here.iter().chain(offers.keys()).collect();
+        let harvested = here.iter().filter(|(_, by)| **by == Origin::Harvested);
+        let new = offers.keys().filter(|key| !here.contains_key(key));
+        let all: BTreeSet<&Key> = harvested.map(|(key, _)| key).chain(new).collect();
         let newest: BTreeSet<Key> = all.into_iter().rev().take(keep).cloned().collect();
         let mut chosen = Chosen::default();
         for (key, offer) in offers {
-            if here.contains(&key) {
+            if here.contains_key(&key) {
                 self.taken(&key);
                 continue;
             }
@@ -155,6 +159,13 @@ impl Choice {
         }
         self.seen.push_back(key.clone());
         self.news = true;
+    }
+
+    /// This one is lost through no decision of anybody: it may be taken again.
+    pub(super) fn forget(&mut self, key: &Key) {
+        let before = self.seen.len();
+        self.seen.retain(|seen| seen != key);
+        self.news |= self.seen.len() != before;
     }
 
     /// This one could not be taken.
@@ -194,8 +205,38 @@ mod tests {
             .collect()
     }
 
-    fn shelf(offers: &[Offer]) -> BTreeSet<Key> {
-        offers.iter().map(Key::from).collect()
+    fn shelf(offers: &[Offer]) -> BTreeMap<Key, Origin> {
+        let harvested = |offer| (Key::from(offer), Origin::Harvested);
+        offers.iter().map(harvested).collect()
+    }
+
+    #[test]
+    fn what_a_person_brought_is_not_counted_and_not_taken_again() {
+        let by_hand = [offer(9, 1), offer(8, 1), offer(2, 1)];
+        let here = by_hand
+            .iter()
+            .map(|offer| (Key::from(offer), Origin::Loaded));
+        let offers = vec![offer(3, 1), offer(2, 1), offer(1, 1)];
+        let chosen = Choice::default().choose("a", &here.collect(), offers, 2, Instant::now());
+        assert_eq!(names(&chosen.take), [(1, 1), (3, 1)]);
+    }
+
+    #[test]
+    fn what_the_disk_lost_is_taken_again() {
+        let (mut choice, now) = (Choice::default(), Instant::now());
+        let lost = offer(3, 1);
+        choice.choose(
+            "a",
+            &shelf(std::slice::from_ref(&lost)),
+            vec![lost.clone()],
+            2,
+            now,
+        );
+        assert!(choice.has_news());
+        choice.forget(&Key::from(&lost));
+        assert!(choice.has_news());
+        let chosen = choice.choose("a", &BTreeMap::new(), vec![lost], 2, now);
+        assert_eq!(names(&chosen.take), [(3, 1)]);
     }
 
     #[test]
@@ -215,16 +256,16 @@ mod tests {
         // One is taken in this run, one was on the shelf before it.
         choice.choose("a", &shelf(&[offer(3, 1)]), offers.clone(), 2, now);
         choice.taken(&Key::from(&offer(2, 1)));
-        let chosen = choice.choose("a", &BTreeSet::new(), offers.clone(), 2, now);
+        let chosen = choice.choose("a", &BTreeMap::new(), offers.clone(), 2, now);
         assert_eq!(chosen, Chosen::default());
-        let another_chain = choice.choose("b", &BTreeSet::new(), offers, 2, now);
+        let another_chain = choice.choose("b", &BTreeMap::new(), offers, 2, now);
         assert_eq!(names(&another_chain.take), [(2, 1), (3, 1)]);
     }
 
     #[test]
     fn what_failed_waits_twice_as_long_each_time_and_its_trouble_is_told_meanwhile() {
         let mut choice = Choice::default();
-        let none = BTreeSet::new();
+        let none = BTreeMap::new();
         let start = Instant::now();
         let choose =
             |choice: &mut Choice, now| choice.choose("a", &none, vec![offer(1, 1)], 1, now);

@@ -109,7 +109,7 @@ pub(super) fn save(home: &Path, bytes: &[u8]) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
+    use std::collections::BTreeMap;
     use std::time::Instant;
 
     use bytes::Bytes;
@@ -129,7 +129,7 @@ mod tests {
 
     fn taken(choice: &mut Choice, chain_id: &str) -> Vec<u64> {
         let offers = vec![offer(1), offer(2)];
-        let chosen = choice.choose(chain_id, &BTreeSet::new(), offers, 5, Instant::now());
+        let chosen = choice.choose(chain_id, &BTreeMap::new(), offers, 5, Instant::now());
         chosen.take.iter().map(|offer| offer.height).collect()
     }
 

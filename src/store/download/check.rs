@@ -16,13 +16,6 @@ pub const BATCH_CHUNKS: usize = SIDE_BY_SIDE;
 const SIDE_BY_SIDE_BYTES: u64 = 40 << 20;
 
 impl Download {
-    /// As [`Self::check_chunk`], also for a chunk that was checked before: it is
-    /// read again, and not served until it is found right.
-    pub fn recheck_chunk(&self, chunk: UniqueIndex) -> Result<ChunkVerdict, StoreError> {
-        self.running()?.pieces.checked.remove(chunk.get());
-        self.check_chunk(chunk)
-    }
-
     /// Reads a chunk back and checks its SHA-256, writing its other places on
     /// the way. Only a checked chunk is served.
     ///
@@ -54,6 +47,17 @@ impl Download {
             }
         }
         Ok(verdicts)
+    }
+
+    /// As [`Self::check_chunks`], also for chunks that were checked before: they
+    /// are read again, and not served until they are found right.
+    pub fn recheck_chunks(&self, chunks: &[UniqueIndex]) -> Result<Vec<ChunkVerdict>, StoreError> {
+        let mut progress = self.running()?;
+        for chunk in chunks {
+            progress.pieces.checked.remove(chunk.get());
+        }
+        drop(progress);
+        self.check_chunks(chunks)
     }
 
     /// Whether all of them are to be read, and reading them at once pays and is
@@ -130,19 +134,19 @@ impl Download {
 
     /// As [`Self::read_whole`], for some chunks, which are held whole.
     fn read_side_by_side(&self, chunks: &[UniqueIndex]) -> Result<Vec<Digest>, StoreError> {
-        let mut buffers = self.buffers.lock().unwrap_or_else(PoisonError::into_inner);
-        if buffers.len() < chunks.len() {
-            buffers.resize_with(chunks.len(), Vec::new);
+        let size = |chunk: &UniqueIndex| self.manifest().unique_chunk(*chunk).size as usize;
+        let mut buffer = self.buffer.lock().unwrap_or_else(PoisonError::into_inner);
+        let needed = chunks.iter().map(size).sum();
+        if buffer.len() < needed {
+            buffer.resize(needed, 0);
         }
-        let mut held = Vec::with_capacity(chunks.len());
-        for (chunk, buffer) in chunks.iter().zip(buffers.iter_mut()) {
-            let size = self.manifest().unique_chunk(*chunk).size as usize;
-            if buffer.len() < size {
-                buffer.resize(size, 0);
-            }
-            let buffer = &mut buffer[..size];
-            self.read_and_copy(*chunk, 0, buffer)?;
-            held.push(&*buffer);
+        let mut rest = &mut buffer[..];
+        let mut held: Vec<&[u8]> = Vec::with_capacity(chunks.len());
+        for chunk in chunks {
+            let (its, others) = rest.split_at_mut(size(chunk));
+            self.read_and_copy(*chunk, 0, its)?;
+            held.push(its);
+            rest = others;
         }
         Ok(hash::sha256_many(&held))
     }

@@ -70,7 +70,7 @@ impl Gather {
 
     /// A piece came that was lacking.
     pub(super) fn delivered(&mut self, now: Instant) {
-        self.delivered_at = now;
+        (self.moved_at, self.moved_bytes) = (now, 0);
         if std::mem::take(&mut self.is_deserted) {
             self.orders.give(Order::Relieved);
         }
