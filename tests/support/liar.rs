@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use snapswarm::net::{Identity, Library, Multiaddr, Net, NetSettings, PeerId};
@@ -72,9 +73,50 @@ impl Library for FalseLibrary {
     fn in_use(&self, _id: &ManifestId, _peer: &PeerId) {}
 }
 
+/// Counts what strangers come for.
+struct Counted {
+    library: FalseLibrary,
+    heard: Arc<AtomicU64>,
+    read: Arc<AtomicU64>,
+}
+
+impl Library for Counted {
+    fn catalogue(&self, chain_id: Option<&str>) -> Vec<CatalogueEntry> {
+        self.heard.fetch_add(1, Ordering::Relaxed);
+        self.library.catalogue(chain_id)
+    }
+
+    fn manifest(&self, id: &ManifestId) -> Option<Bytes> {
+        self.library.manifest(id)
+    }
+
+    fn holding(&self, id: &ManifestId) -> Option<(Holding, u32)> {
+        self.library.holding(id)
+    }
+
+    fn holds(&self, chunks: &[ChunkId]) -> Bitmap {
+        self.library.holds(chunks)
+    }
+
+    fn chunk_size(&self, chunk: &ChunkId) -> Option<u32> {
+        self.library.chunk_size(chunk)
+    }
+
+    fn read_piece(&self, chunk: &ChunkId, piece: u32) -> io::Result<Option<Bytes>> {
+        self.read.fetch_add(1, Ordering::Relaxed);
+        self.library.read_piece(chunk, piece)
+    }
+
+    fn in_use(&self, id: &ManifestId, peer: &PeerId) {
+        self.library.in_use(id, peer);
+    }
+}
+
 /// A node with a false library.
 pub struct Liar {
     net: Net,
+    heard: Arc<AtomicU64>,
+    read: Arc<AtomicU64>,
     runtime: tokio::runtime::Runtime,
 }
 
@@ -94,14 +136,31 @@ impl Liar {
             network: snapswarm::config::PUBLIC_NETWORK.parse().expect("a name"),
             ..NetSettings::default()
         };
+        let (heard, read) = <(Arc<AtomicU64>, Arc<AtomicU64>)>::default();
+        let library = Arc::new(Counted {
+            library,
+            heard: Arc::clone(&heard),
+            read: Arc::clone(&read),
+        });
         let net = runtime
-            .block_on(Net::start(
-                settings,
-                &Identity::generate(),
-                Arc::new(library),
-            ))
+            .block_on(Net::start(settings, &Identity::generate(), library))
             .expect("a node");
-        Self { net, runtime }
+        Self {
+            net,
+            heard,
+            read,
+            runtime,
+        }
+    }
+
+    /// How often it was asked what it has.
+    pub fn heard(&self) -> u64 {
+        self.heard.load(Ordering::Relaxed)
+    }
+
+    /// How many pieces were asked of it.
+    pub fn read(&self) -> u64 {
+        self.read.load(Ordering::Relaxed)
     }
 
     pub fn address(&self) -> String {

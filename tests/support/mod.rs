@@ -62,23 +62,7 @@ impl Home {
 
     /// Loads a folder of chunks; gives the CID.
     pub fn load(&self, folder: &Path, chain_id: &str, height: u64) -> String {
-        let height = height.to_string();
-        let folder = folder.to_str().expect("a plain path");
-        let loaded = self
-            .run([
-                "load",
-                folder,
-                "--kind",
-                "files",
-                "--chain-id",
-                chain_id,
-                "--height",
-                &height,
-                "--app-hash",
-                "AB",
-            ])
-            .ok();
-        loaded["manifest"].as_str().expect("a CID").to_owned()
+        load_in(self.path(), folder, chain_id, height)
     }
 
     /// Starts a daemon on a free loopback port and waits for its first line.
@@ -87,9 +71,7 @@ impl Home {
         I: IntoIterator<Item = S>,
         S: AsRef<std::ffi::OsStr>,
     {
-        let mut command = self.command(["start", "--listen", "/ip4/127.0.0.1/tcp/0"]);
-        command.args(args);
-        Daemon::spawn(command)
+        start_in(self.path(), args)
     }
 
     /// Starts a daemon that listens on exactly these addresses.
@@ -131,6 +113,41 @@ where
     S: AsRef<std::ffi::OsStr>,
 {
     Ran(command_in(home, args).output().expect("snapswarm runs"))
+}
+
+/// Loads a folder of chunks into a home; gives the CID.
+pub fn load_in(home: &Path, folder: &Path, chain_id: &str, height: u64) -> String {
+    let height = height.to_string();
+    let folder = folder.to_str().expect("a plain path");
+    let loaded = run_in(
+        home,
+        [
+            "load",
+            folder,
+            "--kind",
+            "files",
+            "--chain-id",
+            chain_id,
+            "--height",
+            &height,
+            "--app-hash",
+            "AB",
+        ],
+    )
+    .ok();
+    loaded["manifest"].as_str().expect("a CID").to_owned()
+}
+
+/// Starts a daemon of a home on a free loopback port and waits for its first
+/// line.
+pub fn start_in<I, S>(home: &Path, args: I) -> Daemon
+where
+    I: IntoIterator<Item = S>,
+    S: AsRef<std::ffi::OsStr>,
+{
+    let mut command = command_in(home, ["start", "--listen", "/ip4/127.0.0.1/tcp/0"]);
+    command.args(args);
+    Daemon::spawn(command)
 }
 
 /// A verb that ended.
@@ -325,13 +342,11 @@ pub fn folder_digest(folder: &Path) -> Vec<(u64, [u8; 32])> {
     digests
 }
 
-/// Resident bytes of a process now, and the most it ever had.
-pub fn resident(pid: u32) -> Option<(u64, u64)> {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let field = |name: &str| {
-        let line = status.lines().find(|line| line.starts_with(name))?;
-        let kib: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
-        Some(kib * 1024)
-    };
-    Some((field("VmRSS:")?, field("VmHWM:")?))
+/// The most resident bytes that a process ever had.
+pub fn most_resident(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
+    let line = status.lines().find(|line| line.starts_with("VmHWM:"));
+    let kib = line.and_then(|line| line.split_whitespace().nth(1));
+    let kib: u64 = kib.expect("a peak").parse().expect("a number");
+    kib * 1024
 }

@@ -2,11 +2,16 @@
 //! what its RPC says.
 //!
 //! Only three things are progress: the first connection, a chunk that was not
-//! sent before, and, once the node has all chunks, an answer of its RPC: its
-//! application may work on the last of them for as long as it takes. A node whose
-//! application refuses the snapshot connects, asks for offers and asks for the
-//! same chunks without end; once it asks for anything again, its answers are no
-//! progress.
+//! sent before, and, once the node has all chunks, an answer of its RPC, for its
+//! application may work long on the last of them. A node whose application
+//! refuses the snapshot connects, asks for offers and asks for the same chunks
+//! without end; once it asks for anything again, its answers are no progress.
+//!
+//! Waiting after the last chunk has an end of its own ([`work_limit`]): a node
+//! whose state sync has failed for good looks the same from here as one at work.
+//! Its process and its RPC stay up, at height 0, and it asks for nothing more;
+//! the reason stands in its log alone. Only a state of the right height with
+//! another application hash is told at once.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -18,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::interrupted;
 use crate::comet::peer::FeedEvent;
-use crate::comet::rpc::{Restored, Rpc, RpcError};
+use crate::comet::rpc::{AppState, Restored, Rpc, RpcError};
 use crate::node::command::{Failure, FailureCode};
 use crate::node::progress::{Meter, Reporter};
 use crate::snapshot::Manifest;
@@ -30,15 +35,31 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// asks for more of them has no snapshot in hand.
 const OFFERS_OF_A_CONNECTION: u32 = 2;
 
+/// Waiting after the last chunk ends after so many times the patience.
+const WORK_PATIENCES: u32 = 10;
+
+/// And not sooner than this: ten minutes, whatever short patience was given.
+const WORK_MIN: Duration = Duration::from_secs(600);
+
+/// The most that an application may take with the last chunk. Large ones need an
+/// hour for it; 100 minutes go by at the default patience.
+fn work_limit(patience: Duration) -> Duration {
+    patience.saturating_mul(WORK_PATIENCES).max(WORK_MIN)
+}
+
 /// A question to the node's RPC that is under way.
 type Question = Pin<Box<dyn Future<Output = Result<Seen, RpcError>> + Send>>;
 
 /// What the node's RPC says of the restore.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 enum Seen {
     NotYet,
     /// The application holds exactly the snapshot's state.
     State,
+    /// The application is at the snapshot's height with another hash.
+    OtherState {
+        app_hash: Bytes,
+    },
     /// The node has blocks above the snapshot, from this height on; 0 when it
     /// does not tell.
     Following {
@@ -122,7 +143,11 @@ impl<'a> Watch<'a> {
                     }
                 }
                 _ = look.tick() => {
-                    if self.is_stuck(Instant::now()) {
+                    let now = Instant::now();
+                    if self.works_too_long(now) {
+                        return Err(self.never_done());
+                    }
+                    if self.is_stuck(now) {
                         return Err(self.stuck());
                     }
                     question.get_or_insert_with(|| self.question());
@@ -136,7 +161,10 @@ impl<'a> Watch<'a> {
         let (height, app_hash) = (self.manifest.height(), self.app_hash.clone());
         Box::pin(async move {
             Ok(match rpc.restored(height, &app_hash).await? {
-                Restored::NotYet => Seen::NotYet,
+                Restored::NotYet => {
+                    let app = rpc.app_state().await?;
+                    seen_of(app, height, &app_hash)
+                }
                 Restored::State => Seen::State,
                 Restored::Following { .. } => Seen::Following {
                     earliest: rpc.status().await?.earliest_height,
@@ -149,10 +177,20 @@ impl<'a> Watch<'a> {
         now.saturating_duration_since(self.moved_at) >= self.patience
     }
 
+    /// Whether all chunks are with the node for longer than any application needs.
+    fn works_too_long(&self, now: Instant) -> bool {
+        self.working_since
+            .is_some_and(|since| now.saturating_duration_since(since) >= work_limit(self.patience))
+    }
+
     fn is_restored(&mut self, seen: Result<Seen, RpcError>, now: Instant) -> Result<bool, Failure> {
         match seen {
             Ok(Seen::State) => Ok(true),
-            Ok(Seen::NotYet) => {
+            // Before it has all chunks, what it holds is not what it made of them.
+            Ok(Seen::OtherState { app_hash }) if self.working_since.is_some() => {
+                Err(self.other_state(&app_hash))
+            }
+            Ok(Seen::NotYet | Seen::OtherState { .. }) => {
                 self.lives(now);
                 Ok(false)
             }
@@ -181,8 +219,10 @@ impl<'a> Watch<'a> {
             self.told_working += 1;
             self.reporter.note(format!(
                 "the node has had all chunks for {} seconds and its application is not done; its \
-                 RPC answers, so waiting goes on",
-                working.as_secs()
+                 RPC answers, so waiting goes on, up to {} seconds. \"State sync failed\" in the \
+                 node's log would mean that it has given up",
+                working.as_secs(),
+                work_limit(self.patience).as_secs()
             ));
         }
     }
@@ -250,6 +290,40 @@ impl<'a> Watch<'a> {
         )
     }
 
+    fn other_state(&self, app_hash: &Bytes) -> Failure {
+        Failure::new(
+            FailureCode::Verification,
+            format!(
+                "the node's application restored height {} to application hash {}, but the chain \
+                 has {}",
+                self.manifest.height(),
+                hex::encode_upper(app_hash),
+                hex::encode_upper(self.app_hash)
+            ),
+        )
+        .hint(
+            "the node does not go on with this state: empty it and its application, and take \
+             another snapshot; is the application of the version that made this one?",
+        )
+    }
+
+    fn never_done(&self) -> Failure {
+        Failure::new(
+            FailureCode::Failed,
+            format!(
+                "the node has had all chunks of height {} for {} seconds, and its application has \
+                 not restored it",
+                self.manifest.height(),
+                work_limit(self.patience).as_secs()
+            ),
+        )
+        .hint(
+            "look for \"State sync failed\" in the node's log: such a node has given up, stays \
+             at height 0 and must be emptied and started again. Without that line it may still be \
+             at work; it has all it needs from here, and a larger --timeout waits longer",
+        )
+    }
+
     fn stuck(&self) -> Failure {
         let all = self.sent.len();
         let sent = self.sent.iter().filter(|sent| **sent).count();
@@ -289,6 +363,20 @@ fn verdict(height: u64, earliest: u64, all_sent: bool) -> Verdict {
     }
 }
 
+/// What an application shows that does not hold the snapshot's state. It may
+/// have come there since it was looked at before.
+fn seen_of(app: AppState, height: u64, app_hash: &Bytes) -> Seen {
+    if app.height != height {
+        Seen::NotYet
+    } else if app.app_hash == *app_hash {
+        Seen::State
+    } else {
+        Seen::OtherState {
+            app_hash: app.app_hash,
+        }
+    }
+}
+
 /// The answer to the question under way; never, when there is none.
 async fn answer(question: &mut Option<Question>) -> Result<Seen, RpcError> {
     match question {
@@ -298,106 +386,4 @@ async fn answer(question: &mut Option<Question>) -> Result<Seen, RpcError> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::node::command::Progress;
-    use crate::snapshot::{ManifestBuilder, SnapshotFields};
-
-    const PATIENCE: Duration = Duration::from_secs(10);
-
-    fn manifest(chunks: u8) -> Manifest {
-        let mut builder = ManifestBuilder::new();
-        for chunk in 0..chunks {
-            builder.push(&[chunk; 10]).unwrap();
-        }
-        let fields = SnapshotFields {
-            chain_id: "chain".to_owned(),
-            height: 10,
-            app_hash: Some(Bytes::from_static(b"hash")),
-            format: 1,
-            hash: None,
-            metadata: Bytes::new(),
-        };
-        builder.finish(fields).unwrap()
-    }
-
-    fn sent(index: u32) -> FeedEvent {
-        FeedEvent::ChunkSent { index, bytes: 10 }
-    }
-
-    /// Runs a test with a watch over a snapshot of two chunks.
-    fn watching(test: impl FnOnce(&mut Watch, &mut mpsc::Receiver<Progress>, Instant)) {
-        let (sender, mut told) = mpsc::channel(64);
-        let reporter = Reporter::new(sender);
-        let (rpc, manifest) = (Rpc::new("http://127.0.0.1:1").unwrap(), manifest(2));
-        let app_hash = manifest.app_hash().unwrap().clone();
-        let mut watch = Watch::new(&rpc, &manifest, &app_hash, &reporter, PATIENCE);
-        test(&mut watch, &mut told, Instant::now());
-    }
-
-    #[test]
-    fn an_application_may_take_its_time_with_the_last_chunk_while_the_rpc_answers() {
-        watching(|watch, told, start| {
-            watch.heard(sent(0), start);
-            watch.heard(sent(1), start);
-            let mut now = start;
-            for _ in 0..10 {
-                now += PATIENCE / 2;
-                assert!(!watch.is_stuck(now));
-                assert!(!watch.is_restored(Ok(Seen::NotYet), now).unwrap());
-            }
-            let mut notes = 0;
-            while let Ok(news) = told.try_recv() {
-                notes += u32::from(matches!(news, Progress::Note { .. }));
-            }
-            assert_eq!(notes, 5, "one each time that the patience passes");
-            // The RPC falls silent.
-            assert!(watch.is_stuck(now + PATIENCE));
-        });
-    }
-
-    #[test]
-    fn answers_are_no_progress_before_all_chunks_are_sent() {
-        watching(|watch, _, start| {
-            watch.heard(sent(0), start);
-            let later = start + PATIENCE;
-            watch.is_restored(Ok(Seen::NotYet), later).unwrap();
-            assert!(watch.is_stuck(later));
-        });
-    }
-
-    #[test]
-    fn a_node_that_asks_again_after_the_last_chunk_has_refused_the_snapshot() {
-        let offers = || vec![FeedEvent::Offered; 1 + OFFERS_OF_A_CONNECTION as usize];
-        for again in [offers(), vec![sent(0)]] {
-            watching(|watch, _, start| {
-                watch.heard(sent(0), start);
-                watch.heard(sent(1), start);
-                for event in again {
-                    watch.heard(event, start);
-                }
-                let later = start + PATIENCE;
-                watch.is_restored(Ok(Seen::NotYet), later).unwrap();
-                assert!(watch.is_stuck(later));
-            });
-        }
-    }
-
-    #[test]
-    fn blocks_from_right_above_the_snapshot_on_are_a_restore() {
-        assert_eq!(verdict(10, 11, false), Verdict::Restored);
-        assert_eq!(verdict(10, 0, false), Verdict::Restored);
-    }
-
-    #[test]
-    fn blocks_below_the_snapshot_are_no_restore() {
-        assert_eq!(verdict(10, 1, true), Verdict::Otherwise);
-        assert_eq!(verdict(10, 10, true), Verdict::Otherwise);
-    }
-
-    #[test]
-    fn blocks_from_further_above_are_a_restore_only_after_all_chunks_were_sent() {
-        assert_eq!(verdict(10, 12, true), Verdict::Restored);
-        assert_eq!(verdict(10, 12, false), Verdict::Otherwise);
-    }
-}
+mod tests;
