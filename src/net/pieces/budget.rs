@@ -19,9 +19,9 @@ use crate::snapshot::{PIECE_BYTES, hash};
 pub const SHARED_BUFFERS: usize = hash::BATCH_PIECES;
 
 /// Streams that a node may have open on others, each with one buffer. With the
-/// shared ones 48 MiB: what is left for received pieces in a joiner of 128 MiB
-/// beside its manifest, its connections and the pieces it serves. A joiner wants
-/// 20 to 40 neighbours (`facts/swarm-policy.md`).
+/// shared ones 48 MiB, which only a joiner with so many busy neighbours fills;
+/// beside them it holds up to 40 MiB of chunks that are checked and 24 MiB that it
+/// serves. A joiner wants 20 to 40 neighbours (`facts/swarm-policy.md`).
 pub const MAX_CLIENT_STREAMS: usize = 32;
 
 /// The room for received pieces. Clones share it.

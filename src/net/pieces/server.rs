@@ -26,9 +26,10 @@ use crate::snapshot::{ChunkId, Manifest, ManifestId};
 use crate::sync::{ConnKey, UploadLimits};
 use crate::wire::{Refusal, RequestId};
 
-/// Pieces that are in memory to be served, over all streams: what the slots need,
-/// and some that are read ahead; 40 MiB.
-const MAX_SERVED_PIECES: usize = 40;
+/// Pieces that are in memory to be served, over all streams: for each of the
+/// usual eight slots the one under way and the next, and half as many more;
+/// 24 MiB.
+const MAX_SERVED_PIECES: usize = 24;
 
 /// Questions to the library at the same time, beside the reading of pieces.
 const MAX_LOOK_UPS: usize = 8;
