@@ -81,8 +81,8 @@ fn a_third_node_finds_a_provider_through_a_node_that_has_nothing() {
 /// has everything: 1 + ceil(10 MiB/s x (0.5 s + round trip)) pieces of 1 MiB are
 /// fewer (`src/sync/fetch/peer.rs`, up to 14 MiB/s). Besides those, 2 pieces may
 /// be here and wait to be hashed and written: they come at 10 MiB/s and wait for
-/// 20 ms (`src/node/fetch/disk.rs`). The longest runs bring almost twice as much,
-/// so one that keeps nothing is found out.
+/// 20 ms (`src/node/fetch/disk.rs`). The longer runs bring more than all that, so
+/// one that keeps nothing is found out.
 const LOST_WITH_A_KILL_BYTES: u64 = (8 + 2) << 20;
 
 #[test]

@@ -1,5 +1,7 @@
 //! Peers that lie, against a real joiner.
 
+#[path = "support/fake_rpc.rs"]
+mod fake_rpc;
 #[path = "support/liar.rs"]
 mod liar;
 mod support;
@@ -8,8 +10,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use liar::{FalseLibrary, Liar, honest, manifest_of, read_chunks};
+use serde_json::json;
 use snapswarm::snapshot::Manifest;
-use support::{Home, chunk_folder, folder_digest};
+use support::{Daemon, Home, Ran, chunk_folder, folder_digest};
 
 const CHAIN: &str = "hostile-chain";
 
@@ -175,47 +178,148 @@ fn a_manifest_whose_pieces_do_not_make_its_chunks_is_rejected_and_bans_nobody() 
     assert_eq!(left["snapshots"].as_array().unwrap().len(), 0, "{left}");
 }
 
+/// A joiner that named only a meeting point with nothing to give, and whom
+/// everybody else has joined: two honest providers and two poisoners. It hears
+/// all of them at once, and none of them is named.
+struct Crowd {
+    joiner: Home,
+    joining: Daemon,
+    cid: String,
+    honest: Vec<(Home, Daemon)>,
+    strangers: Vec<Liar>,
+    _meeting: (Home, Daemon),
+}
+
+impl Crowd {
+    fn gather() -> Self {
+        let folder = chunk_folder(3, 1 << 20, 33);
+        let meeting_point = Home::new();
+        let meeting = meeting_point.start::<_, &str>([]);
+        let joiner = Home::new();
+        let joining = joiner.start(["--bootstrap", &meeting.address()]);
+        let address = joining.address();
+
+        let mut cid = String::new();
+        let honest: Vec<(Home, Daemon)> = (0..2)
+            .map(|_| {
+                let provider = Home::new();
+                cid = provider.load(folder.path(), CHAIN, 7);
+                let daemon = provider.start(["--bootstrap", &address]);
+                (provider, daemon)
+            })
+            .collect();
+        let real = manifest_of(&read_chunks(folder.path(), 3), CHAIN, 7);
+        assert_eq!(real.id().to_string(), cid);
+        let strangers = [7, 1 << 62].map(|height| poisoner(&real, height, &address));
+        support::eventually("everybody has joined", || {
+            (joining.status()["peers"].as_u64() >= Some(5)).then_some(())
+        });
+        Self {
+            joiner,
+            joining,
+            cid,
+            honest,
+            strangers: strangers.into(),
+            _meeting: (meeting_point, meeting),
+        }
+    }
+
+    /// Fetches the chain's newest snapshot: the strangers were asked what they
+    /// have before it was chosen, and nothing of it was taken.
+    fn fetch(&self, more: &[&str]) -> Ran {
+        let ran = self
+            .joiner
+            .run([&["fetch", "--chain-id", CHAIN], more].concat());
+        let fetched = ran.ok();
+        assert_eq!(fetched["manifest"], self.cid.as_str(), "{}", ran.stderr());
+        assert_eq!(fetched["bytes"], 3 << 20);
+        let honest: Vec<String> = self.honest.iter().map(|(_, d)| d.peer_id()).collect();
+        for peer in fetched["peers"].as_array().unwrap() {
+            assert!(honest.iter().any(|id| peer["peer_id"] == id.as_str()));
+        }
+        for stranger in &self.strangers {
+            assert!(stranger.heard() > 0, "it was not even asked");
+            assert_eq!(stranger.read(), 0, "pieces were taken from it");
+        }
+        assert_eq!(self.joining.status()["snapshots"][0]["height"], 7);
+        ran
+    }
+}
+
+/// Has garbage of the right chain and application hash. Its manifest would win
+/// against `real` if only the names of the two were compared.
+fn poisoner(real: &Manifest, height: u64, joiner: &str) -> Liar {
+    let garbage = |seed| read_chunks(chunk_folder(3, 1 << 20, seed).path(), 3);
+    let (manifest, chunks) = (100..)
+        .map(garbage)
+        .map(|chunks| (manifest_of(&chunks, CHAIN, height), chunks))
+        .find(|(manifest, _)| manifest.id() > real.id())
+        .unwrap();
+    let manifest = Arc::new(manifest);
+    let library = FalseLibrary {
+        manifest: manifest.clone(),
+        chunks: honest(&manifest, &chunks),
+        claimed_height: None,
+    };
+    let stranger = Liar::start(library, &[joiner.to_owned()]);
+    stranger.announce(&manifest);
+    stranger
+}
+
 #[test]
-fn a_stranger_with_garbage_for_the_same_height_or_an_absurd_height_changes_nothing() {
-    let folder = chunk_folder(3, 1 << 20, 33);
-    let provider = Home::new();
-    let cid = provider.load(folder.path(), CHAIN, 7);
-    let daemon = provider.start::<_, &str>([]);
+fn strangers_with_garbage_for_the_same_height_or_an_absurd_height_are_heard_and_not_believed() {
+    Crowd::gather().fetch(&[]);
+}
 
-    let garbage = read_chunks(chunk_folder(3, 1 << 20, 34).path(), 3);
-    let same_height = Arc::new(manifest_of(&garbage, CHAIN, 7));
-    let far = Arc::new(manifest_of(&garbage, CHAIN, 1 << 62));
-    let strangers: Vec<Liar> = [&same_height, &far]
-        .into_iter()
-        .map(|manifest| {
-            let library = FalseLibrary {
-                manifest: manifest.clone(),
-                chunks: honest(manifest, &garbage),
-                claimed_height: None,
-            };
-            let stranger = Liar::start(library, &[daemon.address()]);
-            stranger.announce(manifest);
-            stranger
-        })
-        .collect();
-    support::eventually("the strangers are connected", || {
-        let status: serde_json::Value = serde_json::from_str(&daemon.get("/v1/status")).unwrap();
-        (status["peers"].as_u64() >= Some(2)).then_some(())
+#[test]
+fn with_the_chains_rpc_a_claim_above_its_height_is_left_out_with_a_line() {
+    let crowd = Crowd::gather();
+    let rpc = fake_rpc::answering(|method| match method {
+        "commit" => json!({ "signed_header": { "header": { "height": "8", "app_hash": "AB" } } }),
+        _ => fake_rpc::status(CHAIN, 100),
     });
+    let ran = crowd.fetch(&["--node-rpc", &rpc]);
+    assert_eq!(ran.ok()["proven"], true);
+    let said = ran.stderr();
+    let line = "1 claim was left out: not below the chain's height 100";
+    assert!(said.lines().any(|said| said == line), "{said}");
+}
 
+#[test]
+fn garbage_with_another_application_hash_than_the_chains_is_left_out_with_a_line() {
+    let folder = chunk_folder(1, 1 << 20, 37);
+    let chunks = read_chunks(folder.path(), 1);
+    let manifest = Arc::new(manifest_of(&chunks, CHAIN, 7));
+    let library = FalseLibrary {
+        manifest: manifest.clone(),
+        chunks: honest(&manifest, &chunks),
+        claimed_height: None,
+    };
+    let liar = Liar::start(library, &[]);
+    let rpc = fake_rpc::answering(|method| match method {
+        "commit" => json!({ "signed_header": { "header": { "height": "8", "app_hash": "CD" } } }),
+        _ => fake_rpc::status(CHAIN, 100),
+    });
     let joiner = Home::new();
-    let fetched = joiner
-        .run([
-            "fetch",
-            "--chain-id",
-            CHAIN,
-            "--bootstrap",
-            &daemon.address(),
-        ])
-        .ok();
-    assert_eq!(fetched["manifest"], cid.as_str());
-    assert_eq!(fetched["bytes"], 3 << 20);
-    drop(strangers);
+    let ran = joiner.run([
+        "fetch",
+        "--chain-id",
+        CHAIN,
+        "--timeout",
+        "5",
+        "--node-rpc",
+        &rpc,
+        "--bootstrap",
+        &liar.address(),
+    ]);
+    ran.failed(3);
+    let said = ran.stderr();
+    let line = format!(
+        "left out: {} claims another application hash at height 7 than the chain has",
+        manifest.id()
+    );
+    assert!(said.lines().any(|said| said == line), "{said}");
+    assert_eq!(liar.read(), 0);
 }
 
 #[test]
