@@ -114,6 +114,7 @@ mod tests {
             wasted_bytes: 0,
             seconds: 1.0,
             proven: true,
+            app_hash: None,
             peers: peers
                 .iter()
                 .map(|(id, bytes)| PeerBytes {

@@ -97,6 +97,11 @@ pub(super) fn text(outcome: &Outcome) -> Option<String> {
         );
     }
     out += &peers(fetched);
+    if fetched.app_hash.is_none() {
+        out += "Bytes checked. The snapshot names no application hash: nothing can prove its \
+                state, and `feed` does not take it.\n";
+        return Some(out);
+    }
     out += if fetched.proven {
         "Bytes checked, application hash confirmed by the chain's RPC.\n"
     } else {
@@ -147,6 +152,7 @@ mod tests {
             wasted_bytes: 1 << 20,
             seconds: 2.0,
             proven,
+            app_hash: Some("AB".to_owned()),
             peers: vec![
                 PeerBytes {
                     peer_id: "evil\u{1b}[2J".to_owned(),
@@ -158,6 +164,16 @@ mod tests {
                 },
             ],
         })
+    }
+
+    #[test]
+    fn what_can_never_be_proven_is_said_and_not_recommended_to_feed() {
+        let Outcome::Fetched(mut without) = fetched(false) else {
+            panic!("fetched");
+        };
+        without.app_hash = None;
+        let said = text(&Outcome::Fetched(without)).unwrap();
+        assert!(said.contains("names no application hash") && !said.contains("Next:"));
     }
 
     #[test]

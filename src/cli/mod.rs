@@ -226,10 +226,10 @@ impl Door<'_> {
     }
 }
 
-/// What was interrupted goes on with the same command: the person is told.
+/// What was interrupted without a word of its own kept nothing half done.
 fn how_to_go_on(mut failure: Failure) -> Failure {
     if failure.code == FailureCode::Interrupted && failure.hint.is_none() {
-        failure.hint = Some("give the same command again: it goes on where it stopped".to_owned());
+        failure.hint = Some("nothing half done was kept; the same command starts again".to_owned());
     }
     failure
 }

@@ -28,7 +28,8 @@ impl Screen {
     /// A bar where stderr is a terminal.
     pub fn new() -> Self {
         let bar = io::stderr().is_terminal().then(|| {
-            let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+            // Shown when there is something to show.
+            let bar = ProgressBar::hidden();
             bar.set_style(waiting());
             bar
         });
@@ -84,14 +85,14 @@ impl ProgressView {
                 self.begin_phase();
             }
             Progress::Bytes { done, total, .. } => {
-                let line = bytes_line(news, self.next.as_deref());
                 if let Some(bar) = &self.screen.bar {
                     bar.set_style(measured());
                     bar.set_length(*total);
                     bar.set_position(*done);
-                    bar.set_prefix(line);
+                    bar.set_prefix(bytes_line(news, None));
                 } else if self.told.elapsed() >= LINE_EVERY || done == total {
                     self.told = Instant::now();
+                    let line = bytes_line(news, self.next.as_deref());
                     self.screen.line(&format!("{}: {line}", self.phase));
                 }
             }
@@ -104,8 +105,12 @@ impl ProgressView {
             None => self.screen.line(&self.phase),
             Some(bar) => {
                 bar.set_style(waiting());
-                bar.set_message(self.phase.clone());
+                bar.set_message(match &self.next {
+                    Some(next) => format!("{}, then: {next}", self.phase),
+                    None => self.phase.clone(),
+                });
                 if !self.ticking {
+                    bar.set_draw_target(ProgressDrawTarget::stderr());
                     bar.enable_steady_tick(TICK);
                     self.ticking = true;
                 }
@@ -123,11 +128,12 @@ impl Drop for ProgressView {
 }
 
 fn waiting() -> ProgressStyle {
-    style("{spinner} {msg} ({elapsed})")
+    style("{spinner} {elapsed} {wide_msg}")
 }
 
+/// Two lines, so that both fit 80 columns.
 fn measured() -> ProgressStyle {
-    style("{spinner} {msg} [{bar:24}] {prefix}")
+    style("{spinner} {wide_msg}\n  [{bar:16}] {prefix}")
 }
 
 fn style(template: &str) -> ProgressStyle {

@@ -117,10 +117,16 @@ impl Redial {
         }
     }
 
-    /// The attempt on a target failed. `chance` is a random number below 1.
-    pub fn handle_failed(&mut self, id: TargetId, chance: f64, now: Instant) {
-        if let Some(target) = self.targets.get_mut(id.0) {
-            target.pause_from(now, chance);
+    /// The attempt on a target failed. `chance` is a random number below 1. Gives
+    /// the address of a configured target that fails for the first time: a person
+    /// should hear of it once.
+    pub fn handle_failed(&mut self, id: TargetId, chance: f64, now: Instant) -> Option<&Multiaddr> {
+        let target = self.targets.get_mut(id.0)?;
+        let is_news = target.pause == MIN_PAUSE;
+        target.pause_from(now, chance);
+        match &target.place {
+            Place::Address(address) if is_news => Some(address),
+            _ => None,
         }
     }
 

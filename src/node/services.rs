@@ -135,13 +135,29 @@ pub(super) async fn identity(home: &Path) -> Result<Identity, Failure> {
 
 /// The same, where blocking is allowed.
 pub(super) fn load_identity(home: &Path) -> Result<Identity, Failure> {
+    tell_of_lost_key(home);
     Ok(Identity::load_or_create(&home.join(IDENTITY_FILE))?)
+}
+
+/// A home that knows peers had a key. Without it, it gets a new one, and with it
+/// another name: who knows this node by its old one does not find it any more.
+fn tell_of_lost_key(home: &Path) {
+    let key = home.join(IDENTITY_FILE);
+    if !key.exists() && home.join(PEERS_FILE).exists() {
+        tracing::warn!(
+            file = %key.display(),
+            "The key of this node is missing, so it gets a new one: its peer id changes, and \
+             addresses of it that others hold are of no use any more. Put the old file back if \
+             there is a copy"
+        );
+    }
 }
 
 /// The peer id of a home that is only looked at: nothing where there is no key
 /// yet and none can be made, or where it is somebody else's.
 pub(super) fn peer_id_of(home: &Path) -> Result<Option<String>, Failure> {
     use std::io::ErrorKind::{PermissionDenied, ReadOnlyFilesystem};
+    tell_of_lost_key(home);
     match Identity::load_or_create(&home.join(IDENTITY_FILE)) {
         Ok(identity) => Ok(Some(identity.peer_id().to_string())),
         Err(IdentityError::File { source, .. })

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use tracing::info;
 
-use crate::snapshot::{Manifest, ManifestId};
+use crate::snapshot::{ChunkIndex, Manifest, ManifestId};
 
 use super::car::{CarReader, CarWriter, car_bytes};
 use super::entry::Archive;
@@ -176,17 +176,41 @@ pub(super) fn export_files(
     folder: &Path,
     mut progress: Progress,
 ) -> Result<(), StoreError> {
+    let is_new = !folder.exists();
     std::fs::create_dir_all(folder).map_err(StoreError::io("create the folder", folder))?;
     if !super::home::entries(folder)?.is_empty() {
         return Err(StoreError::NotEmpty(folder.to_owned()));
     }
+    let written = write_files(store, archive, folder, &mut progress);
+    if written.is_err() {
+        // Half a snapshot would stand in the way of the next attempt.
+        for index in archive.manifest().chunk_indexes() {
+            let _ = std::fs::remove_file(chunk_file(folder, index));
+        }
+        if is_new {
+            let _ = std::fs::remove_dir(folder);
+        }
+    }
+    written
+}
+
+/// The file of a chunk: no name ever comes from the network.
+fn chunk_file(folder: &Path, index: ChunkIndex) -> PathBuf {
+    folder.join(format!("{:04}", index.get()))
+}
+
+fn write_files(
+    store: &Inner,
+    archive: &Archive,
+    folder: &Path,
+    progress: &mut Progress,
+) -> Result<(), StoreError> {
     let manifest = archive.manifest();
     store.disk.require_space(folder, manifest.total_bytes())?;
     let mut done = 0;
     for index in manifest.chunk_indexes() {
         let bytes = archive.read_chunk(index)?;
-        // No name ever comes from the network.
-        let path = folder.join(format!("{:04}", index.get()));
+        let path = chunk_file(folder, index);
         File::create_new(&path)
             .and_then(|mut file| {
                 file.write_all(&bytes)?;
@@ -201,7 +225,7 @@ pub(super) fn export_files(
                 _ => StoreError::io("write", &path)(source),
             })?;
         done += bytes.len() as u64;
-        go_on(&mut progress, done, manifest.total_bytes())?;
+        go_on(progress, done, manifest.total_bytes())?;
     }
     sync_folder(folder)
 }

@@ -122,7 +122,14 @@ impl Actor {
         let peer = addresses.first().and_then(peer_of);
         match options(peer, addresses) {
             Some(options) => self.attempt(target, peer, options),
-            None => self.redial.handle_failed(target, chance(), Instant::now()),
+            None => self.pause(target, &"its name leads nowhere"),
+        }
+    }
+
+    /// A target is tried again later; a configured one is told of, once.
+    fn pause(&mut self, target: TargetId, why: &dyn std::fmt::Display) {
+        if let Some(address) = self.redial.handle_failed(target, chance(), Instant::now()) {
+            tracing::warn!(%address, %why, "A bootstrap peer is not reached; trying again");
         }
     }
 
@@ -149,7 +156,7 @@ impl Actor {
         if matches!(error, DialError::LocalPeerId { .. }) {
             self.redial.handle_useless(target);
         } else {
-            self.redial.handle_failed(target, chance(), Instant::now());
+            self.pause(target, error);
         }
     }
 

@@ -68,6 +68,8 @@ pub struct Fetched {
     pub seconds: f64,
     /// Whether a CometBFT RPC confirmed the application hash.
     pub proven: bool,
+    /// The application hash that the snapshot names, hex.
+    pub app_hash: Option<String>,
     /// What came from whom.
     pub peers: Vec<PeerBytes>,
 }

@@ -188,6 +188,11 @@ impl Chase {
     }
 
     /// Whether there was anything to try.
+    /// Why offers were left out, as far as the person was told.
+    pub(super) fn told(&self) -> Vec<String> {
+        self.told.sentences.iter().cloned().collect()
+    }
+
     pub(super) fn had_offers(&self) -> bool {
         self.offered
     }
@@ -224,7 +229,7 @@ impl Told {
         if self.sentences.contains(sentence) {
             return;
         }
-        tracing::warn!(sentence, "search");
+        tracing::debug!(sentence, "search");
         if self.sentences.len() < MAX_TOLD && self.sentences.insert(sentence.to_owned()) {
             self.reporter.note(sentence);
         }

@@ -29,16 +29,40 @@ pub(super) fn deserted(
 }
 
 /// Nobody was found that has it.
-pub(super) fn nobody(what: &str, connected: usize, banned: &[Banned]) -> Failure {
-    let hint = if connected == 0 {
+pub(super) fn nobody(
+    what: &str,
+    connected: usize,
+    troubles: &[String],
+    banned: &[Banned],
+) -> Failure {
+    let hint = if connected == 0 && !troubles.is_empty() {
+        "check the addresses that were named: a provider prints its own when it starts; or wait \
+         longer with --timeout"
+    } else if connected == 0 {
         "no peer is connected: give one with --bootstrap MULTIADDR (a provider prints its own \
          when it starts), or wait longer with --timeout"
     } else {
         "the connected peers do not have it: name a provider with --bootstrap, or wait longer \
          with --timeout"
     };
-    let message = format!("{what} was not found ({connected} peers connected)");
+    let unit = if connected == 1 { "peer" } else { "peers" };
+    let mut message = format!("{what} was not found ({connected} {unit} connected)");
+    for trouble in troubles.iter().take(MAX_NAMED) {
+        message += &format!("; {trouble}");
+    }
     not_found(message, hint.to_owned(), banned)
+}
+
+/// Offers were there, and none was taken. `told` are the reasons.
+pub(super) fn left_out(what: &str, told: &[String]) -> Failure {
+    let mut message = format!("no snapshot of {what} that peers offer could be taken in time");
+    for reason in told.iter().take(MAX_NAMED) {
+        message += &format!("; {reason}");
+    }
+    Failure::new(FailureCode::NotFound, message).hint(
+        "name another provider with --bootstrap, change what leaves it out, or wait longer with \
+         --timeout",
+    )
 }
 
 /// With a word about who was kept out: without it, a person whose only provider
@@ -92,7 +116,7 @@ mod tests {
         let patience = Duration::from_secs(60);
         for failure in [
             deserted(id, patience, (1, 2), &bans),
-            nobody("it", 0, &bans),
+            nobody("it", 0, &[], &bans),
         ] {
             assert!(failure.message.contains(&bans[0].peer.to_string()));
             assert!(failure.message.contains("2 more minutes"));
@@ -105,8 +129,18 @@ mod tests {
     }
 
     #[test]
+    fn a_named_address_that_is_not_reached_is_named_with_its_cause() {
+        let trouble = "cannot reach /ip4/127.0.0.1/tcp/1: refused".to_owned();
+        let failure = nobody("it", 0, &[trouble], &[]);
+        assert!(failure.message.contains("tcp/1: refused"));
+        assert!(failure.hint.unwrap().starts_with("check the addresses"));
+        let failure = left_out("c", &["left out: too large".to_owned()]);
+        assert!(failure.message.ends_with("left out: too large"));
+    }
+
+    #[test]
     fn many_bans_are_counted() {
-        let message = nobody("it", 3, &banned(10)).message;
+        let message = nobody("it", 3, &[], &banned(10)).message;
         assert_eq!(message.matches("because it").count(), MAX_NAMED);
         assert!(message.ends_with("6 more are banned"), "{message}");
     }

@@ -16,6 +16,7 @@ use super::ask::{MAX_MANIFESTS_AT_ONCE, ask_manifest, is_begun, reach};
 use super::candidates::{Candidate, Wanted};
 use super::chase::{Chase, Found, Next, Outcome, Turn, Verdict};
 use super::listen::Listener;
+use super::named::Named;
 use super::seek::{Asked, Seeker};
 use crate::comet::rpc::{Rpc, RpcError};
 use crate::net::Key;
@@ -39,7 +40,7 @@ pub(super) struct Search<'a> {
     pub(super) reporter: &'a Reporter,
     pub(super) rpc: Option<&'a Rpc>,
     /// Peers that the user named.
-    pub(super) named: &'a BTreeSet<PeerId>,
+    pub(super) named: &'a Named,
     pub(super) deadline: Instant,
 }
 
@@ -107,12 +108,12 @@ impl Search<'_> {
             listener.ask(seeker.sources());
             tokio::select! {
                 () = tokio::time::sleep_until(self.deadline) => {
-                    return Err(self.ended(chain_id, chase));
+                    return Err(self.ended(chain_id, height, chase));
                 }
                 answer = listener.next() => if let Some((peer, answer)) = answer {
                     seeker.add(answer.peers);
                     if listener.keep(peer, answer.entries, |entry| chase.fit(entry)) {
-                        let all = listener.heard_all(self.named);
+                        let all = listener.heard_all(&self.named.peers);
                         let at = Instant::now() + if all { Duration::ZERO } else { SETTLE };
                         settled = Some(settled.map_or(at, |before| before.min(at)));
                     }
@@ -130,7 +131,7 @@ impl Search<'_> {
                         Next::Found(found) => return Ok(found),
                         Next::Choose if choosing => {
                             let begun = |id: &ManifestId| is_begun(self.services, id);
-                            let claims = listener.claims(self.named);
+                            let claims = listener.claims(&self.named.peers);
                             let turn = chase.choose(&claims, listener.left_out(), begun, now);
                             step = turn.map(|turn| self.try_candidate(chain_id, turn).boxed());
                             settled = Some(now + LOOK_AGAIN);
@@ -309,28 +310,32 @@ impl Search<'_> {
     }
 
     /// Why the search for a chain's snapshot ended with nothing.
-    fn ended(&self, chain_id: &str, chase: Chase) -> Failure {
+    fn ended(&self, chain_id: &str, height: Option<u64>, chase: Chase) -> Failure {
         let had_offers = chase.had_offers();
+        let told = chase.told();
         if let Some(error) = chase.into_trouble() {
             return error.into();
         }
-        if !had_offers {
-            return self.nobody(&format!("a snapshot of {chain_id}"));
+        let at = height.map_or_else(String::new, |height| format!(" at height {height}"));
+        if !had_offers && told.is_empty() {
+            return self.nobody(&format!("a snapshot of {chain_id}{at}"));
         }
-        Failure::new(
-            FailureCode::NotFound,
-            format!("no snapshot of {chain_id} that peers offer could be taken in time"),
-        )
-        .hint(
-            "the notes above say why each was left out; name a provider with --bootstrap, or wait \
-             longer with --timeout",
-        )
+        super::ended::left_out(&format!("{chain_id}{at}"), &told)
     }
 
     fn nobody(&self, what: &str) -> Failure {
         let connected = self.services.net.connected().len();
         let banned = self.services.referee.in_force(|_| true);
-        super::ended::nobody(what, connected, &banned)
+        let mut troubles = self.named.troubles();
+        let strangers = self.services.net.stats().foreign_network_peers;
+        if strangers > 0 {
+            troubles.push(format!(
+                "peers of other networks were turned away: this home is of the network {} \
+                 (network.name in config.toml)",
+                self.services.config.network.name
+            ));
+        }
+        super::ended::nobody(what, connected, &troubles, &banned)
     }
 }
 

@@ -96,12 +96,16 @@ impl<'a> Listener<'a> {
         any
     }
 
-    /// Whether every peer that the user named, and everyone else who was asked,
-    /// has answered.
+    /// Whether every peer that the user named has told of the chain, and everyone
+    /// else who was asked has answered. A named peer that has nothing is a meeting
+    /// point: whom it knows is yet to be heard.
     pub(super) fn heard_all(&self, named: &BTreeSet<PeerId>) -> bool {
-        !named.is_empty()
-            && self.asking.is_empty()
-            && named.iter().all(|peer| self.heard.contains_key(peer))
+        !named.is_empty() && self.asking.is_empty() && named.iter().all(|peer| self.has_told(peer))
+    }
+
+    fn has_told(&self, peer: &PeerId) -> bool {
+        let heard = self.heard.get(peer);
+        heard.is_some_and(|heard| !heard.fit.is_empty() || !heard.left_out.is_empty())
     }
 
     /// All claims that fit. Who was banned since is not heard any more.

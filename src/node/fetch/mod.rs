@@ -42,6 +42,8 @@ use crate::store::{BATCH_CHUNKS, ChunkVerdict, Download, StoreError};
 
 /// Streams that wait to be taken into a download.
 const RECRUIT_QUEUE: usize = 16;
+/// Characters of a name in a line of progress: enough to tell two apart.
+const SHORT_NAME: usize = 16;
 /// The longest patience that makes sense, a year; keeps arithmetic with times in
 /// range.
 const MAX_TIMEOUT_S: u64 = 365 * 24 * 3600;
@@ -68,7 +70,7 @@ pub(super) async fn fetch(
             services,
             reporter,
             rpc: rpc.as_ref(),
-            named: &named.peers,
+            named: &named,
             deadline: Instant::now() + patience,
         };
         let mut found = tokio::select! {
@@ -176,6 +178,7 @@ async fn gather(
         wasted_bytes: 0,
         seconds: 0.0,
         proven: found.proven,
+        app_hash: manifest.app_hash().map(hex::encode_upper),
         peers: Vec::new(),
     };
     let store = services.store.clone();
@@ -192,7 +195,8 @@ async fn gather(
     read_back(&download, reporter, cancel).await?;
     fetched.resumed_bytes = gather::bytes_of(&manifest, &download.have());
     let text = format!(
-        "fetching {id}: {} chunks, {} bytes{}",
+        "fetching {}: {} chunks, {} bytes{}",
+        short(&id),
         manifest.chunk_count(),
         manifest.unique_bytes(),
         if fetched.resumed_bytes > 0 {
@@ -263,6 +267,15 @@ async fn gather(
             let banned = services.referee.in_force(|peer| crew.took_part(peer));
             Err(ended::deserted(id, patience, have, &banned))
         }
+    }
+}
+
+/// A name as far as a line on a screen has room for it.
+fn short(id: &ManifestId) -> String {
+    let name = id.to_string();
+    match name.get(..SHORT_NAME) {
+        Some(begin) => format!("{begin}…"),
+        None => name,
     }
 }
 

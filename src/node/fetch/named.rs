@@ -1,6 +1,7 @@
 //! The peers that a person named for one fetch.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use libp2p::{Multiaddr, PeerId};
@@ -8,7 +9,7 @@ use tokio::task::JoinSet;
 
 use crate::net::{Net, NetError};
 use crate::node::command::{Failure, FailureCode};
-use crate::node::services::{Services, peer_of};
+use crate::node::services::{Services, lock, peer_of};
 
 /// A named peer is dialled again after this, and after twice as long each time.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
@@ -20,7 +21,18 @@ pub(super) struct Named {
     /// Their ids, where the addresses have them, and those of the configured
     /// ones.
     pub(super) peers: BTreeSet<PeerId>,
+    troubles: Troubles,
     _dialling: JoinSet<()>,
+}
+
+/// Why addresses are not reached, the last reason of each.
+type Troubles = Arc<Mutex<BTreeMap<Multiaddr, String>>>;
+
+impl Named {
+    /// Why those that were not reached were not, in sentences.
+    pub(super) fn troubles(&self) -> Vec<String> {
+        lock(&self.troubles).values().cloned().collect()
+    }
 }
 
 /// Begins to dial each until it is reached once.
@@ -28,6 +40,7 @@ pub(super) fn dial_named(services: &Services, addresses: &[String]) -> Result<Na
     let configured = services.config.network.bootstrap.iter();
     let mut peers: BTreeSet<PeerId> = configured.filter_map(peer_of).collect();
     let mut dialling = JoinSet::new();
+    let troubles = Troubles::default();
     for text in addresses {
         let address: Multiaddr = text.parse().map_err(|error| {
             Failure::new(
@@ -37,26 +50,35 @@ pub(super) fn dial_named(services: &Services, addresses: &[String]) -> Result<Na
             .hint("an address looks like /ip4/203.0.113.7/tcp/26670/p2p/12D3KooW…")
         })?;
         peers.extend(peer_of(&address));
-        dialling.spawn(dial_until_reached(services.net.clone(), address));
+        dialling.spawn(dial_until_reached(
+            services.net.clone(),
+            address,
+            troubles.clone(),
+        ));
     }
     Ok(Named {
         peers,
+        troubles,
         _dialling: dialling,
     })
 }
 
 /// A provider that is started after the one who waits for it is found within
 /// seconds.
-async fn dial_until_reached(net: Net, address: Multiaddr) {
+async fn dial_until_reached(net: Net, address: Multiaddr, troubles: Troubles) {
     let mut pause = FIRST_PAUSE;
     loop {
-        match net.dial(address.clone()).await {
-            Ok(_) | Err(NetError::Stopped) => return,
-            Err(error) if pause == FIRST_PAUSE => {
-                tracing::warn!(%error, "a named peer is not reached; trying again");
+        let error = match net.dial(address.clone()).await {
+            Ok(_) | Err(NetError::Stopped) => {
+                lock(&troubles).remove(&address);
+                return;
             }
-            Err(error) => tracing::debug!(%error, "a named peer is not reached"),
+            Err(error) => error,
+        };
+        if pause == FIRST_PAUSE {
+            tracing::warn!(%error, "a named peer is not reached; trying again");
         }
+        lock(&troubles).insert(address.clone(), error.to_string());
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(LONGEST_PAUSE);
     }
