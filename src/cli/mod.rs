@@ -226,10 +226,10 @@ impl Door<'_> {
     }
 }
 
-/// What was interrupted without a word of its own kept nothing half done.
+/// What was interrupted without a word of its own begins again: the person is told.
 fn how_to_go_on(mut failure: Failure) -> Failure {
     if failure.code == FailureCode::Interrupted && failure.hint.is_none() {
-        failure.hint = Some("nothing half done was kept; the same command starts again".to_owned());
+        failure.hint = Some("give the same command again: it starts anew".to_owned());
     }
     failure
 }

@@ -196,9 +196,9 @@ impl StoreError {
         Some(match self {
             Self::Locked { pid, .. } => match pid {
                 Some(pid) => format!(
-                    "`snapswarm status` tells whether process {pid} is the daemon of this home, \
-                     which carries out what it is asked; wait for any other verb, or stop it \
-                     (kill {pid}), or give another home with --home."
+                    "Process {pid} uses this home: its daemon (`snapswarm status` tells), or a \
+                     verb that ends by itself, such as a fetch (`snapswarm list` shows what it \
+                     brings). Wait for it or stop it, or give another home with --home."
                 ),
                 None => "Wait for the other snapswarm on this home or stop it, or use another \
                          --home."

@@ -1,5 +1,6 @@
 //! Disks that are full, read-only, shared or wrong.
 
+use std::ops::ControlFlow;
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
@@ -423,4 +424,30 @@ fn temporaries_of_an_earlier_run_are_swept() {
     std::fs::write(home.path().join("spool/000001.chunks"), b"half").unwrap();
     open(home.path());
     assert_eq!(names(&home.path().join("spool")), [""; 0]);
+}
+
+#[test]
+fn an_export_that_is_stopped_leaves_no_half_snapshot_in_the_way() {
+    let home = tempfile::tempdir().unwrap();
+    let store = open(home.path());
+    let chunks: Vec<_> = (1..=3).map(|seed| noise(seed, 5000)).collect();
+    let id = publish(&store, 1, &chunks).unwrap().manifest().id();
+    let folder = home.path().join("out");
+    let mut stop = |done: u64, _: u64| {
+        if done > 5000 {
+            ControlFlow::Break(())
+        } else {
+            ControlFlow::Continue(())
+        }
+    };
+    for made_before in [false, true] {
+        if made_before {
+            std::fs::create_dir(&folder).unwrap();
+        }
+        let stopped = store.export_files(&id, &folder, &mut stop);
+        assert!(matches!(stopped, Err(StoreError::Stopped)));
+        assert_eq!(folder.exists(), made_before);
+    }
+    store.export_files(&id, &folder, &mut quiet).unwrap();
+    assert_eq!(names(&folder), ["0000", "0001", "0002"]);
 }
