@@ -26,7 +26,8 @@ pub(super) struct Arguments {
     /// not proven yet
     #[arg(long, value_name = "URL", value_parser = super::arguments::rpc_url)]
     chain_rpc: Option<String>,
-    /// How long the restore may take without any progress
+    /// How long the restore may take without any progress; once the node has every
+    /// chunk, ten times as long, and at least ten minutes
     #[arg(long, value_name = "SECONDS", default_value_t = 600, value_parser = clap::value_parser!(u64).range(1..=31_536_000))]
     timeout: u64,
 }
