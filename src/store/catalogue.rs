@@ -8,7 +8,7 @@
 //!
 //! The whole file is replaced at each change, before the snapshot's own file
 //! appears under its name, so no file is without its line. A line without a file
-//! is dropped at the next open, unless it is pinned: the file may come back.
+//! stays for the day when the file comes back; of unpinned ones the latest.
 
 use std::collections::BTreeMap;
 use std::io::Read;

@@ -181,11 +181,13 @@ pub(super) fn export_files(
     if !super::home::entries(folder)?.is_empty() {
         return Err(StoreError::NotEmpty(folder.to_owned()));
     }
-    let written = write_files(store, archive, folder, &mut progress);
+    let mut made = Vec::new();
+    let written = write_files(store, archive, folder, &mut made, &mut progress);
     if written.is_err() {
-        // Half a snapshot would stand in the way of the next attempt.
-        for index in archive.manifest().chunk_indexes() {
-            let _ = std::fs::remove_file(chunk_file(folder, index));
+        // Half a snapshot would stand in the way of the next attempt. What others
+        // put there meanwhile stays.
+        for file in &made {
+            let _ = std::fs::remove_file(file);
         }
         if is_new {
             let _ = std::fs::remove_dir(folder);
@@ -203,6 +205,7 @@ fn write_files(
     store: &Inner,
     archive: &Archive,
     folder: &Path,
+    made: &mut Vec<PathBuf>,
     progress: &mut Progress,
 ) -> Result<(), StoreError> {
     let manifest = archive.manifest();
@@ -213,6 +216,7 @@ fn write_files(
         let path = chunk_file(folder, index);
         File::create_new(&path)
             .and_then(|mut file| {
+                made.push(path.clone());
                 file.write_all(&bytes)?;
                 file.sync_all()
             })

@@ -64,11 +64,12 @@ impl Origin {
         }
     }
 
-    /// Of a snapshot that came twice: what a person brought stays a person's.
+    /// Of a snapshot that came twice: what a person brought stays as it was, and
+    /// what was harvested becomes a person's.
     pub(super) fn or(self, later: Self) -> Self {
-        match later {
-            Self::Harvested => self,
-            Self::Loaded | Self::Fetched => later,
+        match self {
+            Self::Harvested => later,
+            Self::Loaded | Self::Fetched => self,
         }
     }
 }

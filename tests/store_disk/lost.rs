@@ -78,7 +78,7 @@ fn what_a_person_asks_for_is_theirs_whoever_brought_it_first() {
     ));
     assert_eq!(store.get(&id).unwrap().origin, Origin::Fetched);
     assert_eq!(finish(Origin::Harvested).1, Origin::Fetched);
-    assert_eq!(finish(Origin::Loaded).1, Origin::Loaded);
+    assert_eq!(finish(Origin::Loaded).1, Origin::Fetched);
 }
 
 #[test]

@@ -187,12 +187,12 @@ impl Chase {
         self.hashes.insert(height, app_hash);
     }
 
-    /// Whether there was anything to try.
     /// Why offers were left out, as far as the person was told.
     pub(super) fn told(&self) -> Vec<String> {
         self.told.sentences.iter().cloned().collect()
     }
 
+    /// Whether there was anything to try.
     pub(super) fn had_offers(&self) -> bool {
         self.offered
     }

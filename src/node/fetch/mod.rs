@@ -384,5 +384,11 @@ async fn export(
     reporter.phase(format!("writing the chunks into {}", dir.display()));
     let store = services.store.clone();
     let mut progress = byte_progress(reporter, cancel);
-    blocking(move || Ok(store.export_files(&id, &dir, &mut progress)?)).await
+    blocking(move || match store.export_files(&id, &dir, &mut progress) {
+        Err(StoreError::Stopped) => Err(Failure::interrupted(
+            "the snapshot is here; the same command writes the files again",
+        )),
+        exported => Ok(exported?),
+    })
+    .await
 }
