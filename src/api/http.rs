@@ -33,7 +33,7 @@ pub const MAX_CONNECTIONS: usize = 64;
 
 /// A connection is closed after so long, idle or not: a client that sends its
 /// request a byte at a time, or never, frees its place.
-pub const CONNECTION_TIMEOUT: Duration = Duration::from_secs(60);
+pub const CONNECTION_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long answers under way may take when the daemon stops.
 const STOP_TIMEOUT: Duration = Duration::from_secs(2);

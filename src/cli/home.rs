@@ -37,7 +37,15 @@ pub fn find(flag: Option<&Path>) -> Result<PathBuf, Failure> {
                 Some("name one with --home DIR"),
             )
         })?;
-    absolute(&named)
+    let home = absolute(&named)?;
+    if home.exists() && !home.is_dir() {
+        return Err(failure(
+            FailureCode::Usage,
+            format!("the home {} is no folder", home.display()),
+            Some("name a folder with --home DIR; one that is missing is made"),
+        ));
+    }
+    Ok(home)
 }
 
 /// The same path for a process with another working folder.

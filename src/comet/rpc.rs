@@ -94,9 +94,7 @@ pub enum RpcError {
         problem: String,
     },
     /// Nobody answers, or not in time.
-    #[error(
-        "the RPC at {url} does not answer ({what}): is the node running and its [rpc] laddr right?"
-    )]
+    #[error("the RPC at {url} does not answer ({what}): {}", innermost(source))]
     Unreachable {
         /// The RPC.
         url: String,
@@ -170,7 +168,28 @@ pub enum RpcError {
     },
 }
 
+/// The last cause: the ones before it only say who met it.
+fn innermost(error: &reqwest::Error) -> String {
+    let mut cause: &dyn std::error::Error = error;
+    while let Some(deeper) = cause.source() {
+        cause = deeper;
+    }
+    cause.to_string()
+}
+
 impl RpcError {
+    /// What a person can do about it, where that is not said already.
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::Unreachable { .. } => Some("is the node running, and its [rpc] laddr right?"),
+            Self::Answer { .. } => Some("give the address of a CometBFT node's RPC"),
+            Self::Refused { .. } => Some("look into the node's log, or ask another node"),
+            Self::Url { .. } | Self::Unsafe { .. } | Self::TooNew { .. } | Self::Pruned { .. } => {
+                None
+            }
+        }
+    }
+
     /// Whether the same question may have an answer later without anyone
     /// changing something.
     pub fn is_retryable(&self) -> bool {

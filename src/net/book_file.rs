@@ -104,19 +104,18 @@ pub(super) fn save(path: &Path, peers: &[RememberedPeer]) -> io::Result<()> {
             })
             .collect(),
     };
-    let folder = match path.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
-    };
-    fs::create_dir_all(folder)?;
-    let mut temporary = tempfile::Builder::new()
-        .prefix(".peers-")
-        .tempfile_in(folder)?;
-    serde_json::to_writer_pretty(&mut temporary, &file)?;
-    temporary.write_all(b"\n")?;
-    temporary.as_file().sync_all()?;
-    temporary.persist(path).map_err(|error| error.error)?;
-    Ok(())
+    if let Some(folder) = path.parent() {
+        fs::create_dir_all(folder)?;
+    }
+    // One process has a home, so a name of its own is enough, and what a crash
+    // leaves is written over.
+    let fresh = path.with_extension("new");
+    let mut bytes = serde_json::to_vec_pretty(&file)?;
+    bytes.push(b'\n');
+    let mut out = File::create(&fresh)?;
+    out.write_all(&bytes)?;
+    out.sync_all()?;
+    fs::rename(&fresh, path)
 }
 
 #[cfg(test)]

@@ -225,7 +225,7 @@ pub enum FailureCode {
     Failed,
     /// Wrong use.
     Usage,
-    /// Not found within the time given.
+    /// Not found, or not within the time given.
     NotFound,
     /// Bytes or hashes do not fit.
     Verification,

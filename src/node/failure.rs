@@ -134,7 +134,12 @@ impl From<RpcError> for Failure {
             | RpcError::TooNew { .. }
             | RpcError::Pruned { .. } => FailureCode::Failed,
         };
-        Self::new(code, chain(&error))
+        let told = Self::new(code, error.to_string());
+        match (&error, error.hint()) {
+            (_, Some(hint)) => told.hint(hint),
+            (RpcError::Url { .. }, None) => told.advice_after("; "),
+            (_, None) => told.advice_after(": "),
+        }
     }
 }
 
@@ -205,17 +210,24 @@ impl From<ControlError> for Failure {
 impl From<ConfigError> for Failure {
     fn from(error: ConfigError) -> Self {
         match &error {
-            ConfigError::File { source, path } => {
+            ConfigError::File { source, path } if is_of_the_system(source) => {
                 Self::io(format!("cannot use {}", path.display()), source)
             }
-            ConfigError::Syntax(_) | ConfigError::Value { .. } | ConfigError::In { .. } => {
-                Self::new(FailureCode::Usage, chain(&error)).hint(
-                    "mend the file; `snapswarm --home NEW init` writes one with every key and its \
-                     default into a new folder, to compare with",
-                )
-            }
+            ConfigError::File { .. }
+            | ConfigError::Syntax(_)
+            | ConfigError::Value { .. }
+            | ConfigError::In { .. } => Self::new(FailureCode::Usage, chain(&error)).hint(
+                "mend the file; `snapswarm --home NEW init` writes one with every key and its \
+                 default into a new folder, to compare with",
+            ),
         }
     }
+}
+
+/// Whether the system refused, and not what stands in the file.
+fn is_of_the_system(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind::{InvalidData, Other};
+    !matches!(error.kind(), InvalidData | Other)
 }
 
 /// An error and its causes, as one line.
@@ -231,4 +243,34 @@ fn chain(error: &dyn std::error::Error) -> String {
         cause = error.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_that_are_no_text_are_wrong_use_and_a_disk_that_fails_is_a_fault() {
+        let of = |kind: std::io::ErrorKind| {
+            let (path, source) = ("config.toml".into(), kind.into());
+            Failure::from(ConfigError::File { path, source })
+        };
+        let no_text = of(std::io::ErrorKind::InvalidData);
+        assert_eq!(no_text.code, FailureCode::Usage);
+        assert!(no_text.hint.unwrap().starts_with("mend the file"));
+        let private = of(std::io::ErrorKind::PermissionDenied);
+        assert_eq!(private.code, FailureCode::Storage);
+    }
+
+    #[tokio::test]
+    async fn an_rpc_that_is_not_there_is_told_with_one_cause_and_what_to_do() {
+        let rpc = crate::comet::rpc::Rpc::new("http://127.0.0.1:1").unwrap();
+        let failure = Failure::from(rpc.status().await.unwrap_err());
+        assert!(
+            failure.message.ends_with("refused (os error 111)"),
+            "{failure:?}"
+        );
+        assert_eq!(failure.message.matches("127.0.0.1:1").count(), 1);
+        assert!(failure.hint.unwrap().contains("laddr"));
+    }
 }

@@ -8,7 +8,6 @@
 mod choice;
 mod memory;
 
-use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,7 +15,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
 
-use self::choice::{Choice, Key};
+use self::choice::{Choice, Key, Shelf};
 use super::command::{Failure, FailureCode, HarvestStatus};
 use super::failure::blocking;
 use super::feed::comet_identity;
@@ -24,7 +23,7 @@ use super::services::{Services, count};
 use crate::comet::peer::{HarvestSettings, Harvester, NodeAddress, Stop};
 use crate::comet::rpc::{Rpc, RpcError};
 use crate::snapshot::{ManifestId, Offer, SnapshotFields, Source};
-use crate::store::{Origin, Stored};
+use crate::store::Origin;
 
 /// How often the node is asked for its snapshots: an app that makes one each
 /// few seconds keeps each for several times as long.
@@ -42,8 +41,6 @@ pub(super) struct Harvest {
     stop: Stop,
     newest_height: Option<u64>,
     choice: Choice,
-    /// What was on the shelf in the last round.
-    were_here: BTreeMap<ManifestId, Key>,
     /// The trouble that was last logged, until all is well.
     told: Option<String>,
 }
@@ -68,7 +65,6 @@ impl Harvest {
             stop: Stop::new(),
             newest_height: None,
             choice,
-            were_here: BTreeMap::new(),
             told: None,
         })
     }
@@ -144,9 +140,7 @@ impl Harvest {
             return Ok((harvester, None));
         };
         let here = self.here(&chain_id);
-        self.forget_damaged(&here);
-        let kept = |stored: &Stored| (Key::from(&*stored.manifest), stored.origin);
-        let here = here.iter().map(kept).collect();
+        self.choice.look_at_damaged(&self.services.store.damaged());
         let keep = self.services.config.store.max_snapshots as usize;
         let chosen = self
             .choice
@@ -165,7 +159,7 @@ impl Harvest {
                 break;
             }
             match taken {
-                Taken::Published => self.choice.taken(&key),
+                Taken::Published(id) => self.choice.taken(key, id),
                 Taken::NotYet => {}
                 Taken::Failed(failure) => {
                     count(&self.services.counters.harvests_failed);
@@ -197,24 +191,15 @@ impl Harvest {
     }
 
     /// The complete snapshots of the chain on the shelf.
-    fn here(&self, chain_id: &str) -> Vec<Stored> {
-        let mut stored = self.services.store.list();
-        stored.retain(|stored| stored.complete && stored.manifest.chain_id() == chain_id);
+    fn here(&self, chain_id: &str) -> Shelf {
+        let stored = self.services.store.list().into_iter();
         stored
-    }
-
-    /// Forgets those that were here and that the disk damaged since.
-    fn forget_damaged(&mut self, here: &[Stored]) {
-        let named = |stored: &Stored| (stored.manifest.id(), Key::from(&*stored.manifest));
-        let here: BTreeMap<ManifestId, Key> = here.iter().map(named).collect();
-        for file in self.services.store.damaged() {
-            if let Some(id) = file.manifest().filter(|id| !here.contains_key(id))
-                && let Some(key) = self.were_here.remove(&id)
-            {
-                self.choice.forget(&key);
-            }
-        }
-        self.were_here = here;
+            .filter(|stored| stored.complete && stored.manifest.chain_id() == chain_id)
+            .map(|stored| {
+                let key = Key::from(&*stored.manifest);
+                (key, (stored.manifest.id(), stored.origin))
+            })
+            .collect()
     }
 
     /// An application hash of another chain would make a lie out of "proven". It
@@ -250,10 +235,10 @@ impl Harvest {
         })
         .await?;
         let taken = match published {
-            Ok(()) => {
+            Ok(id) => {
                 count(&self.services.counters.harvests_done);
                 self.services.shelf_changed().await;
-                Taken::Published
+                Taken::Published(id)
             }
             Err(failure) => Taken::Failed(failure),
         };
@@ -287,7 +272,7 @@ impl Harvest {
 }
 
 enum Taken {
-    Published,
+    Published(ManifestId),
     /// Block H+1 is not there yet; the next round sees it.
     NotYet,
     Failed(Failure),
@@ -300,7 +285,7 @@ fn publish(
     offer: &Offer,
     app_hash: Bytes,
     stop: &Stop,
-) -> Result<(), Failure> {
+) -> Result<ManifestId, Failure> {
     let mut spool = services.store.publish()?;
     let mut snapshot = harvester.open(offer)?;
     while let Some(chunk) = snapshot.next_chunk()? {
@@ -321,6 +306,6 @@ fn publish(
             ControlFlow::Continue(())
         }
     };
-    spool.finish(fields, Origin::Harvested, true, &mut go_on)?;
-    Ok(())
+    let archive = spool.finish(fields, Origin::Harvested, true, &mut go_on)?;
+    Ok(archive.manifest().id())
 }

@@ -54,12 +54,8 @@ impl StoreLibrary {
             return true;
         }
         if hash::sha256(bytes) != manifest.piece(index).sha256 {
-            let file = self.store.get(&found.manifest).map(|stored| stored.file);
-            tracing::error!(
-                snapshot = %found.manifest, piece = number, ?file,
-                "the disk has damaged a snapshot and this piece is not served: \
-                 `snapswarm verify` moves the file aside, then fetch or load it again"
-            );
+            let problem = format!("piece {number} that was read to be served is not what it was");
+            self.store.doubt(&found.manifest, &problem);
             return false;
         }
         let mut found_right = lock(&self.found_right);

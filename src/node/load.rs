@@ -9,7 +9,7 @@ use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
 
 use super::command::{Failure, FailureCode, LoadCommand, LoadKind, Loaded};
-use super::progress::{Meter, Reporter, byte_progress};
+use super::progress::{Meter, Reporter, byte_progress, chunks};
 use crate::snapshot::{MAX_CHUNK_BYTES, Manifest, SnapshotFields};
 use crate::store::{Origin, Store, StoreError};
 
@@ -63,10 +63,11 @@ fn publish(
         total += chunk_size(file)?;
     }
     reporter.phase_then(
-        format!("reading {} chunks", files.len()),
+        format!("reading {}", chunks(files.len() as u32)),
         "writing the archive and reading it back",
     );
     let mut meter = Meter::new(reporter.clone(), total);
+    store.require_room_to_publish(total)?;
     let mut spool = store.publish()?;
     let mut done = 0;
     for file in files {

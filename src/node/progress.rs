@@ -53,6 +53,11 @@ impl Reporter {
     }
 }
 
+/// `1 chunk`, `2 chunks`
+pub(super) fn chunks(number: u32) -> String {
+    format!("{number} {}", if number == 1 { "chunk" } else { "chunks" })
+}
+
 /// Byte progress of one phase: rate over the last seconds and time to the end.
 pub struct Meter {
     reporter: Reporter,

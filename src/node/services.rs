@@ -139,16 +139,16 @@ pub(super) fn load_identity(home: &Path) -> Result<Identity, Failure> {
     Ok(Identity::load_or_create(&home.join(IDENTITY_FILE))?)
 }
 
-/// A home that knows peers had a key. Without it, it gets a new one, and with it
-/// another name: who knows this node by its old one does not find it any more.
+/// A home that knows peers had a key. With a new one it has another name: who
+/// knows this node by its old one does not find it any more.
 fn tell_of_lost_key(home: &Path) {
     let key = home.join(IDENTITY_FILE);
     if !key.exists() && home.join(PEERS_FILE).exists() {
         tracing::warn!(
             file = %key.display(),
-            "The key of this node is missing, so it gets a new one: its peer id changes, and \
-             addresses of it that others hold are of no use any more. Put the old file back if \
-             there is a copy"
+            "The key of this node is missing. With a new one its peer id changes, and addresses \
+             of it that others hold are of no use any more. Put the old file back if there is a \
+             copy"
         );
     }
 }

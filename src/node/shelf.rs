@@ -16,6 +16,7 @@ use crate::store::{DamagedFile, Store, StoreError, Stored};
 
 /// Carries out `list`.
 pub(super) fn list(store: &Store) -> SnapshotList {
+    store.look_again();
     SnapshotList {
         snapshots: summaries(store),
         damaged: store.damaged().into_iter().map(damaged).collect(),
@@ -154,40 +155,50 @@ pub(super) fn delete(store: &Store, id: &str) -> Result<Changed, Failure> {
     if store.get(&id).is_some_and(|stored| stored.downloading) {
         return Err(StoreError::DownloadOpen(id).into());
     }
-    match store.delete(&id) {
-        Err(StoreError::NotFound(_)) => find(store, &id.to_string()).map(|_| ())?,
-        deleted => deleted?,
-    }
-    Ok(changed(&id, "deleted"))
+    changed(store, &id, store.delete(&id), "deleted")
 }
 
 /// Carries out `pin`.
 pub(super) fn pin(store: &Store, id: &str) -> Result<Changed, Failure> {
-    let stored = find(store, id)?;
-    store.pin(&stored.manifest.id())?;
-    Ok(changed(&stored.manifest.id(), "pinned"))
+    let id: ManifestId = id.parse()?;
+    changed(store, &id, store.pin(&id), "pinned")
 }
 
 /// Carries out `unpin`.
 pub(super) fn unpin(store: &Store, id: &str) -> Result<Changed, Failure> {
-    let stored = find(store, id)?;
-    store.unpin(&stored.manifest.id())?;
-    Ok(changed(&stored.manifest.id(), "unpinned"))
+    let id: ManifestId = id.parse()?;
+    changed(store, &id, store.unpin(&id), "unpinned")
 }
 
-fn changed(id: &ManifestId, done: &str) -> Changed {
-    Changed {
+/// What came of a change; with what is known of a snapshot that is not here.
+fn changed(
+    store: &Store,
+    id: &ManifestId,
+    result: Result<(), StoreError>,
+    done: &str,
+) -> Result<Changed, Failure> {
+    match result {
+        Err(StoreError::NotFound(_)) => find(store, &id.to_string()).map(|_| ())?,
+        result => result?,
+    }
+    Ok(Changed {
         manifest: id.to_string(),
         done: done.to_owned(),
-    }
+    })
 }
 
 /// The snapshot of a name that a person typed.
 pub(super) fn find(store: &Store, id: &str) -> Result<Stored, Failure> {
     let id: ManifestId = id.parse()?;
+    store.look_again();
     store.get(&id).ok_or_else(|| {
         let here = match aside(store, &id) {
             Some(file) => format!("; it was damaged, see {}", file.path.display()),
+            None if store.missing().contains(&id) => {
+                "; its file is missing, and what is known about it is kept (`snapswarm delete` \
+                 forgets it)"
+                    .to_owned()
+            }
             None => String::new(),
         };
         Failure::new(

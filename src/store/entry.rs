@@ -13,7 +13,7 @@ use crate::snapshot::{
 use super::disk::{Disk, read_at};
 use super::layout::Layout;
 use super::sidecar::Pieces;
-use super::{Servable, StoreError};
+use super::{Removed, RemovedBecause, Servable, StoreError};
 
 /// Files that are kept open for serving. Well below the 1,024 that a process may
 /// have open by default, sockets included.
@@ -142,6 +142,22 @@ impl Entry {
 
     pub(super) fn id(&self) -> ManifestId {
         self.contents.manifest.id()
+    }
+
+    /// What is told when it is gone.
+    pub(super) fn removed(&self, because: RemovedBecause) -> Removed {
+        let manifest = self.manifest();
+        let chunks = manifest.unique_indexes();
+        Removed {
+            id: self.id(),
+            chain_id: manifest.chain_id().to_owned(),
+            height: manifest.height(),
+            bytes: self.file_bytes(),
+            chunks: chunks
+                .map(|chunk| manifest.unique_chunk(chunk).id)
+                .collect(),
+            because,
+        }
     }
 
     /// What the file takes on disk.

@@ -1,15 +1,85 @@
 //! What is not here any more, or not to be trusted: files that were moved aside,
 //! files that cannot be read, pins of snapshots whose files are missing.
 
-use tracing::{info, warn};
+use std::io;
+use std::sync::Arc;
+
+use tracing::{error, info, warn};
 
 use crate::snapshot::ManifestId;
 
-use super::entry::move_aside;
+use super::entry::{Entry, move_aside};
 use super::state::Inner;
-use super::{DamagedFile, StoreError};
+use super::{DamagedFile, RemovedBecause, StoreError};
 
 impl Inner {
+    /// Lets go of complete snapshots whose files somebody took away under this
+    /// process. What is known about them is kept, because a file may come back.
+    pub(super) fn let_go_of_vanished(&self) {
+        if self.disk.is_for_reading() {
+            return;
+        }
+        let entries: Vec<Arc<Entry>> = {
+            let state = self.state();
+            let entries = state.records.values().map(|record| record.entry.clone());
+            entries.filter(|entry| entry.is_complete()).collect()
+        };
+        for entry in entries {
+            let found = std::fs::metadata(&entry.path);
+            if !found.is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
+                continue;
+            }
+            let id = entry.id();
+            let mut state = self.state();
+            let Some(marks) = state
+                .records
+                .get(&id)
+                .filter(|record| Arc::ptr_eq(&record.entry, &entry))
+                .map(|record| record.marks)
+            else {
+                continue;
+            };
+            state.records.remove(&id);
+            state.missing.insert(id, marks);
+            drop(state);
+            self.files.forget(&id);
+            warn!(
+                manifest = %id, file = %entry.path.display(),
+                "The file of a snapshot was taken away: it is not served any more. Put it back and \
+                 start again, or `snapswarm delete CID` forgets it"
+            );
+            self.tell_removed([entry.removed(RemovedBecause::Vanished)]);
+        }
+    }
+
+    /// Enters a file whose bytes were found changed; once.
+    pub(super) fn doubt(&self, id: &ManifestId, problem: &str) {
+        let mut state = self.state();
+        let Some(record) = state.records.get(id) else {
+            return;
+        };
+        let path = record.entry.path.clone();
+        if state.damaged.iter().any(|file| file.path == path) {
+            return;
+        }
+        let problem = problem.to_owned();
+        error!(
+            manifest = %id, file = %path.display(), problem,
+            "The disk has damaged a snapshot: `snapswarm verify CID` moves it aside, then fetch or \
+             load it again"
+        );
+        state.damaged.push(DamagedFile { path, problem });
+    }
+
+    /// Every byte of a snapshot was found right.
+    pub(super) fn clear_doubt(&self, id: &ManifestId) {
+        let mut state = self.state();
+        if let Some(record) = state.records.get(id) {
+            let path = record.entry.path.clone();
+            state.damaged.retain(|file| file.path != path);
+        }
+    }
+
     /// Moves a complete snapshot aside whose bytes are not what they were. A
     /// store for reading leaves it where it is.
     pub(super) fn set_aside(&self, id: &ManifestId, problem: &str) {
@@ -25,6 +95,7 @@ impl Inner {
         warn!(manifest = %id, file = %path.display(), problem, "A damaged snapshot was moved aside");
         let problem = problem.to_owned();
         let mut state = self.state();
+        state.damaged.retain(|file| file.path != record.entry.path);
         state.damaged.push(DamagedFile { path, problem });
         if record.marks.pinned {
             state.missing.insert(*id, record.marks);
@@ -33,6 +104,25 @@ impl Inner {
         if let Err(error) = self.save_catalogue() {
             warn!(%error, "The catalogue could not be written");
         }
+    }
+
+    /// Pins or unpins a snapshot, also one whose file is missing.
+    pub(super) fn set_pinned(&self, id: &ManifestId, pinned: bool) -> Result<(), StoreError> {
+        let before = {
+            let mut state = self.state();
+            state
+                .missing
+                .get_mut(id)
+                .map(|marks| std::mem::replace(&mut marks.pinned, pinned))
+        };
+        let Some(before) = before else {
+            return self.mark(id, |marks| marks.pinned = pinned);
+        };
+        self.save_catalogue().inspect_err(|_| {
+            if let Some(marks) = self.state().missing.get_mut(id) {
+                marks.pinned = before;
+            }
+        })
     }
 
     /// Removes a snapshot with all that is left of it: files that were moved

@@ -168,6 +168,21 @@ impl Store {
         records.map(|record| record.entry.file_bytes()).sum()
     }
 
+    /// Fails when chunks of so many bytes cannot be published now: they are spooled
+    /// before the archive is made, so the disk needs room for them twice, and the
+    /// quota once. Equal chunks count each time.
+    pub fn require_room_to_publish(&self, bytes: u64) -> Result<(), StoreError> {
+        if let Some(quota) = self.0.settings.quota_bytes.filter(|quota| bytes > *quota) {
+            return Err(StoreError::OverQuota {
+                needed: bytes,
+                quota,
+                kept: 0,
+            });
+        }
+        let spool = &self.0.home.spool.join("chunks");
+        self.0.disk.require_space(spool, bytes.saturating_mul(2))
+    }
+
     /// Begins a snapshot whose chunks come one at a time.
     pub fn publish(&self) -> Result<Spool, StoreError> {
         Spool::create(self.0.clone())
@@ -258,14 +273,15 @@ impl Store {
         self.0.delete(id)
     }
 
-    /// Keeps a snapshot whatever its age and the quota.
+    /// Keeps a snapshot whatever its age and the quota. One whose file is missing
+    /// is kept when it comes back.
     pub fn pin(&self, id: &ManifestId) -> Result<(), StoreError> {
-        self.0.mark(id, |marks| marks.pinned = true)
+        self.0.set_pinned(id, true)
     }
 
     /// Lets a snapshot go when its time comes.
     pub fn unpin(&self, id: &ManifestId) -> Result<(), StoreError> {
-        self.0.mark(id, |marks| marks.pinned = false)
+        self.0.set_pinned(id, false)
     }
 
     /// The chain itself confirmed the snapshot's application hash.
@@ -298,10 +314,24 @@ impl Store {
     /// for reading.
     pub fn verify(&self, id: &ManifestId, progress: Progress) -> Result<Verified, StoreError> {
         let verified = transfer::verify(&self.archive(id)?, progress);
-        if let Err(StoreError::Damaged { problem, .. }) = &verified {
-            self.0.set_aside(id, problem);
+        match &verified {
+            Ok(_) => self.0.clear_doubt(id),
+            Err(StoreError::Damaged { problem, .. }) => self.0.set_aside(id, problem),
+            Err(_) => {}
         }
         verified
+    }
+
+    /// A reader found other bytes in a snapshot's file than were written: it is
+    /// listed as damaged until [`Store::verify`] has decided.
+    pub fn doubt(&self, id: &ManifestId, problem: &str) {
+        self.0.doubt(id, problem);
+    }
+
+    /// Looks whether the files of complete snapshots are still there; those that
+    /// are not are told by the next [`Store::enforce`].
+    pub fn look_again(&self) {
+        self.0.let_go_of_vanished();
     }
 
     /// Reads a CAR file and checks every byte of it.

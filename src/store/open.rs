@@ -207,27 +207,23 @@ impl<'a> Scan<'a> {
     }
 
     /// Tells of lines without files, and leaves them, because a disk that is not
-    /// mounted comes back: those that are pinned, and of the others the latest. To
-    /// a reader such a line may be a snapshot on its way in or out.
+    /// mounted comes back: those that are pinned, and of the others the latest.
+    ///
+    /// A line that nobody pinned may be of a snapshot that never arrived, and to a
+    /// reader any line may be of one on its way in or out: they are for the debug
+    /// log.
     fn miss(&self, lines: &mut Catalogue) {
         for (id, marks) in lines.iter() {
             let file = self.home.archive(id);
             let is_damaged = self.damaged.iter().any(|file| file.manifest() == Some(*id));
-            if is_damaged || self.disk.is_for_reading() {
-                debug!(manifest = %id, "Its file is not there");
-            } else if marks.pinned {
+            if marks.pinned && !is_damaged && !self.disk.is_for_reading() {
                 warn!(
                     manifest = %id, file = %file.display(),
                     "The file of a pinned snapshot is missing. Put it back, or fetch or load the \
                      snapshot again: it stays pinned. `snapswarm delete CID` forgets it"
                 );
             } else {
-                warn!(
-                    manifest = %id, file = %file.display(), origin = marks.origin.as_str(),
-                    proven = marks.proven,
-                    "The file of a snapshot is missing. If it comes back, it is known again; \
-                     `snapswarm delete CID` forgets it"
-                );
+                debug!(manifest = %id, file = %file.display(), "Its file is not there");
             }
         }
         let unpinned = lines.values().filter(|marks| !marks.pinned);

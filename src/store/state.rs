@@ -160,6 +160,16 @@ impl Inner {
         saved.map(|()| marks)
     }
 
+    /// Takes the marks back of a snapshot whose file did not get its name.
+    fn arrived<T>(&self, id: &ManifestId, result: Result<T, StoreError>) -> Result<T, StoreError> {
+        result.inspect_err(|_| {
+            self.state().arriving.remove(id);
+            if let Err(error) = self.save_catalogue() {
+                warn!(%error, "The catalogue keeps a line for a snapshot that did not arrive");
+            }
+        })
+    }
+
     /// Makes a verified and synced archive one of the complete snapshots. When
     /// the snapshot is complete here already, that one is given.
     pub(super) fn publish(
@@ -173,10 +183,10 @@ impl Inner {
             return Ok(archive);
         }
         let marks = self.announce_arrival(id, origin, proven)?;
-        let published = staged.publish();
+        let published = self.arrived(&id, staged.publish())?;
         let mut state = self.state();
         state.arriving.remove(&id);
-        let entry = Arc::new(published?);
+        let entry = Arc::new(published);
         state.missing.remove(&id);
         let before = state.records.insert(id, Record::new(entry.clone(), marks));
         drop(state);
@@ -291,10 +301,15 @@ impl Inner {
             remove
         };
         let removed = self.remove_all(remove);
+        self.tell_removed(removed);
+        Ok(())
+    }
+
+    /// Leaves it to the next [`Inner::enforce`] to tell of these.
+    pub(super) fn tell_removed(&self, removed: impl IntoIterator<Item = Removed>) {
         let mut state = self.state();
         let room = MAX_UNTOLD_REMOVALS.saturating_sub(state.untold.len());
         state.untold.extend(removed.into_iter().take(room));
-        Ok(())
     }
 
     /// Gives back bytes that [`Inner::make_room`] set aside.
@@ -305,6 +320,7 @@ impl Inner {
 
     /// Keeps the limits; gives what was removed since the last call.
     pub(super) fn enforce(&self, now: Instant) -> Vec<Removed> {
+        self.let_go_of_vanished();
         let (mut removed, remove) = {
             let mut state = self.state();
             let quota = self
@@ -331,26 +347,15 @@ impl Inner {
             match self.remove(&id) {
                 Ok(entry) => {
                     let manifest = entry.manifest();
-                    let bytes = entry.file_bytes();
                     info!(
                         manifest = %id,
                         chain = manifest.chain_id(),
                         height = manifest.height(),
-                        bytes,
+                        bytes = entry.file_bytes(),
                         ?because,
                         "Removed state snapshot"
                     );
-                    removed.push(Removed {
-                        id,
-                        chain_id: manifest.chain_id().to_owned(),
-                        height: manifest.height(),
-                        bytes,
-                        chunks: manifest
-                            .unique_indexes()
-                            .map(|chunk| manifest.unique_chunk(chunk).id)
-                            .collect(),
-                        because,
-                    });
+                    removed.push(entry.removed(because));
                 }
                 Err(error) => warn!(manifest = %id, %error, "A snapshot could not be removed"),
             }
@@ -388,10 +393,10 @@ impl Inner {
     pub(super) fn start_download(&self, staged: Staged) -> Result<Arc<Entry>, StoreError> {
         let id = staged.contents.manifest.id();
         let marks = self.announce_arrival(id, Origin::Fetched, false)?;
-        let started = staged.start();
+        let started = self.arrived(&id, staged.start())?;
         let mut state = self.state();
         state.arriving.remove(&id);
-        let entry = Arc::new(started?);
+        let entry = Arc::new(started);
         // A publication of the same snapshot may have been faster.
         if state.records.contains_key(&id) {
             drop(state);

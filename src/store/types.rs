@@ -180,6 +180,8 @@ pub enum RemovedBecause {
     Superseded,
     /// The quota needed its bytes.
     Quota,
+    /// Somebody took its file away.
+    Vanished,
 }
 
 /// Of a check of a whole snapshot.

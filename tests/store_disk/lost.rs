@@ -1,9 +1,10 @@
 //! Files that somebody took away, and files that were moved aside.
 
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
-use snapswarm::snapshot::ManifestId;
-use snapswarm::store::{Origin, Store, StoreError, StoreSettings};
+use snapswarm::snapshot::{ManifestId, hash};
+use snapswarm::store::{Origin, RemovedBecause, Store, StoreError, StoreSettings};
 
 use crate::support::*;
 
@@ -162,4 +163,72 @@ fn a_pinned_snapshot_that_was_damaged_is_pinned_again_when_it_comes_back() {
     let store = open(home.path());
     publish(&store, 1, &chunks).unwrap();
     assert!(store.get(&id).unwrap().pinned);
+}
+
+#[test]
+fn a_file_that_is_taken_away_under_a_running_store_is_let_go_of_and_told() {
+    let home = tempfile::tempdir().unwrap();
+    let store = open(home.path());
+    let chunks = [noise(1, 5000)];
+    let stays = publish(&store, 2, &[noise(2, 5000)]).unwrap();
+    let id = publish(&store, 1, &chunks).unwrap().manifest().id();
+    store.pin(&id).unwrap();
+    let chunk = snapswarm::snapshot::ChunkId(hash::sha256(&chunks[0]));
+    assert!(store.find_chunk(&chunk).is_some());
+    std::fs::remove_file(archive_of(home.path(), &id)).unwrap();
+    store.look_again();
+    let left: Vec<_> = store.list().iter().map(|one| one.manifest.id()).collect();
+    assert_eq!(left, [stays.manifest().id()]);
+    assert_eq!(store.missing(), [id]);
+    assert!(store.find_chunk(&chunk).is_none(), "nobody is promised it");
+    let told = store.enforce(Instant::now());
+    assert_eq!(
+        (told[0].id, told[0].because),
+        (id, RemovedBecause::Vanished)
+    );
+    assert_eq!(store.enforce(Instant::now()), []);
+    store.unpin(&id).unwrap();
+    assert_eq!(store.missing(), [], "its pin can be taken back");
+    store.pin(&id).unwrap();
+    publish(&store, 1, &chunks).unwrap();
+    assert!(store.get(&id).unwrap().pinned);
+}
+
+#[test]
+fn a_snapshot_in_doubt_is_listed_as_damaged_until_it_is_verified() {
+    let home = tempfile::tempdir().unwrap();
+    let store = open(home.path());
+    let archive = publish(&store, 1, &[noise(1, 5000)]).unwrap();
+    let id = archive.manifest().id();
+    store.doubt(&id, "one");
+    store.doubt(&id, "two");
+    let damaged = store.damaged();
+    assert_eq!(damaged.len(), 1);
+    assert_eq!(damaged[0].manifest(), Some(id));
+    verify(&store, &id).unwrap();
+    assert_eq!(store.damaged(), [], "it was right after all");
+    store.doubt(&id, "one");
+    flip(archive.path(), offset_in(archive.path(), 0));
+    verify(&store, &id).unwrap_err();
+    let aside: Vec<_> = store.damaged().into_iter().map(|file| file.path).collect();
+    assert_eq!(aside.len(), 1, "{aside:?}");
+    assert!(aside[0].exists());
+}
+
+#[test]
+fn room_for_what_is_to_be_published_is_asked_for_before_it_is_read() {
+    let home = tempfile::tempdir().unwrap();
+    let settings = StoreSettings {
+        quota_bytes: Some(1 << 20),
+        ..StoreSettings::default()
+    };
+    let store = Store::open(home.path(), settings).unwrap();
+    store.require_room_to_publish(1 << 20).unwrap();
+    let over = store.require_room_to_publish((1 << 20) + 1).unwrap_err();
+    assert!(matches!(over, StoreError::OverQuota { .. }), "{over}");
+    drop(store);
+    let full = open(home.path())
+        .require_room_to_publish(u64::MAX / 2)
+        .unwrap_err();
+    assert!(matches!(full, StoreError::NoSpace { .. }), "{full}");
 }

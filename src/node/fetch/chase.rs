@@ -17,7 +17,8 @@ use crate::node::progress::Reporter;
 use crate::snapshot::{Manifest, ManifestId};
 use crate::wire::CatalogueEntry;
 
-/// Sentences shown of one search; the others go to the log alone.
+/// Sentences shown of one search, so that strangers cannot fill the screen; the
+/// debug log has them all.
 const MAX_TOLD: usize = 64;
 /// Application hashes kept of the chain, at most 64 bytes each.
 const MAX_HASHES: usize = 1024;
@@ -168,11 +169,11 @@ impl Chase {
                     Verdict::Found(found) => return Next::Found(found),
                     Verdict::False(reason) => {
                         self.trials.put_out(subject);
-                        self.told.say(&format!("left out: {reason}"));
+                        self.told.verdict(format!("left out: {reason}"));
                     }
                     Verdict::NotNow(reason) => {
                         self.trials.put_off(subject, now);
-                        self.told.say(&format!("not now: {reason}"));
+                        self.told.verdict(format!("not now: {reason}"));
                     }
                 }
                 Next::LookNow
@@ -187,9 +188,12 @@ impl Chase {
         self.hashes.insert(height, app_hash);
     }
 
-    /// Why offers were left out, as far as the person was told.
-    pub(super) fn told(&self) -> Vec<String> {
-        self.told.sentences.iter().cloned().collect()
+    /// Why offers were not taken: how many for which limit, then what was found
+    /// false or not at hand.
+    pub(super) fn reasons(&self) -> Vec<String> {
+        let counts = self.told.left_out.iter();
+        let limits = counts.map(|(reason, count)| reason.sentence(*count, &self.wanted));
+        limits.chain(self.told.verdicts.iter().cloned()).collect()
     }
 
     /// Whether there was anything to try.
@@ -208,12 +212,16 @@ impl Chase {
     }
 }
 
-/// What the person was told, so that nothing is said twice and strangers cannot
-/// fill the screen.
+/// What the person was told, so that nothing is said twice.
 struct Told {
     reporter: Reporter,
     sentences: BTreeSet<String>,
+    /// Those of them that say why a candidate was not taken.
+    verdicts: BTreeSet<String>,
+    /// Claims that were left out, as counted last.
     left_out: LeftOutCounts,
+    /// The counts that were told.
+    told_counts: LeftOutCounts,
 }
 
 impl Told {
@@ -221,7 +229,16 @@ impl Told {
         Self {
             reporter,
             sentences: BTreeSet::new(),
+            verdicts: BTreeSet::new(),
             left_out: LeftOutCounts::new(),
+            told_counts: LeftOutCounts::new(),
+        }
+    }
+
+    fn verdict(&mut self, sentence: String) {
+        self.say(&sentence);
+        if self.verdicts.len() < MAX_TOLD {
+            self.verdicts.insert(sentence);
         }
     }
 
@@ -238,11 +255,12 @@ impl Told {
     /// One line for each reason; another one only when there are twice as many.
     fn left_out(&mut self, counts: &LeftOutCounts, wanted: &Wanted) {
         for (reason, count) in counts {
-            if is_news(&self.left_out, *reason, *count) {
-                self.left_out.insert(*reason, *count);
+            if is_news(&self.told_counts, *reason, *count) {
+                self.told_counts.insert(*reason, *count);
                 self.say(&reason.sentence(*count, wanted));
             }
         }
+        self.left_out.clone_from(counts);
     }
 }
 

@@ -6,8 +6,18 @@ use crate::node::command::{Failure, FailureCode};
 use crate::node::referee::Banned;
 use crate::snapshot::ManifestId;
 
-/// Banned peers that are named; the others are counted.
+/// Peers, addresses or reasons that one sentence names.
 const MAX_NAMED: usize = 4;
+
+/// Whom a search did not reach.
+pub(super) struct Missed<'a> {
+    /// Peers that it did reach.
+    pub(super) connected: usize,
+    /// Why addresses that the person named were not reached.
+    pub(super) unreached: &'a [String],
+    /// The network's name of this home, where peers of others were turned away.
+    pub(super) own_network: Option<&'a str>,
+}
 
 /// Nobody delivered for as long as the person wanted to wait.
 pub(super) fn deserted(
@@ -29,13 +39,9 @@ pub(super) fn deserted(
 }
 
 /// Nobody was found that has it.
-pub(super) fn nobody(
-    what: &str,
-    connected: usize,
-    troubles: &[String],
-    banned: &[Banned],
-) -> Failure {
-    let hint = if connected == 0 && !troubles.is_empty() {
+pub(super) fn nobody(what: &str, missed: &Missed, banned: &[Banned]) -> Failure {
+    let connected = missed.connected;
+    let hint = if connected == 0 && !missed.unreached.is_empty() {
         "check the addresses that were named: a provider prints its own when it starts; or wait \
          longer with --timeout"
     } else if connected == 0 {
@@ -47,22 +53,31 @@ pub(super) fn nobody(
     };
     let unit = if connected == 1 { "peer" } else { "peers" };
     let mut message = format!("{what} was not found ({connected} {unit} connected)");
-    for trouble in troubles.iter().take(MAX_NAMED) {
-        message += &format!("; {trouble}");
+    add(&mut message, missed.unreached);
+    if let Some(network) = missed.own_network {
+        message += &format!(
+            "; peers of other networks were turned away: this home is of the network {network} \
+             (network.name in config.toml)"
+        );
     }
     not_found(message, hint.to_owned(), banned)
 }
 
-/// Offers were there, and none was taken. `told` are the reasons.
-pub(super) fn left_out(what: &str, told: &[String]) -> Failure {
+/// Offers were there, and none was taken, for these reasons.
+pub(super) fn left_out(what: &str, reasons: &[String], unreached: &[String]) -> Failure {
     let mut message = format!("no snapshot of {what} that peers offer could be taken in time");
-    for reason in told.iter().take(MAX_NAMED) {
-        message += &format!("; {reason}");
-    }
+    add(&mut message, reasons);
+    add(&mut message, unreached);
     Failure::new(FailureCode::NotFound, message).hint(
         "name another provider with --bootstrap, change what leaves it out, or wait longer with \
          --timeout",
     )
+}
+
+fn add(message: &mut String, reasons: &[String]) {
+    for reason in reasons.iter().take(MAX_NAMED) {
+        *message += &format!("; {reason}");
+    }
 }
 
 /// With a word about who was kept out: without it, a person whose only provider
@@ -100,6 +115,14 @@ mod tests {
     use super::*;
     use crate::snapshot::hash::sha256;
 
+    fn missed(connected: usize, unreached: &[String]) -> Missed<'_> {
+        Missed {
+            connected,
+            unreached,
+            own_network: None,
+        }
+    }
+
     fn banned(count: usize) -> Vec<Banned> {
         let one = |_| Banned {
             peer: PeerId::random(),
@@ -116,7 +139,7 @@ mod tests {
         let patience = Duration::from_secs(60);
         for failure in [
             deserted(id, patience, (1, 2), &bans),
-            nobody("it", 0, &[], &bans),
+            nobody("it", &missed(0, &[]), &bans),
         ] {
             assert!(failure.message.contains(&bans[0].peer.to_string()));
             assert!(failure.message.contains("2 more minutes"));
@@ -130,17 +153,29 @@ mod tests {
 
     #[test]
     fn a_named_address_that_is_not_reached_is_named_with_its_cause() {
-        let trouble = "cannot reach /ip4/127.0.0.1/tcp/1: refused".to_owned();
-        let failure = nobody("it", 0, &[trouble], &[]);
+        let trouble = ["cannot reach /ip4/127.0.0.1/tcp/1: refused".to_owned()];
+        let failure = nobody("it", &missed(0, &trouble), &[]);
         assert!(failure.message.contains("tcp/1: refused"));
         assert!(failure.hint.unwrap().starts_with("check the addresses"));
-        let failure = left_out("c", &["left out: too large".to_owned()]);
-        assert!(failure.message.ends_with("left out: too large"));
+        let failure = left_out("c", &["left out: too large".to_owned()], &trouble);
+        assert!(failure.message.contains("left out: too large"));
+        assert!(failure.message.ends_with("tcp/1: refused"));
+    }
+
+    #[test]
+    fn peers_of_other_networks_are_told_and_do_not_blame_an_address() {
+        let foreign = Missed {
+            own_network: Some("testnet"),
+            ..missed(0, &[])
+        };
+        let failure = nobody("it", &foreign, &[]);
+        assert!(failure.message.contains("of the network testnet"));
+        assert!(failure.hint.unwrap().starts_with("no peer is connected"));
     }
 
     #[test]
     fn many_bans_are_counted() {
-        let message = nobody("it", 3, &[], &banned(10)).message;
+        let message = nobody("it", &missed(3, &[]), &banned(10)).message;
         assert_eq!(message.matches("because it").count(), MAX_NAMED);
         assert!(message.ends_with("6 more are banned"), "{message}");
     }

@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use super::ask::{MAX_MANIFESTS_AT_ONCE, ask_manifest, is_begun, reach};
 use super::candidates::{Candidate, Wanted};
 use super::chase::{Chase, Found, Next, Outcome, Turn, Verdict};
+use super::ended::Missed;
 use super::listen::Listener;
 use super::named::Named;
 use super::seek::{Asked, Seeker};
@@ -42,6 +43,8 @@ pub(super) struct Search<'a> {
     /// Peers that the user named.
     pub(super) named: &'a Named,
     pub(super) deadline: Instant,
+    /// Peers of other networks that were turned away before it began.
+    pub(super) foreigners_before: u64,
 }
 
 /// What one peer gave, and its place among the manifests received at once.
@@ -312,30 +315,28 @@ impl Search<'_> {
     /// Why the search for a chain's snapshot ended with nothing.
     fn ended(&self, chain_id: &str, height: Option<u64>, chase: Chase) -> Failure {
         let had_offers = chase.had_offers();
-        let told = chase.told();
+        let reasons = chase.reasons();
         if let Some(error) = chase.into_trouble() {
             return error.into();
         }
         let at = height.map_or_else(String::new, |height| format!(" at height {height}"));
-        if !had_offers && told.is_empty() {
+        if !had_offers && reasons.is_empty() {
             return self.nobody(&format!("a snapshot of {chain_id}{at}"));
         }
-        super::ended::left_out(&format!("{chain_id}{at}"), &told)
+        super::ended::left_out(&format!("{chain_id}{at}"), &reasons, &self.named.troubles())
     }
 
     fn nobody(&self, what: &str) -> Failure {
         let connected = self.services.net.connected().len();
         let banned = self.services.referee.in_force(|_| true);
-        let mut troubles = self.named.troubles();
-        let strangers = self.services.net.stats().foreign_network_peers;
-        if strangers > 0 {
-            troubles.push(format!(
-                "peers of other networks were turned away: this home is of the network {} \
-                 (network.name in config.toml)",
-                self.services.config.network.name
-            ));
-        }
-        super::ended::nobody(what, connected, &troubles, &banned)
+        let foreigners = self.services.net.stats().foreign_network_peers;
+        let network = &self.services.config.network.name;
+        let missed = Missed {
+            connected,
+            unreached: &self.named.troubles(),
+            own_network: (foreigners > self.foreigners_before).then_some(network),
+        };
+        super::ended::nobody(what, &missed, &banned)
     }
 }
 

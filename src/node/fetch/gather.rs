@@ -21,7 +21,7 @@ use super::recruit::{Order, Orders, Recruit};
 use crate::net::pieces::{Closed, MAX_CLIENT_STREAMS, PieceEvent};
 use crate::node::progress::Meter;
 use crate::node::services::Services;
-use crate::snapshot::{Bitmap, Manifest, UniqueIndex};
+use crate::snapshot::{Bitmap, Manifest, PIECE_BYTES, UniqueIndex};
 use crate::store::{ChunkVerdict, Download, StoreError};
 use crate::sync::{Fetch, FetchAction, FetchLimits, Offence, PeerHolding, PeerKey};
 use crate::wire::{Holding, Refusal};
@@ -40,6 +40,9 @@ const UNKNOWN_RTT: Duration = Duration::from_millis(50);
 /// longer for a piece than a person waits, and a trickler shall not hold one up
 /// with a byte now and then.
 const SIGN_OF_LIFE_BYTES: u32 = 64 << 10;
+/// So many signs of life make a piece. Who sends them and never a whole piece that
+/// is right holds a download up for so many times a person's patience at most.
+const SIGNS_PER_PIECE: u32 = PIECE_BYTES / SIGN_OF_LIFE_BYTES;
 /// How often progress is told and the peers are looked over.
 const TICK: Duration = Duration::from_millis(250);
 /// How a download ended, other than by an error.
@@ -70,6 +73,8 @@ pub(super) struct Gather {
     moved_at: Instant,
     /// Bytes that came since then.
     moved_bytes: u32,
+    /// When a piece was last found right.
+    verified_at: Instant,
     sought_at: Instant,
     /// The chunks from which on the next look-up, and the next probe, go on.
     seek_from: u32,
@@ -120,6 +125,7 @@ impl Gather {
             patience,
             moved_at: now,
             moved_bytes: 0,
+            verified_at: now,
             sought_at: now,
             seek_from: 0,
             probe_from: 0,
@@ -403,7 +409,7 @@ impl Gather {
         self.services
             .download_progress(&self.manifest, self.have_bytes, meter.rate(), peers);
         self.look_for_lacking(&stats, now);
-        !self.disk.is_busy() && now - self.moved_at >= self.patience
+        !self.disk.is_busy() && is_deserted(now, self.moved_at, self.verified_at, self.patience)
     }
 
     fn ban(&mut self, key: PeerKey, offence: Offence) {
@@ -432,6 +438,12 @@ impl Gather {
     }
 }
 
+/// Whether nobody delivers: not a sign of life for as long as the person waits, nor
+/// a right piece for as long as signs of life could take to make one.
+fn is_deserted(now: Instant, moved_at: Instant, verified_at: Instant, patience: Duration) -> bool {
+    now - moved_at >= patience || now - verified_at >= patience.saturating_mul(SIGNS_PER_PIECE)
+}
+
 /// What a refusal on the wire means to the scheduler.
 fn as_told(refusal: Refusal) -> crate::sync::Refusal {
     match refusal {
@@ -455,5 +467,22 @@ async fn sleep_until(at: Option<Instant>) {
     match at {
         Some(at) => tokio::time::sleep_until(at.into()).await,
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn signs_of_life_without_a_right_piece_hold_a_download_up_for_a_bounded_time() {
+        let (start, patience) = (Instant::now(), Duration::from_secs(60));
+        let after = |seconds| start + Duration::from_secs(seconds);
+        assert!(!is_deserted(after(59), start, start, patience));
+        assert!(is_deserted(after(60), start, start, patience));
+        // A slow uplink needs sixteen times 64 KiB for a piece.
+        assert!(!is_deserted(after(959), after(950), start, patience));
+        assert!(is_deserted(after(960), after(950), start, patience));
+        assert!(!is_deserted(after(960), after(950), after(900), patience));
     }
 }

@@ -34,7 +34,7 @@ use self::gather::{End, Gather};
 use self::recruit::{Orders, Recruiter};
 use super::command::{Failure, FailureCode, FetchCommand, FetchTarget, Fetched, PeerBytes};
 use super::failure::blocking;
-use super::progress::{Meter, Reporter, byte_progress};
+use super::progress::{Meter, Reporter, byte_progress, chunks};
 use super::services::{Services, add};
 use crate::comet::rpc::{Rpc, RpcError};
 use crate::snapshot::{Manifest, ManifestId, UniqueIndex};
@@ -72,6 +72,7 @@ pub(super) async fn fetch(
             rpc: rpc.as_ref(),
             named: &named,
             deadline: Instant::now() + patience,
+            foreigners_before: services.net.stats().foreign_network_peers,
         };
         let mut found = tokio::select! {
             found = resolve(&search, &command.target, &refused) => found?,
@@ -195,9 +196,9 @@ async fn gather(
     read_back(&download, reporter, cancel).await?;
     fetched.resumed_bytes = gather::bytes_of(&manifest, &download.have());
     let text = format!(
-        "fetching {}: {} chunks, {} bytes{}",
+        "fetching {}: {}, {} bytes{}",
         short(&id),
-        manifest.chunk_count(),
+        chunks(manifest.chunk_count()),
         manifest.unique_bytes(),
         if fetched.resumed_bytes > 0 {
             format!(", {} of them are here already", fetched.resumed_bytes)
@@ -291,8 +292,8 @@ async fn read_back(
         return Ok(());
     }
     reporter.phase(format!(
-        "reading back {} chunks of an earlier run",
-        checked.count()
+        "reading back {} of an earlier run",
+        chunks(checked.count())
     ));
     let download = download.clone();
     let mut progress = byte_progress(reporter, cancel);

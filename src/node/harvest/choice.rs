@@ -7,15 +7,16 @@
 //!
 //! What was once on the shelf is not taken again, in this run or a later one (see
 //! `memory`): if it is gone, the quota or a person removed it. What the disk
-//! damaged is forgotten here, and taken again.
+//! damaged is taken again, once for each damaged file.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use crate::snapshot::{Manifest, Offer};
-use crate::store::Origin;
+use crate::snapshot::{Manifest, ManifestId, Offer};
+use crate::store::{DamagedFile, Origin};
 
 /// A snapshot that could not be taken is tried again after this, and after twice
 /// as long each time.
@@ -54,13 +55,27 @@ impl From<&Manifest> for Key {
     }
 }
 
+/// The complete snapshots of a chain that are here.
+pub(super) type Shelf = BTreeMap<Key, (ManifestId, Origin)>;
+
+/// One that was on the shelf.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Seen {
+    pub(super) key: Key,
+    pub(super) manifest: ManifestId,
+    /// The disk damaged it: it is taken again.
+    pub(super) lost: bool,
+}
+
 /// What is remembered of one chain's snapshots from round to round.
 #[derive(Default)]
 pub(super) struct Choice {
     chain_id: String,
     /// Was on the shelf; the oldest memory in front.
-    seen: VecDeque<Key>,
-    /// There is more in `seen` than was told.
+    seen: VecDeque<Seen>,
+    /// Damaged files that were looked at. One that comes back is another damage.
+    damaged: BTreeSet<PathBuf>,
+    /// There is more to remember than was told.
     news: bool,
     failing: BTreeMap<Key, Failing>,
 }
@@ -82,10 +97,15 @@ pub(super) struct Chosen {
 
 impl Choice {
     /// With what an earlier run remembered of a chain, the oldest first.
-    pub(super) fn remembering(chain_id: String, seen: impl Iterator<Item = Key>) -> Self {
+    pub(super) fn remembering(
+        chain_id: String,
+        seen: impl Iterator<Item = Seen>,
+        damaged: BTreeSet<PathBuf>,
+    ) -> Self {
         Self {
             chain_id,
             seen: seen.take(MAX_REMEMBERED).collect(),
+            damaged,
             ..Self::default()
         }
     }
@@ -96,8 +116,13 @@ impl Choice {
     }
 
     /// What was on the shelf, the oldest memory first.
-    pub(super) fn seen(&self) -> impl Iterator<Item = &Key> {
+    pub(super) fn seen(&self) -> impl Iterator<Item = &Seen> {
         self.seen.iter()
+    }
+
+    /// Damaged files that were looked at.
+    pub(super) fn damaged(&self) -> &BTreeSet<PathBuf> {
+        &self.damaged
     }
 
     /// Whether there is more to remember than at the last call.
@@ -110,7 +135,7 @@ impl Choice {
     pub(super) fn choose(
         &mut self,
         chain_id: &str,
-        here: &BTreeMap<Key, Origin>,
+        here: &Shelf,
         offers: Vec<Offer>,
         keep: usize,
         now: Instant,
@@ -125,17 +150,18 @@ impl Choice {
             .into_iter()
             .map(|offer| (Key::from(&offer), offer))
             .collect();
-        let harvested = here.iter().filter(|(_, by)| **by == Origin::Harvested);
+        let harvested = here.iter().filter(|(_, (_, by))| *by == Origin::Harvested);
         let new = offers.keys().filter(|key| !here.contains_key(key));
         let all: BTreeSet<&Key> = harvested.map(|(key, _)| key).chain(new).collect();
         let newest: BTreeSet<Key> = all.into_iter().rev().take(keep).cloned().collect();
         let mut chosen = Chosen::default();
         for (key, offer) in offers {
-            if here.contains_key(&key) {
-                self.taken(&key);
+            if let Some((id, _)) = here.get(&key) {
+                self.taken(key, *id);
                 continue;
             }
-            if !newest.contains(&key) || self.seen.contains(&key) {
+            let seen = self.seen.iter().find(|seen| seen.key == key);
+            if !newest.contains(&key) || seen.is_some_and(|seen| !seen.lost) {
                 continue;
             }
             match self.failing.get(&key) {
@@ -149,23 +175,40 @@ impl Choice {
     }
 
     /// This one is on the shelf.
-    pub(super) fn taken(&mut self, key: &Key) {
-        self.failing.remove(key);
-        if self.seen.contains(key) {
-            return;
+    pub(super) fn taken(&mut self, key: Key, manifest: ManifestId) {
+        self.failing.remove(&key);
+        let seen = Seen {
+            key,
+            manifest,
+            lost: false,
+        };
+        match self.seen.iter_mut().find(|known| known.key == seen.key) {
+            Some(known) if *known == seen => return,
+            Some(known) => *known = seen,
+            None => self.seen.push_back(seen),
         }
-        if self.seen.len() >= MAX_REMEMBERED {
+        if self.seen.len() > MAX_REMEMBERED {
             self.seen.pop_front();
         }
-        self.seen.push_back(key.clone());
         self.news = true;
     }
 
-    /// This one is lost through no decision of anybody: it may be taken again.
-    pub(super) fn forget(&mut self, key: &Key) {
-        let before = self.seen.len();
-        self.seen.retain(|seen| seen != key);
-        self.news |= self.seen.len() != before;
+    /// Takes in which files are damaged now: a snapshot whose file is new among
+    /// them was lost through no decision of anybody, and may be taken again.
+    pub(super) fn look_at_damaged(&mut self, files: &[DamagedFile]) {
+        let now: BTreeSet<PathBuf> = files.iter().map(|file| file.path.clone()).collect();
+        if now == self.damaged {
+            return;
+        }
+        let new = files
+            .iter()
+            .filter(|file| !self.damaged.contains(&file.path));
+        let lost: BTreeSet<ManifestId> = new.filter_map(DamagedFile::manifest).collect();
+        for seen in &mut self.seen {
+            seen.lost |= lost.contains(&seen.manifest);
+        }
+        self.damaged = now;
+        self.news = true;
     }
 
     /// This one could not be taken.
@@ -187,6 +230,7 @@ impl Choice {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::snapshot::hash::sha256;
 
     fn offer(height: u64, format: u32) -> Offer {
         Offer {
@@ -205,38 +249,53 @@ mod tests {
             .collect()
     }
 
-    fn shelf(offers: &[Offer]) -> BTreeMap<Key, Origin> {
-        let harvested = |offer| (Key::from(offer), Origin::Harvested);
-        offers.iter().map(harvested).collect()
+    fn id(key: &Key) -> ManifestId {
+        ManifestId(sha256(&key.height.to_be_bytes()))
+    }
+
+    fn here(offers: &[Offer], origin: Origin) -> Shelf {
+        let entry = |offer| (Key::from(offer), (id(&Key::from(offer)), origin));
+        offers.iter().map(entry).collect()
+    }
+
+    fn shelf(offers: &[Offer]) -> Shelf {
+        here(offers, Origin::Harvested)
+    }
+
+    fn damaged(offer: &Offer) -> DamagedFile {
+        DamagedFile {
+            path: format!("{}.h5.damaged", id(&Key::from(offer))).into(),
+            problem: String::new(),
+        }
     }
 
     #[test]
     fn what_a_person_brought_is_not_counted_and_not_taken_again() {
         let by_hand = [offer(9, 1), offer(8, 1), offer(2, 1)];
-        let here = by_hand
-            .iter()
-            .map(|offer| (Key::from(offer), Origin::Loaded));
+        let here = here(&by_hand, Origin::Loaded);
         let offers = vec![offer(3, 1), offer(2, 1), offer(1, 1)];
-        let chosen = Choice::default().choose("a", &here.collect(), offers, 2, Instant::now());
+        let chosen = Choice::default().choose("a", &here, offers, 2, Instant::now());
         assert_eq!(names(&chosen.take), [(1, 1), (3, 1)]);
     }
 
     #[test]
-    fn what_the_disk_lost_is_taken_again() {
+    fn what_the_disk_damaged_is_taken_again_once() {
         let (mut choice, now) = (Choice::default(), Instant::now());
-        let lost = offer(3, 1);
-        choice.choose(
-            "a",
-            &shelf(std::slice::from_ref(&lost)),
-            vec![lost.clone()],
-            2,
-            now,
-        );
+        let offers = [offer(3, 1)];
+        let files = [damaged(&offers[0])];
+        choice.choose("a", &shelf(&offers), offers.to_vec(), 2, now);
         assert!(choice.has_news());
-        choice.forget(&Key::from(&lost));
+        choice.look_at_damaged(&files);
         assert!(choice.has_news());
-        let chosen = choice.choose("a", &BTreeMap::new(), vec![lost], 2, now);
-        assert_eq!(names(&chosen.take), [(3, 1)]);
+        for _failed_before in [false, true] {
+            let chosen = choice.choose("a", &Shelf::new(), offers.to_vec(), 2, now);
+            assert_eq!(names(&chosen.take), [(3, 1)]);
+        }
+        // Taken, and removed by the quota: the file of then is no news.
+        choice.taken(Key::from(&offers[0]), id(&Key::from(&offers[0])));
+        choice.look_at_damaged(&files);
+        let chosen = choice.choose("a", &Shelf::new(), offers.to_vec(), 2, now);
+        assert_eq!(chosen, Chosen::default());
     }
 
     #[test]
@@ -255,17 +314,18 @@ mod tests {
         let offers = vec![offer(3, 1), offer(2, 1), offer(1, 1)];
         // One is taken in this run, one was on the shelf before it.
         choice.choose("a", &shelf(&[offer(3, 1)]), offers.clone(), 2, now);
-        choice.taken(&Key::from(&offer(2, 1)));
-        let chosen = choice.choose("a", &BTreeMap::new(), offers.clone(), 2, now);
+        let second = Key::from(&offer(2, 1));
+        choice.taken(second.clone(), id(&second));
+        let chosen = choice.choose("a", &Shelf::new(), offers.clone(), 2, now);
         assert_eq!(chosen, Chosen::default());
-        let another_chain = choice.choose("b", &BTreeMap::new(), offers, 2, now);
+        let another_chain = choice.choose("b", &Shelf::new(), offers, 2, now);
         assert_eq!(names(&another_chain.take), [(2, 1), (3, 1)]);
     }
 
     #[test]
     fn what_failed_waits_twice_as_long_each_time_and_its_trouble_is_told_meanwhile() {
         let mut choice = Choice::default();
-        let none = BTreeMap::new();
+        let none = Shelf::new();
         let start = Instant::now();
         let choose =
             |choice: &mut Choice, now| choice.choose("a", &none, vec![offer(1, 1)], 1, now);
@@ -284,7 +344,7 @@ mod tests {
         let mut choice = Choice::default();
         for height in 0..=MAX_REMEMBERED as u64 {
             let key = Key::from(&offer(height, 1));
-            choice.taken(&key);
+            choice.taken(key.clone(), id(&key));
             choice.failed(key, String::new(), Instant::now());
         }
         assert_eq!(choice.seen.len(), MAX_REMEMBERED);

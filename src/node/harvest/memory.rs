@@ -4,13 +4,14 @@
 //! It is written beside itself and renamed. One that makes no sense is no reason
 //! not to harvest.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::choice::{Choice, Key, MAX_REMEMBERED};
+use super::choice::{Choice, Key, MAX_REMEMBERED, Seen};
 
 /// The file in the home.
 pub(super) const FILE: &str = "harvested.json";
@@ -26,6 +27,8 @@ struct Memory {
     chain_id: String,
     /// The oldest memory first.
     taken: Vec<Line>,
+    /// Damaged files that were looked at.
+    damaged: BTreeSet<PathBuf>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -33,6 +36,9 @@ struct Line {
     height: u64,
     format: u32,
     hash: String,
+    manifest: String,
+    /// The disk damaged it, and it was not taken again yet.
+    lost: bool,
 }
 
 /// Reads what an earlier run remembered.
@@ -49,8 +55,8 @@ pub(super) fn load(home: &Path) -> Choice {
             return Choice::default();
         }
     };
-    let keys = memory.taken.iter().take(MAX_REMEMBERED).filter_map(key);
-    Choice::remembering(memory.chain_id, keys)
+    let seen = memory.taken.iter().take(MAX_REMEMBERED).filter_map(seen);
+    Choice::remembering(memory.chain_id, seen, memory.damaged)
 }
 
 fn read(path: &Path) -> io::Result<Memory> {
@@ -69,26 +75,34 @@ fn read(path: &Path) -> io::Result<Memory> {
     }
 }
 
-fn key(line: &Line) -> Option<Key> {
+fn seen(line: &Line) -> Option<Seen> {
     let hash = hex::decode(&line.hash).ok()?;
-    (hash.len() <= MAX_HASH_BYTES).then(|| Key {
-        height: line.height,
-        format: line.format,
-        hash: hash.into(),
+    let manifest = line.manifest.parse().ok()?;
+    (hash.len() <= MAX_HASH_BYTES).then(|| Seen {
+        key: Key {
+            height: line.height,
+            format: line.format,
+            hash: hash.into(),
+        },
+        manifest,
+        lost: line.lost,
     })
 }
 
 /// The bytes of the file.
 pub(super) fn encode(choice: &Choice) -> Vec<u8> {
-    let line = |key: &Key| Line {
-        height: key.height,
-        format: key.format,
-        hash: hex::encode(&key.hash),
+    let line = |seen: &Seen| Line {
+        height: seen.key.height,
+        format: seen.key.format,
+        hash: hex::encode(&seen.key.hash),
+        manifest: seen.manifest.to_string(),
+        lost: seen.lost,
     };
     let memory = Memory {
         version: VERSION,
         chain_id: choice.chain_id().to_owned(),
         taken: choice.seen().map(line).collect(),
+        damaged: choice.damaged().clone(),
     };
     serde_json::to_vec_pretty(&memory).unwrap_or_default()
 }
@@ -96,15 +110,13 @@ pub(super) fn encode(choice: &Choice) -> Vec<u8> {
 /// Writes the file. Blocking.
 pub(super) fn save(home: &Path, bytes: &[u8]) -> io::Result<()> {
     fs::create_dir_all(home)?;
-    let mut temporary = tempfile::Builder::new()
-        .prefix(".harvested-")
-        .tempfile_in(home)?;
-    temporary.write_all(bytes)?;
-    temporary.as_file().sync_all()?;
-    temporary
-        .persist(home.join(FILE))
-        .map_err(|error| error.error)?;
-    Ok(())
+    // One daemon has a home, so a name of its own is enough, and what a crash
+    // leaves is written over.
+    let fresh = home.join(format!("{FILE}.new"));
+    let mut file = File::create(&fresh)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    fs::rename(&fresh, home.join(FILE))
 }
 
 #[cfg(test)]
@@ -115,7 +127,8 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::snapshot::Offer;
+    use crate::snapshot::hash::sha256;
+    use crate::snapshot::{ManifestId, Offer};
 
     fn offer(height: u64) -> Offer {
         Offer {
@@ -139,7 +152,7 @@ mod tests {
         let mut first = load(home.path());
         assert_eq!(taken(&mut first, "a"), [1, 2]);
         assert!(!first.has_news());
-        first.taken(&Key::from(&offer(1)));
+        first.taken(Key::from(&offer(1)), ManifestId(sha256(b"1")));
         assert!(first.has_news() && !first.has_news(), "told once");
         save(home.path(), &encode(&first)).unwrap();
         save(home.path(), &encode(&first)).unwrap();
@@ -152,13 +165,13 @@ mod tests {
     #[test]
     fn a_damaged_file_is_tolerated() {
         let home = tempfile::tempdir().unwrap();
-        let line = r#"{"height":1,"format":1,"hash":"no hex"}"#;
-        let bad_line = format!(r#"{{"version":1,"chain_id":"a","taken":[{line}]}}"#);
+        let line = r#"{"height":1,"format":1,"hash":"no hex","manifest":"","lost":false}"#;
+        let bad_line = format!(r#"{{"version":1,"chain_id":"a","taken":[{line}],"damaged":[]}}"#);
         let deep = "[".repeat(100_000);
         for bytes in [
             "",
             "{}",
-            r#"{"version":9,"chain_id":"a","taken":[]}"#,
+            r#"{"version":9,"chain_id":"a","taken":[],"damaged":[]}"#,
             &deep,
             &bad_line,
         ] {

@@ -71,6 +71,7 @@ impl Gather {
     /// A piece came that was lacking.
     pub(super) fn delivered(&mut self, now: Instant) {
         (self.moved_at, self.moved_bytes) = (now, 0);
+        self.verified_at = now;
         if std::mem::take(&mut self.is_deserted) {
             self.orders.give(Order::Relieved);
         }
