@@ -266,10 +266,7 @@ mod tests {
     async fn an_rpc_that_is_not_there_is_told_with_one_cause_and_what_to_do() {
         let rpc = crate::comet::rpc::Rpc::new("http://127.0.0.1:1").unwrap();
         let failure = Failure::from(rpc.status().await.unwrap_err());
-        assert!(
-            failure.message.ends_with("refused (os error 111)"),
-            "{failure:?}"
-        );
+        assert!(failure.message.contains("refused"), "{failure:?}");
         assert_eq!(failure.message.matches("127.0.0.1:1").count(), 1);
         assert!(failure.hint.unwrap().contains("laddr"));
     }
