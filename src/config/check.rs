@@ -1,6 +1,6 @@
 //! What a type cannot say about settings and arguments.
 
-use libp2p::{Multiaddr, multiaddr::Protocol};
+use libp2p::{Multiaddr, PeerId, multiaddr::Protocol};
 
 use super::{ByteSize, Config, ConfigError, UploadConfig};
 
@@ -27,6 +27,13 @@ impl Config {
         for (index, address) in network.bootstrap.iter().enumerate() {
             check_bootstrap(address)
                 .map_err(|problem| key(&format!("network.bootstrap[{index}]"), problem))?;
+        }
+        check_len("network.allow_peers", network.allow_peers.len())?;
+        for (index, peer) in network.allow_peers.iter().enumerate() {
+            peer.parse::<PeerId>().map_err(|error| {
+                let problem = format!("'{peer}' is no peer id: {error}");
+                key(&format!("network.allow_peers[{index}]"), problem)
+            })?;
         }
         if self.store.max_snapshots == 0 {
             return Err(key("store.max_snapshots", "must be at least 1"));

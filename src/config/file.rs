@@ -178,6 +178,9 @@ bootstrap = []
 # "server" always (loopback and local networks need it); "client" never.
 mode = "auto"
 
+# Peer ids that alone may connect, for a network of your own; empty: everybody may.
+allow_peers = []
+
 [store]
 # Newest harvested snapshots kept for each chain; pinned ones are kept beside
 # them. What you load or fetch yourself stays until you delete it.

@@ -76,6 +76,8 @@ pub struct NetworkConfig {
     pub psk_file: Option<PathBuf>,
     /// Part in the DHT.
     pub mode: DhtMode,
+    /// Peer ids that alone may connect; empty: everybody may.
+    pub allow_peers: Vec<String>,
 }
 
 impl Default for NetworkConfig {
@@ -87,6 +89,7 @@ impl Default for NetworkConfig {
             bootstrap: Vec::new(),
             psk_file: None,
             mode: DhtMode::Auto,
+            allow_peers: Vec::new(),
         }
     }
 }

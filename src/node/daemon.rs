@@ -212,8 +212,20 @@ impl StatusPage for Desk {
     }
 
     async fn metrics(&self) -> String {
-        let mut sample: Sample = status::sample(&self.services);
-        sample.start_time_s = self.started_unix_s;
-        sample.render()
+        let services = self.services.clone();
+        match blocking(move || Ok(status::sample(&services))).await {
+            Ok(sample) => {
+                let start_time_s = self.started_unix_s;
+                Sample {
+                    start_time_s,
+                    ..sample
+                }
+                .render()
+            }
+            Err(failure) => {
+                tracing::error!(%failure, "the metrics cannot be told");
+                String::new()
+            }
+        }
     }
 }

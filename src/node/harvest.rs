@@ -8,9 +8,10 @@
 mod choice;
 mod memory;
 
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
@@ -23,7 +24,7 @@ use super::services::{Services, count};
 use crate::comet::peer::{HarvestSettings, Harvester, NodeAddress, Stop};
 use crate::comet::rpc::{Rpc, RpcError};
 use crate::snapshot::{ManifestId, Offer, SnapshotFields, Source};
-use crate::store::Origin;
+use crate::store::{DamagedFile, Origin};
 
 /// How often the node is asked for its snapshots: an app that makes one each
 /// few seconds keeps each for several times as long.
@@ -140,7 +141,8 @@ impl Harvest {
             return Ok((harvester, None));
         };
         let here = self.here(&chain_id);
-        self.choice.look_at_damaged(&self.services.store.damaged());
+        self.choice
+            .look_at_damaged(&damages(&self.services.store.damaged()));
         let keep = self.services.config.store.max_snapshots as usize;
         let chosen = self
             .choice
@@ -195,6 +197,8 @@ impl Harvest {
         let stored = self.services.store.list().into_iter();
         stored
             .filter(|stored| stored.complete && stored.manifest.chain_id() == chain_id)
+            // What somebody loaded without its application hash is no substitute.
+            .filter(|stored| stored.manifest.app_hash().is_some())
             .map(|stored| {
                 let key = Key::from(&*stored.manifest);
                 (key, (stored.manifest.id(), stored.origin))
@@ -271,6 +275,18 @@ impl Harvest {
     }
 }
 
+/// Which damage is which: a file that is damaged again has the same name and was
+/// written at another time.
+fn damages(files: &[DamagedFile]) -> BTreeMap<String, ManifestId> {
+    let damage = |file: &DamagedFile| {
+        let written = std::fs::metadata(&file.path).and_then(|meta| meta.modified());
+        let since = written.ok()?.duration_since(SystemTime::UNIX_EPOCH).ok()?;
+        let name = file.path.file_name()?.to_string_lossy().into_owned();
+        Some((format!("{name} of {}", since.as_micros()), file.manifest()?))
+    };
+    files.iter().filter_map(damage).collect()
+}
+
 enum Taken {
     Published(ManifestId),
     /// Block H+1 is not there yet; the next round sees it.
@@ -286,9 +302,15 @@ fn publish(
     app_hash: Bytes,
     stop: &Stop,
 ) -> Result<ManifestId, Failure> {
-    let mut spool = services.store.publish()?;
+    let mut spool = services.store.publish()?.leaving_space();
     let mut snapshot = harvester.open(offer)?;
+    let mut is_first = true;
     while let Some(chunk) = snapshot.next_chunk()? {
+        if std::mem::take(&mut is_first) {
+            // All chunks but the last are of one size in every application known.
+            let likely = chunk.len() as u64 * u64::from(offer.chunks.saturating_sub(1));
+            spool.require_room(likely, likely)?;
+        }
         spool.push(&chunk)?;
     }
     let fields = SnapshotFields {

@@ -1,73 +1,24 @@
 //! What the store has, as the network serves it.
 
-use std::collections::BTreeMap;
 use std::io;
-use std::sync::Mutex;
 use std::time::Instant;
 
 use bytes::Bytes;
 use libp2p::PeerId;
 
-use super::services::lock;
 use crate::net::Library;
-use crate::snapshot::{Bitmap, ChunkId, ManifestId, hash};
+use crate::snapshot::{Bitmap, ChunkId, ManifestId};
 use crate::store::{Servable, Store, Stored};
 use crate::wire::{CatalogueEntry, Holding, MAX_CATALOGUE_ENTRIES};
 
 /// The store's verified chunks, for peers.
-///
-/// A disk can change what was verified when it was written. So each piece is
-/// hashed when it is first served in this process: a damaged one is refused, and
-/// the operator told, instead of being sent and banned for.
 pub(super) struct StoreLibrary {
     store: Store,
-    /// Pieces found right, of each snapshot: a bit for each piece of what was
-    /// served.
-    found_right: Mutex<BTreeMap<ManifestId, Bitmap>>,
 }
 
 impl StoreLibrary {
     pub(super) fn new(store: Store) -> Self {
-        Self {
-            store,
-            found_right: Mutex::default(),
-        }
-    }
-
-    fn is_right(&self, chunk: &ChunkId, piece: u32, bytes: &[u8]) -> bool {
-        let Some(found) = self.store.find_chunk(chunk) else {
-            return false;
-        };
-        let Some(manifest) = self.store.manifest(&found.manifest) else {
-            return false;
-        };
-        let number = manifest.unique_chunk(found.unique).first_piece + piece;
-        let Some(index) = manifest.piece_index(number) else {
-            return false;
-        };
-        let known = |found_right: &BTreeMap<ManifestId, Bitmap>| {
-            found_right
-                .get(&found.manifest)
-                .is_some_and(|pieces| pieces.contains(number))
-        };
-        if known(&lock(&self.found_right)) {
-            return true;
-        }
-        if hash::sha256(bytes) != manifest.piece(index).sha256 {
-            let problem = format!("piece {number} that was read to be served is not what it was");
-            self.store.doubt(&found.manifest, &problem);
-            return false;
-        }
-        let mut found_right = lock(&self.found_right);
-        // Snapshots that are gone take their bits with them.
-        if !found_right.contains_key(&found.manifest) {
-            found_right.retain(|id, _| self.store.manifest(id).is_some());
-        }
-        found_right
-            .entry(found.manifest)
-            .or_insert_with(|| Bitmap::new(manifest.piece_count()))
-            .insert(number);
-        true
+        Self { store }
     }
 }
 
@@ -106,11 +57,9 @@ impl Library for StoreLibrary {
     }
 
     fn read_piece(&self, chunk: &ChunkId, piece: u32) -> io::Result<Option<Bytes>> {
-        let read = self.store.read_piece(chunk, piece).map_err(|error| {
-            tracing::error!(%chunk, piece, %error, "a chunk cannot be read and is not served");
-            io::Error::other(error)
-        })?;
-        Ok(read.filter(|bytes| self.is_right(chunk, piece, bytes)))
+        self.store
+            .read_piece(chunk, piece)
+            .map_err(io::Error::other)
     }
 
     fn in_use(&self, id: &ManifestId, _peer: &PeerId) {

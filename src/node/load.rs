@@ -67,8 +67,8 @@ fn publish(
         "writing the archive and reading it back",
     );
     let mut meter = Meter::new(reporter.clone(), total);
-    store.require_room_to_publish(total)?;
     let mut spool = store.publish()?;
+    spool.require_room(total, 0)?;
     let mut done = 0;
     for file in files {
         if cancel.is_cancelled() {

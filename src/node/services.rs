@@ -121,9 +121,6 @@ fn store_settings(config: &Config) -> StoreSettings {
         quota_bytes: config.store.disk_quota.map(|quota| quota.0),
         max_snapshots: config.store.max_snapshots,
         lease: config.store.lease(),
-        // What a person names by CID is taken whatever its size; the limit on
-        // unnamed ones is kept where they are chosen.
-        max_download_bytes: None,
     }
 }
 
@@ -380,6 +377,11 @@ fn net_settings(home: &Path, config: &Config, presence: Presence) -> Result<NetS
             Some(text.parse::<PreSharedKey>()?)
         }
     };
+    // The settings were checked when they were read.
+    let allowed = network
+        .allow_peers
+        .iter()
+        .filter_map(|peer| peer.parse().ok());
     Ok(NetSettings {
         listen: presence.listen,
         external,
@@ -391,6 +393,7 @@ fn net_settings(home: &Path, config: &Config, presence: Presence) -> Result<NetS
             ConfiguredMode::Server => DhtMode::Server,
             ConfiguredMode::Client => DhtMode::Client,
         },
+        allow: (!network.allow_peers.is_empty()).then(|| allowed.collect()),
         peers_file: Some(home.join(PEERS_FILE)),
         ..NetSettings::default()
     })

@@ -1,7 +1,5 @@
 //! What a home holds and what its daemon does, for people and for metrics.
 
-use std::path::Path;
-
 use super::command::{Failure, LimitsNow, Status, UploadStatus};
 use super::services::{Services, peer_id_of, read};
 use super::shelf;
@@ -56,13 +54,7 @@ pub(super) fn of_home(store: &Store, quota_bytes: Option<u64>) -> Result<Status,
     })
 }
 
-/// What the file system of the home has left for us.
-fn free_bytes(home: &Path) -> Option<u64> {
-    let system = nix::sys::statvfs::statvfs(home).ok()?;
-    Some(system.blocks_available() * system.fragment_size())
-}
-
-/// The numbers behind `/metrics`.
+/// The numbers behind `/metrics`. Blocking.
 pub(super) fn sample(services: &Services) -> Sample {
     let net = services.net.stats();
     let pieces = services.net.upload_stats();
@@ -99,7 +91,7 @@ pub(super) fn sample(services: &Services) -> Sample {
             pinned_snapshots: shelf.iter().filter(|stored| stored.pinned).count() as u64,
             disk_bytes: services.store.disk_bytes(),
             quota_bytes: services.config.store.disk_quota.map(|quota| quota.0),
-            free_bytes: free_bytes(services.store.home()),
+            free_bytes: services.store.free_bytes(),
             faults: read(&counters.storage_faults),
         },
         harvest: services.harvest().map(|harvest| HarvestSample {

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use nix::errno::Errno;
+use nix::sys::statvfs::Statvfs;
 use nix::unistd::Whence;
 
 use super::StoreError;
@@ -206,6 +207,11 @@ impl Disk {
         })
     }
 
+    /// The size of the file system of `path`.
+    pub(super) fn size_bytes(&self, path: &Path) -> u64 {
+        statvfs(path).map_or(0, |stat| size_of(stat.blocks(), &stat))
+    }
+
     /// Fails when the file system of `path` has fewer bytes left than `needed`.
     pub(super) fn require_space(&self, path: &Path, needed: u64) -> Result<(), StoreError> {
         match free_bytes(path) {
@@ -281,12 +287,18 @@ fn fallocate(_file: &File, _len: u64) -> Result<(), Errno> {
 /// Bytes that this user can still write to the file system of `path`, or of the
 /// nearest parent that exists.
 pub(super) fn free_bytes(path: &Path) -> Option<u64> {
-    path.ancestors().find_map(|path| {
-        let stat = nix::sys::statvfs::statvfs(path).ok()?;
-        // The width of these fields differs between platforms.
-        #[allow(clippy::unnecessary_cast)]
-        Some((stat.blocks_available() as u64).saturating_mul(stat.fragment_size() as u64))
-    })
+    statvfs(path).map(|stat| size_of(stat.blocks_available(), &stat))
+}
+
+fn statvfs(path: &Path) -> Option<Statvfs> {
+    path.ancestors()
+        .find_map(|path| nix::sys::statvfs::statvfs(path).ok())
+}
+
+// The width of these fields differs between platforms.
+#[allow(clippy::unnecessary_cast)]
+fn size_of(blocks: nix::libc::fsblkcnt_t, stat: &Statvfs) -> u64 {
+    (blocks as u64).saturating_mul(stat.fragment_size() as u64)
 }
 
 /// The store's error for a failed step.

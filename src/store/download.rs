@@ -40,15 +40,6 @@ impl Download {
     /// Begins, or goes on with what is here.
     pub(super) fn begin(store: &Arc<Inner>, manifest: Arc<Manifest>) -> Result<Self, StoreError> {
         let id = manifest.id();
-        if let Some(limit) = store.settings.max_download_bytes
-            && manifest.total_bytes() > limit
-        {
-            return Err(StoreError::TooLarge {
-                id,
-                bytes: manifest.total_bytes(),
-                limit,
-            });
-        }
         // Who asks for a harvested snapshot keeps it, as any other that it fetched.
         store.complete_already(&id, Origin::Fetched, false)?;
         let mut known = store.claim_download(id)?;

@@ -2,7 +2,8 @@
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 
@@ -25,6 +26,11 @@ pub(super) struct Entry {
     pub(super) path: PathBuf,
     /// Nothing for a complete snapshot.
     progress: Option<Mutex<Progress>>,
+    /// Pieces of this file that were found right since it is here; made when the
+    /// first is served.
+    found_right: Mutex<Option<Bitmap>>,
+    /// A piece of it was found wrong, or could not be read.
+    doubted: AtomicBool,
 }
 
 /// What a file holds and where. It stays the same when the file is sealed.
@@ -120,6 +126,8 @@ impl Entry {
             contents,
             path,
             progress: None,
+            found_right: Mutex::default(),
+            doubted: AtomicBool::new(false),
         }
     }
 
@@ -133,6 +141,8 @@ impl Entry {
                 ahead_of_sidecar: false,
                 ended: None,
             })),
+            found_right: Mutex::default(),
+            doubted: AtomicBool::new(false),
         }
     }
 
@@ -233,6 +243,51 @@ impl Entry {
         let offset = self.contents.offset_of(chunk) + u64::from(begin);
         read_at(file, &self.path, &mut bytes, offset)?;
         Ok(Some(bytes.into()))
+    }
+
+    /// The same, checked when the piece is first read: a disk can change what was
+    /// verified when it was written.
+    pub(super) fn read_right_piece(
+        &self,
+        file: &File,
+        chunk: UniqueIndex,
+        piece: u32,
+    ) -> Result<Option<Bytes>, StoreError> {
+        let Some(bytes) = self.read_piece(file, chunk, piece)? else {
+            return Ok(None);
+        };
+        let manifest = self.manifest();
+        let number = manifest.unique_chunk(chunk).first_piece + piece;
+        let found_right = || {
+            self.found_right
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+        };
+        if found_right()
+            .as_ref()
+            .is_some_and(|pieces| pieces.contains(number))
+        {
+            return Ok(Some(bytes));
+        }
+        let index = manifest.piece_index(number);
+        if index.is_none_or(|index| manifest.piece(index).sha256 != hash::sha256(&bytes)) {
+            let problem = format!("piece {number} does not have its SHA-256");
+            return Err(StoreError::damaged(&self.path, problem));
+        }
+        found_right()
+            .get_or_insert_with(|| Bitmap::new(manifest.piece_count()))
+            .insert(number);
+        Ok(Some(bytes))
+    }
+
+    /// Whether a piece was found wrong.
+    pub(super) fn is_doubted(&self) -> bool {
+        self.doubted.load(Ordering::Relaxed)
+    }
+
+    /// A piece was found wrong, or none was; true when that is news.
+    pub(super) fn set_doubted(&self, doubted: bool) -> bool {
+        self.doubted.swap(doubted, Ordering::Relaxed) != doubted
     }
 
     /// Reads the chunk at a position and checks every piece of it.

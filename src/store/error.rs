@@ -52,16 +52,6 @@ pub enum StoreError {
         /// Bytes that may not be removed.
         kept: u64,
     },
-    /// The snapshot is larger than a download may be.
-    #[error("snapshot {id} has {bytes} bytes, more than the {limit} that a download may have")]
-    TooLarge {
-        /// Which snapshot.
-        id: ManifestId,
-        /// Its bytes.
-        bytes: u64,
-        /// The limit in force.
-        limit: u64,
-    },
     /// The home has no such snapshot.
     #[error("there is no snapshot {0} here")]
     NotFound(ManifestId),
@@ -173,7 +163,6 @@ impl StoreError {
             | Self::Refused { .. }
             | Self::Exists(_)
             | Self::NotEmpty(_) => ErrorKind::Usage,
-            Self::TooLarge { .. } => ErrorKind::Policy,
             Self::Stopped => ErrorKind::Interrupted,
             Self::Locked { .. } | Self::DownloadOpen(_) => ErrorKind::Busy,
         }
@@ -220,7 +209,6 @@ impl StoreError {
                  (snapswarm list)."
                     .to_owned()
             }
-            Self::TooLarge { .. } => "Raise max_download_bytes to take it.".to_owned(),
             Self::Incomplete(id) => format!("snapswarm fetch {id} goes on with it."),
             Self::Damaged { .. } => {
                 "Fetch or load the snapshot again; check the disk if this comes back.".to_owned()

@@ -40,6 +40,7 @@ impl Inner {
                 continue;
             };
             state.records.remove(&id);
+            state.forget_damage(&entry.path);
             state.missing.insert(id, marks);
             drop(state);
             self.files.forget(&id);
@@ -52,22 +53,30 @@ impl Inner {
         }
     }
 
-    /// Enters a file whose bytes were found changed; once.
-    pub(super) fn doubt(&self, id: &ManifestId, problem: &str) {
+    /// A piece of a complete snapshot was found wrong, or cannot be read: it is
+    /// listed as damaged until a whole check has decided, and told once.
+    pub(super) fn doubt(&self, entry: &Arc<Entry>, error: &StoreError) {
+        if matches!(error, StoreError::Io { source, .. } if source.kind() == io::ErrorKind::NotFound)
+        {
+            return self.let_go_of_vanished();
+        }
         let mut state = self.state();
-        let Some(record) = state.records.get(id) else {
-            return;
-        };
-        let path = record.entry.path.clone();
-        if state.damaged.iter().any(|file| file.path == path) {
+        let record = state.records.get(&entry.id());
+        let is_here = record.is_some_and(|record| Arc::ptr_eq(&record.entry, entry));
+        // What a download has is read again before it counts as a snapshot.
+        if !is_here || !entry.is_complete() || !entry.set_doubted(true) {
             return;
         }
-        let problem = problem.to_owned();
         error!(
-            manifest = %id, file = %path.display(), problem,
+            manifest = %entry.id(), %error,
             "The disk has damaged a snapshot: `snapswarm verify CID` moves it aside, then fetch or \
              load it again"
         );
+        let problem = match error {
+            StoreError::Damaged { problem, .. } => problem.clone(),
+            other => other.to_string(),
+        };
+        let path = entry.path.clone();
         state.damaged.push(DamagedFile { path, problem });
     }
 
@@ -75,8 +84,9 @@ impl Inner {
     pub(super) fn clear_doubt(&self, id: &ManifestId) {
         let mut state = self.state();
         if let Some(record) = state.records.get(id) {
+            record.entry.set_doubted(false);
             let path = record.entry.path.clone();
-            state.damaged.retain(|file| file.path != path);
+            state.forget_damage(&path);
         }
     }
 
@@ -95,7 +105,8 @@ impl Inner {
         warn!(manifest = %id, file = %path.display(), problem, "A damaged snapshot was moved aside");
         let problem = problem.to_owned();
         let mut state = self.state();
-        state.damaged.retain(|file| file.path != record.entry.path);
+        state.forget_damage(&record.entry.path);
+        state.forget_damage(&path);
         state.damaged.push(DamagedFile { path, problem });
         if record.marks.pinned {
             state.missing.insert(*id, record.marks);

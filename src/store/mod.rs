@@ -74,7 +74,6 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use tracing::warn;
 
 use crate::snapshot::{Bitmap, ChunkId, Manifest, ManifestId, UniqueIndex};
 
@@ -168,19 +167,15 @@ impl Store {
         records.map(|record| record.entry.file_bytes()).sum()
     }
 
-    /// Fails when chunks of so many bytes cannot be published now: they are spooled
-    /// before the archive is made, so the disk needs room for them twice, and the
-    /// quota once. Equal chunks count each time.
-    pub fn require_room_to_publish(&self, bytes: u64) -> Result<(), StoreError> {
-        if let Some(quota) = self.0.settings.quota_bytes.filter(|quota| bytes > *quota) {
-            return Err(StoreError::OverQuota {
-                needed: bytes,
-                quota,
-                kept: 0,
-            });
-        }
-        let spool = &self.0.home.spool.join("chunks");
-        self.0.disk.require_space(spool, bytes.saturating_mul(2))
+    /// The most bytes that a new snapshot can have now, as quota and disk are. A
+    /// download that is begun has its bytes already.
+    pub fn room(&self) -> u64 {
+        self.0.room()
+    }
+
+    /// Bytes that this user can still write to the disk of the home.
+    pub fn free_bytes(&self) -> Option<u64> {
+        disk::free_bytes(self.home())
     }
 
     /// Begins a snapshot whose chunks come one at a time.
@@ -210,7 +205,7 @@ impl Store {
     /// Where a verified chunk lies, under whatever manifest; in a complete
     /// snapshot when there is one.
     pub fn find_chunk(&self, chunk: &ChunkId) -> Option<FoundChunk> {
-        let (entry, unique) = self.locate(chunk)?;
+        let (entry, unique) = self.locate(chunk, &[])?;
         Some(FoundChunk {
             manifest: entry.id(),
             unique,
@@ -224,47 +219,56 @@ impl Store {
     pub fn holds(&self, chunks: &[ChunkId]) -> Bitmap {
         let mut held = Bitmap::new(chunks.len() as u32);
         for (number, chunk) in chunks.iter().enumerate() {
-            if self.locate(chunk).is_some() {
+            if self.locate(chunk, &[]).is_some() {
                 held.insert(number as u32);
             }
         }
         held
     }
 
-    /// The bytes of a piece of a verified chunk, for a peer that checks them;
-    /// nothing when no such piece is here.
+    /// The bytes of a piece of a verified chunk, as they were verified; nothing
+    /// when no such piece is here. A file that has other bytes by now is listed as
+    /// damaged, and another one that has the chunk is read.
     pub fn read_piece(&self, chunk: &ChunkId, piece: u32) -> Result<Option<Bytes>, StoreError> {
-        let mut tried: Option<(Arc<Entry>, StoreError)> = None;
+        let mut tried: Vec<Arc<Entry>> = Vec::new();
+        let mut failed = None;
         // A file can get its last name between the look and the read: then there
         // is another entry to read from.
-        while let Some((entry, unique)) = self.locate(chunk) {
-            if let Some((before, error)) = tried
-                && Arc::ptr_eq(&before, &entry)
-            {
-                warn!(%error, "A piece cannot be read");
-                return Err(error);
-            }
+        while let Some((entry, unique)) = self.locate(chunk, &tried) {
             let file = self.0.files.get(&entry);
-            match file.and_then(|file| entry.read_piece(&file, unique, piece)) {
+            match file.and_then(|file| entry.read_right_piece(&file, unique, piece)) {
                 Ok(bytes) => return Ok(bytes),
-                Err(error) => tried = Some((entry, error)),
+                Err(error) => {
+                    self.0.doubt(&entry, &error);
+                    failed = Some(error);
+                    tried.push(entry);
+                }
             }
         }
-        Ok(None)
+        failed.map_or(Ok(None), Err)
     }
 
-    fn locate(&self, chunk: &ChunkId) -> Option<(Arc<Entry>, UniqueIndex)> {
+    /// The best entry with a chunk, beside those that were tried.
+    fn locate(&self, chunk: &ChunkId, tried: &[Arc<Entry>]) -> Option<(Arc<Entry>, UniqueIndex)> {
         let state = self.0.state();
-        let mut partial = None;
+        let mut second = None;
         for record in state.records.values() {
             let entry = &record.entry;
-            match entry.contents.unique_of(chunk) {
-                Some(unique) if entry.is_complete() => return Some((entry.clone(), unique)),
-                Some(unique) if entry.serves(unique) => partial = Some((entry.clone(), unique)),
-                _ => {}
+            let Some(unique) = entry.contents.unique_of(chunk) else {
+                continue;
+            };
+            if !(entry.is_complete() || entry.serves(unique))
+                || tried.iter().any(|tried| Arc::ptr_eq(tried, entry))
+            {
+                continue;
             }
+            let found = (entry.clone(), unique);
+            if entry.is_complete() && !entry.is_doubted() {
+                return Some(found);
+            }
+            second = Some(found);
         }
-        partial
+        second
     }
 
     /// Removes a snapshot, pinned, leased or not, with its files that were moved
@@ -320,12 +324,6 @@ impl Store {
             Err(_) => {}
         }
         verified
-    }
-
-    /// A reader found other bytes in a snapshot's file than were written: it is
-    /// listed as damaged until [`Store::verify`] has decided.
-    pub fn doubt(&self, id: &ManifestId, problem: &str) {
-        self.0.doubt(id, problem);
     }
 
     /// Looks whether the files of complete snapshots are still there; those that

@@ -19,6 +19,10 @@ use super::staged::Staged;
 use super::state::Inner;
 use super::{Origin, Progress, StoreError};
 
+/// What [`Spool::leaving_space`] leaves at most: a node beside us writes a block's
+/// worth at a time, and its operator has the time to look.
+const MAX_LEFT_FREE_BYTES: u64 = 1 << 30;
+
 /// Chunks on their way into a snapshot. Only hashes are held in memory; equal
 /// chunks are spooled once. Dropping it leaves nothing behind.
 pub struct Spool {
@@ -30,6 +34,10 @@ pub struct Spool {
     offsets: BTreeMap<ChunkId, u64>,
     len: u64,
     chunks: usize,
+    /// Bytes of all chunks: what the archive will have.
+    total: u64,
+    /// Bytes of the disk that are left to others.
+    leave_free: u64,
     began: Instant,
 }
 
@@ -45,12 +53,36 @@ impl Spool {
             offsets: BTreeMap::new(),
             len: 0,
             chunks: 0,
+            total: 0,
+            leave_free: 0,
             began: Instant::now(),
         })
     }
 
+    /// Never fills the disk: a twentieth of it, at most [`MAX_LEFT_FREE_BYTES`], is
+    /// left to others. For work that nobody watches.
+    #[must_use]
+    pub fn leaving_space(mut self) -> Self {
+        let size = self.store.disk.size_bytes(&self.path);
+        self.leave_free = (size / 20).min(MAX_LEFT_FREE_BYTES);
+        self
+    }
+
+    /// Fails when a snapshot of `total` bytes finds no room, of which `unique` are in
+    /// distinct chunks: these are spooled before the archive is made, so the disk
+    /// holds them twice for a while.
+    pub fn require_room(&self, total: u64, unique: u64) -> Result<(), StoreError> {
+        self.store.require_quota(total)?;
+        let spooled = unique.saturating_sub(self.len);
+        let needed = total
+            .saturating_add(spooled)
+            .saturating_add(self.leave_free);
+        self.store.disk.require_space(&self.path, needed)
+    }
+
     /// Takes the next chunk, in ABCI order: 1 to
-    /// [`MAX_CHUNK_BYTES`] bytes.
+    /// [`MAX_CHUNK_BYTES`] bytes. Fails as soon as there is no room for a snapshot of
+    /// what is here.
     pub fn push(&mut self, chunk: &[u8]) -> Result<ChunkId, StoreError> {
         if chunk.is_empty() || chunk.len() > MAX_CHUNK_BYTES as usize {
             return Err(StoreError::Manifest(ManifestError::Chunk {
@@ -63,6 +95,8 @@ impl Spool {
         }
         let id = self.builder.push(chunk)?;
         self.chunks += 1;
+        self.total += chunk.len() as u64;
+        self.require_room(self.total, self.len + chunk.len() as u64)?;
         if !self.offsets.contains_key(&id) {
             self.store
                 .disk

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Instant, SystemTime};
 
@@ -15,7 +15,7 @@ use tracing::{info, warn};
 use crate::snapshot::ManifestId;
 
 use super::catalogue::{self, Catalogue, Marks};
-use super::disk::Disk;
+use super::disk::{Disk, free_bytes};
 use super::entry::{Archive, Ended, Entry, OpenFiles};
 use super::home::Home;
 use super::retain::{self, Candidate};
@@ -269,6 +269,7 @@ impl Inner {
             self.state().records.insert(*id, record);
             return Err(error);
         }
+        self.state().forget_damage(&record.entry.path);
         if let Some(folder) = record.entry.path.parent() {
             self.disk.sync_folder(folder)?;
         }
@@ -310,6 +311,30 @@ impl Inner {
         let mut state = self.state();
         let room = MAX_UNTOLD_REMOVALS.saturating_sub(state.untold.len());
         state.untold.extend(removed.into_iter().take(room));
+    }
+
+    /// Fails when `needed` more bytes do not fit the quota, whatever may go.
+    pub(super) fn require_quota(&self, needed: u64) -> Result<(), StoreError> {
+        let Some(quota) = self.settings.quota_bytes else {
+            return Ok(());
+        };
+        let kept = self.state().kept_whatever_goes();
+        if needed <= quota.saturating_sub(kept) {
+            return Ok(());
+        }
+        Err(StoreError::OverQuota {
+            needed,
+            quota,
+            kept,
+        })
+    }
+
+    /// The most bytes that a new snapshot can have now.
+    pub(super) fn room(&self) -> u64 {
+        let free = free_bytes(&self.home.root).unwrap_or(u64::MAX);
+        let kept = || self.state().kept_whatever_goes();
+        let quota = self.settings.quota_bytes;
+        quota.map_or(free, |quota| free.min(quota.saturating_sub(kept())))
     }
 
     /// Gives back bytes that [`Inner::make_room`] set aside.
@@ -442,6 +467,17 @@ impl State {
             next_sequence,
             ..Self::default()
         }
+    }
+
+    /// Bytes that no new snapshot can have of the quota.
+    fn kept_whatever_goes(&self) -> u64 {
+        let plan = self.plan(u32::MAX, Some(0), Instant::now());
+        plan.kept_bytes.saturating_add(self.reserved)
+    }
+
+    /// A file that was damaged is not there any more, or another one is.
+    pub(super) fn forget_damage(&mut self, path: &Path) {
+        self.damaged.retain(|file| file.path != path);
     }
 
     /// What the limits ask to be removed.

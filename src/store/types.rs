@@ -27,8 +27,6 @@ pub struct StoreSettings {
     pub max_snapshots: u32,
     /// How long a lease holds, and how long leases can delay a removal.
     pub lease: Duration,
-    /// The largest snapshot that a download may have; nothing: no limit.
-    pub max_download_bytes: Option<u64>,
 }
 
 impl Default for StoreSettings {
@@ -37,7 +35,6 @@ impl Default for StoreSettings {
             quota_bytes: None,
             max_snapshots: DEFAULT_MAX_SNAPSHOTS,
             lease: DEFAULT_LEASE,
-            max_download_bytes: None,
         }
     }
 }

@@ -181,8 +181,10 @@ async fn the_limit_holds_at_the_socket_within_a_twentieth_and_changes_at_once() 
     server.set_limits(limit(12_000_000)).await;
     is(proxy.measure(Duration::from_secs(10)).await, 12e6);
     server.set_limits(limit(200_000)).await;
-    // What was written before may still be on its way.
-    tokio::time::sleep(Duration::from_millis(500)).await;
+    soon("what was written before has arrived", async {
+        while proxy.measure(Duration::from_millis(100)).await > 1e6 {}
+    })
+    .await;
     is(proxy.measure(Duration::from_secs(10)).await, 2e5);
     server.set_limits(UploadLimits::default()).await;
     let free = proxy.measure(Duration::from_secs(1)).await;

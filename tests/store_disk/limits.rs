@@ -174,22 +174,6 @@ fn a_download_under_way_is_never_removed_and_one_that_rests_can_be() {
 }
 
 #[test]
-fn a_download_larger_than_its_limit_is_refused() {
-    let home = tempfile::tempdir().unwrap();
-    let store = limited(home.path(), |settings| {
-        settings.max_download_bytes = Some(1000)
-    });
-    let fits = Arc::new(manifest_of(1, &[noise(1, 1000)]));
-    store.begin_download(fits).unwrap();
-    let error = match store.begin_download(Arc::new(manifest_of(1, &[noise(1, 1001)]))) {
-        Err(error) => error,
-        Ok(_) => panic!("one byte over the limit was taken"),
-    };
-    assert_eq!(error.kind(), ErrorKind::Policy);
-    assert_eq!(store.list().len(), 1);
-}
-
-#[test]
 fn a_reader_of_a_deleted_snapshot_reads_on() {
     let home = tempfile::tempdir().unwrap();
     let store = open(home.path());

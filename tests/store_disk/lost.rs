@@ -195,40 +195,66 @@ fn a_file_that_is_taken_away_under_a_running_store_is_let_go_of_and_told() {
 }
 
 #[test]
-fn a_snapshot_in_doubt_is_listed_as_damaged_until_it_is_verified() {
+fn a_piece_that_is_found_wrong_is_read_elsewhere_and_its_file_is_listed_until_it_is_verified() {
     let home = tempfile::tempdir().unwrap();
     let store = open(home.path());
-    let archive = publish(&store, 1, &[noise(1, 5000)]).unwrap();
-    let id = archive.manifest().id();
-    store.doubt(&id, "one");
-    store.doubt(&id, "two");
-    let damaged = store.damaged();
-    assert_eq!(damaged.len(), 1);
-    assert_eq!(damaged[0].manifest(), Some(id));
+    let chunks = [noise(1, 5000)];
+    let chunk = snapswarm::snapshot::ChunkId(hash::sha256(&chunks[0]));
+    let archives = [1, 2].map(|height| publish(&store, height, &chunks).unwrap());
+    for (number, archive) in archives.iter().enumerate() {
+        flip(archive.path(), offset_in(archive.path(), 0));
+        let read = store.read_piece(&chunk, 0);
+        match number {
+            0 => assert_eq!(read.unwrap().unwrap(), chunks[0], "the other one has it"),
+            _ => assert!(matches!(read, Err(StoreError::Damaged { .. }))),
+        }
+        let _ = store.read_piece(&chunk, 0);
+    }
+    let damaged: Vec<_> = store.damaged().iter().map(|file| file.manifest()).collect();
+    assert_eq!(damaged.len(), 2, "each is told once");
+    let [id, other] = archives.map(|archive| archive.manifest().id());
+    flip(
+        &archive_of(home.path(), &id),
+        offset_in(&archive_of(home.path(), &id), 0),
+    );
     verify(&store, &id).unwrap();
-    assert_eq!(store.damaged(), [], "it was right after all");
-    store.doubt(&id, "one");
-    flip(archive.path(), offset_in(archive.path(), 0));
-    verify(&store, &id).unwrap_err();
+    assert_eq!(store.read_piece(&chunk, 0).unwrap().unwrap(), chunks[0]);
+    verify(&store, &other).unwrap_err();
     let aside: Vec<_> = store.damaged().into_iter().map(|file| file.path).collect();
-    assert_eq!(aside.len(), 1, "{aside:?}");
+    assert_eq!(aside.len(), 1, "the first was right after all: {aside:?}");
     assert!(aside[0].exists());
+    // Fetched again, and removed: nothing is left of the doubt.
+    publish(&store, 2, &chunks).unwrap();
+    store.delete(&other).unwrap();
+    assert_eq!(store.damaged(), []);
 }
 
 #[test]
-fn room_for_what_is_to_be_published_is_asked_for_before_it_is_read() {
+fn a_publication_without_room_ends_before_the_disk_is_full_of_it() {
     let home = tempfile::tempdir().unwrap();
     let settings = StoreSettings {
         quota_bytes: Some(1 << 20),
         ..StoreSettings::default()
     };
     let store = Store::open(home.path(), settings).unwrap();
-    store.require_room_to_publish(1 << 20).unwrap();
-    let over = store.require_room_to_publish((1 << 20) + 1).unwrap_err();
+    let mut spool = store.publish().unwrap();
+    spool.require_room(1 << 20, 1 << 20).unwrap();
+    let over = spool.require_room((1 << 20) + 1, 0).unwrap_err();
     assert!(matches!(over, StoreError::OverQuota { .. }), "{over}");
-    drop(store);
-    let full = open(home.path())
-        .require_room_to_publish(u64::MAX / 2)
-        .unwrap_err();
-    assert!(matches!(full, StoreError::NoSpace { .. }), "{full}");
+    spool.push(&noise(1, 1 << 20)).unwrap();
+    let over = spool.push(&noise(2, 1)).unwrap_err();
+    assert!(matches!(over, StoreError::OverQuota { .. }), "{over}");
+    drop((spool, store));
+
+    let store = open(home.path());
+    let free = store.free_bytes().unwrap();
+    let spool = store.publish().unwrap();
+    let full = spool.require_room(free / 2 + (1 << 30), free / 2 + (1 << 30));
+    assert!(matches!(full, Err(StoreError::NoSpace { .. })));
+    let spare = 600 << 20;
+    if free > 2 * spare {
+        spool.require_room(free - spare, 0).unwrap();
+        let shared = spool.leaving_space().require_room(free - spare, 0);
+        assert!(matches!(shared, Err(StoreError::NoSpace { .. })));
+    }
 }

@@ -138,13 +138,8 @@ impl<W: AsyncWrite + Unpin> Sending<W> {
             self.house.limiter.charge(bytes, Instant::now());
             self.head.extend_from_slice(&errand.frames);
         }
-        for Work { id, chunk, piece } in errand.work {
-            self.ahead.push_back(Ahead {
-                id,
-                reading: self.house.read(chunk, piece),
-                read: None,
-            });
-        }
+        // What was taken back is older than all work here: a request with the same
+        // number may have come after it.
         for id in errand.aborts {
             if self
                 .current
@@ -152,11 +147,18 @@ impl<W: AsyncWrite + Unpin> Sending<W> {
                 .is_some_and(|current| current.id == id)
             {
                 self.current = None;
-                self.link.finished(id);
+                self.link.set_started(None);
                 self.house.aborted();
                 self.head.extend_from_slice(&Answer::Aborted(id).to_frame());
             }
             self.ahead.retain(|ahead| ahead.id != id);
+        }
+        for Work { id, chunk, piece } in errand.work {
+            self.ahead.push_back(Ahead {
+                id,
+                reading: self.house.read(chunk, piece),
+                read: None,
+            });
         }
     }
 

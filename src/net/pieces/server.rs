@@ -345,7 +345,8 @@ impl House {
         let read = move || match library.read_piece(&chunk, piece) {
             Ok(bytes) => bytes.filter(is_piece),
             Err(error) => {
-                tracing::warn!(%chunk, piece, %error, "a piece of ours cannot be read");
+                // Who keeps the chunks has told it once.
+                tracing::debug!(%chunk, piece, %error, "a piece of ours cannot be read");
                 None
             }
         };

@@ -43,6 +43,9 @@ pub struct Wanted {
     pub max_bytes: Option<u64>,
     /// The chain's newest height, where an RPC tells it.
     pub tip: Option<u64>,
+    /// Bytes for which there is room here; larger ones come last, unless they are
+    /// begun.
+    pub room: u64,
 }
 
 /// Everything that a claim says of a snapshot. Verdicts are kept by it: a lie
@@ -205,10 +208,12 @@ pub fn rank(claims: &[Claim], wanted: &Wanted, begun: impl Fn(&ManifestId) -> bo
         } = candidate.subject;
         // A named peer is believed whatever strangers say of the height.
         let plausible = candidate.named || height <= highest;
+        let is_begun = begun(&manifest);
         Reverse((
+            is_begun || candidate.subject.total_bytes <= wanted.room,
             Backing::of(candidate, wanted.tip),
             plausible,
-            begun(&manifest),
+            is_begun,
             height,
             candidate.peers.len(),
             candidate.subject.clone(),
@@ -287,6 +292,7 @@ mod tests {
             height: None,
             max_bytes: None,
             tip: None,
+            room: u64::MAX,
         }
     }
 
@@ -319,6 +325,20 @@ mod tests {
             claim(3, true, 100, "ours"),
         ];
         assert_eq!(best(&claims, &wanted()), Some(100));
+    }
+
+    #[test]
+    fn what_the_disk_cannot_hold_comes_last_unless_it_is_begun() {
+        let mut claims = [claim(1, true, 200, "large"), claim(1, true, 100, "small")];
+        claims[0].entry.total_bytes = 5000;
+        let wanted = Wanted {
+            room: 4999,
+            ..wanted()
+        };
+        assert_eq!(best(&claims, &wanted), Some(100));
+        assert_eq!(ranked(&claims, &wanted).candidates.len(), 2);
+        let begun = rank(&claims, &wanted, |id| *id == claims[0].entry.manifest);
+        assert_eq!(begun.candidates[0].subject.height, 200);
     }
 
     #[test]

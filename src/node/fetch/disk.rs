@@ -107,7 +107,7 @@ impl Disk {
             let due = self.due();
             tokio::select! {
                 Some(joined) = self.tasks.join_next() => break joined,
-                () = until(due) => self.start_work(),
+                () = super::until(due.map(Into::into)) => self.start_work(),
             }
         };
         let event = joined.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
@@ -244,13 +244,6 @@ impl<T> Queue<T> {
         let batch = self.items.drain(..count).collect();
         self.due = (!self.items.is_empty()).then(|| now + self.patience);
         Some(batch)
-    }
-}
-
-async fn until(at: Option<Instant>) {
-    match at {
-        Some(at) => tokio::time::sleep_until(at.into()).await,
-        None => std::future::pending().await,
     }
 }
 

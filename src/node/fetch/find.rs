@@ -122,7 +122,7 @@ impl Search<'_> {
                     }
                 },
                 () = seeker.more() => {}
-                () = until(settled), if step.is_none() => {
+                () = super::until(settled), if step.is_none() => {
                     (settled, choosing) = (None, true);
                     step = Some(self.learn_tip(chain_id).boxed());
                 }
@@ -156,6 +156,7 @@ impl Search<'_> {
             height,
             max_bytes: Some(config.store.max_download_bytes.0),
             tip: None,
+            room: self.services.store.room(),
         };
         let pinned = config.trust.pinned_manifests.to_vec();
         Chase::new(wanted, pinned, refused.clone(), self.reporter.clone())
@@ -347,13 +348,6 @@ pub(in crate::node) fn wrong_chain(rpc: &Rpc, found: &str, wanted: &str) -> Fail
         format!("the RPC {} is of chain {found}, not {wanted}", rpc.url()),
     )
     .hint("give an RPC of the right chain, or the chain id that it serves")
-}
-
-async fn until(at: Option<Instant>) {
-    match at {
-        Some(at) => tokio::time::sleep_until(at).await,
-        None => std::future::pending().await,
-    }
 }
 
 /// What the step under way brings, where there is one.

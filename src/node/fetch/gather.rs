@@ -171,7 +171,7 @@ impl Gather {
                 (key, event) = self.crew.next() => self.peer_said(key, event),
                 event = self.disk.next() => self.disk_said(event)?,
                 Some(recruit) = recruits.recv() => self.recruit(recruit),
-                () = sleep_until(timeout) => self.machine.handle_timeout(Instant::now()),
+                () = super::until(timeout.map(Into::into)) => self.machine.handle_timeout(Instant::now()),
                 _ = tick.tick() => {
                     if self.tick(meter) {
                         return Ok(End::Deserted);
@@ -461,13 +461,6 @@ pub(super) fn bytes_of(manifest: &Manifest, pieces: &Bitmap) -> u64 {
         .filter_map(|number| manifest.piece_index(number))
         .map(|piece| u64::from(manifest.piece(piece).len))
         .sum()
-}
-
-async fn sleep_until(at: Option<Instant>) {
-    match at {
-        Some(at) => tokio::time::sleep_until(at.into()).await,
-        None => std::future::pending().await,
-    }
 }
 
 #[cfg(test)]

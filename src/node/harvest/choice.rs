@@ -10,13 +10,12 @@
 //! damaged is taken again, once for each damaged file.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
 use crate::snapshot::{Manifest, ManifestId, Offer};
-use crate::store::{DamagedFile, Origin};
+use crate::store::Origin;
 
 /// A snapshot that could not be taken is tried again after this, and after twice
 /// as long each time.
@@ -73,8 +72,8 @@ pub(super) struct Choice {
     chain_id: String,
     /// Was on the shelf; the oldest memory in front.
     seen: VecDeque<Seen>,
-    /// Damaged files that were looked at. One that comes back is another damage.
-    damaged: BTreeSet<PathBuf>,
+    /// Damages that were looked at.
+    damaged: BTreeSet<String>,
     /// There is more to remember than was told.
     news: bool,
     failing: BTreeMap<Key, Failing>,
@@ -100,7 +99,7 @@ impl Choice {
     pub(super) fn remembering(
         chain_id: String,
         seen: impl Iterator<Item = Seen>,
-        damaged: BTreeSet<PathBuf>,
+        damaged: BTreeSet<String>,
     ) -> Self {
         Self {
             chain_id,
@@ -120,8 +119,8 @@ impl Choice {
         self.seen.iter()
     }
 
-    /// Damaged files that were looked at.
-    pub(super) fn damaged(&self) -> &BTreeSet<PathBuf> {
+    /// Damages that were looked at.
+    pub(super) fn damaged(&self) -> &BTreeSet<String> {
         &self.damaged
     }
 
@@ -193,17 +192,17 @@ impl Choice {
         self.news = true;
     }
 
-    /// Takes in which files are damaged now: a snapshot whose file is new among
-    /// them was lost through no decision of anybody, and may be taken again.
-    pub(super) fn look_at_damaged(&mut self, files: &[DamagedFile]) {
-        let now: BTreeSet<PathBuf> = files.iter().map(|file| file.path.clone()).collect();
+    /// Takes in what is damaged now, by name: a snapshot that is new among it was
+    /// lost through no decision of anybody, and may be taken again.
+    pub(super) fn look_at_damaged(&mut self, damages: &BTreeMap<String, ManifestId>) {
+        let now: BTreeSet<String> = damages.keys().cloned().collect();
         if now == self.damaged {
             return;
         }
-        let new = files
+        let new = damages
             .iter()
-            .filter(|file| !self.damaged.contains(&file.path));
-        let lost: BTreeSet<ManifestId> = new.filter_map(DamagedFile::manifest).collect();
+            .filter(|(name, _)| !self.damaged.contains(*name));
+        let lost: BTreeSet<ManifestId> = new.map(|(_, id)| *id).collect();
         for seen in &mut self.seen {
             seen.lost |= lost.contains(&seen.manifest);
         }
@@ -262,11 +261,9 @@ mod tests {
         here(offers, Origin::Harvested)
     }
 
-    fn damaged(offer: &Offer) -> DamagedFile {
-        DamagedFile {
-            path: format!("{}.h5.damaged", id(&Key::from(offer))).into(),
-            problem: String::new(),
-        }
+    fn damaged(offer: &Offer, when: u32) -> (String, ManifestId) {
+        let id = id(&Key::from(offer));
+        (format!("{id}.h5.damaged of {when}"), id)
     }
 
     #[test]
@@ -282,20 +279,23 @@ mod tests {
     fn what_the_disk_damaged_is_taken_again_once() {
         let (mut choice, now) = (Choice::default(), Instant::now());
         let offers = [offer(3, 1)];
-        let files = [damaged(&offers[0])];
+        let damages = BTreeMap::from([damaged(&offers[0], 1)]);
         choice.choose("a", &shelf(&offers), offers.to_vec(), 2, now);
         assert!(choice.has_news());
-        choice.look_at_damaged(&files);
+        choice.look_at_damaged(&damages);
         assert!(choice.has_news());
         for _failed_before in [false, true] {
             let chosen = choice.choose("a", &Shelf::new(), offers.to_vec(), 2, now);
             assert_eq!(names(&chosen.take), [(3, 1)]);
         }
-        // Taken, and removed by the quota: the file of then is no news.
+        // Taken, and removed by the quota: the damage of then is no news.
         choice.taken(Key::from(&offers[0]), id(&Key::from(&offers[0])));
-        choice.look_at_damaged(&files);
+        choice.look_at_damaged(&damages);
         let chosen = choice.choose("a", &Shelf::new(), offers.to_vec(), 2, now);
         assert_eq!(chosen, Chosen::default());
+        choice.look_at_damaged(&BTreeMap::from([damaged(&offers[0], 2)]));
+        let chosen = choice.choose("a", &Shelf::new(), offers.to_vec(), 2, now);
+        assert_eq!(names(&chosen.take), [(3, 1)]);
     }
 
     #[test]

@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
@@ -27,8 +27,8 @@ struct Memory {
     chain_id: String,
     /// The oldest memory first.
     taken: Vec<Line>,
-    /// Damaged files that were looked at.
-    damaged: BTreeSet<PathBuf>,
+    /// Damages that were looked at.
+    damaged: BTreeSet<String>,
 }
 
 #[derive(Serialize, Deserialize)]
