@@ -54,3 +54,27 @@ fn a_snapshot_that_is_loaded_while_it_is_fetched_ends_the_fetch_well() {
     joiner.run(["verify", &cid]).ok();
     assert_eq!(joining.terminate(), Some(0));
 }
+
+#[test]
+fn an_rpc_that_takes_a_question_and_never_answers_is_what_a_fetch_ends_with() {
+    let chunks = chunk_folder(1, 1000, 23);
+    let provider = Home::new();
+    provider.load(chunks.path(), CHAIN, 5);
+    let daemon = provider.start::<_, &str>([]);
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", silent.local_addr().unwrap());
+    let ran = Home::new().run([
+        "fetch",
+        "--chain-id",
+        CHAIN,
+        "--bootstrap",
+        &daemon.address(),
+        "--node-rpc",
+        &url,
+        "--timeout",
+        "2",
+    ]);
+    let error = ran.failed(1);
+    let message = error["message"].as_str().unwrap();
+    assert!(message.contains(&url) && message.contains("did not answer in time"));
+}

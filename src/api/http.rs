@@ -35,6 +35,10 @@ pub const MAX_CONNECTIONS: usize = 64;
 /// request a byte at a time, or never, frees its place.
 pub const CONNECTION_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// A client that has said nothing at all frees its place so early: a request comes
+/// with its connection.
+const SILENCE_TIMEOUT: Duration = Duration::from_secs(1);
+
 /// How long answers under way may take when the daemon stops.
 const STOP_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -247,7 +251,8 @@ impl axum::serve::Listener for Bounded {
         let (stream, address) = axum::serve::Listener::accept(&mut self.listener).await;
         let io = BoundedIo {
             stream,
-            deadline: Box::pin(sleep_until(Instant::now() + CONNECTION_TIMEOUT)),
+            deadline: Box::pin(sleep_until(Instant::now() + SILENCE_TIMEOUT)),
+            has_spoken: false,
             _place: place,
         };
         (io, address)
@@ -262,6 +267,7 @@ impl axum::serve::Listener for Bounded {
 struct BoundedIo {
     stream: TcpStream,
     deadline: Pin<Box<Sleep>>,
+    has_spoken: bool,
     _place: Option<OwnedSemaphorePermit>,
 }
 
@@ -281,7 +287,14 @@ impl AsyncRead for BoundedIo {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         self.poll_deadline(context)?;
-        Pin::new(&mut self.stream).poll_read(context, buffer)
+        let before = buffer.filled().len();
+        let polled = Pin::new(&mut self.stream).poll_read(context, buffer);
+        if buffer.filled().len() > before && !std::mem::replace(&mut self.has_spoken, true) {
+            let later = Instant::now() + CONNECTION_TIMEOUT;
+            self.deadline.as_mut().reset(later);
+            self.poll_deadline(context)?;
+        }
+        polled
     }
 }
 

@@ -76,15 +76,22 @@ pub(super) fn text(outcome: &Outcome) -> Option<String> {
     let Outcome::Fetched(fetched) = outcome else {
         return None;
     };
-    let mut out = format!(
-        "Fetched {} in {}{}: {}\n",
-        text::bytes(fetched.bytes),
-        text::seconds(fetched.seconds),
-        text::mean_rate(fetched.received_bytes, fetched.seconds)
-            .map_or_else(String::new, |rate| format!(" ({rate})")),
-        text::safe(&fetched.manifest),
-    );
-    if fetched.resumed_bytes > 0 {
+    let cid = text::safe(&fetched.manifest);
+    let mut out = if fetched.received_bytes == 0 && fetched.resumed_bytes > 0 {
+        format!(
+            "All {} are here already: {cid}\n",
+            text::bytes(fetched.bytes)
+        )
+    } else {
+        format!(
+            "Fetched {} in {}{}: {cid}\n",
+            text::bytes(fetched.bytes.saturating_sub(fetched.resumed_bytes)),
+            text::seconds(fetched.seconds),
+            text::mean_rate(fetched.received_bytes, fetched.seconds)
+                .map_or_else(String::new, |rate| format!(" ({rate})")),
+        )
+    };
+    if fetched.received_bytes > 0 && fetched.resumed_bytes > 0 {
         out += &format!(
             "{} were here already and were not fetched again.\n",
             text::bytes(fetched.resumed_bytes)

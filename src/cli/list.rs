@@ -24,8 +24,12 @@ pub(super) fn text(outcome: &Outcome) -> Option<String> {
     for file in &list.damaged {
         let (path, problem) = (file.file.display().to_string(), &file.problem);
         out += &format!("Damaged: {} ({})", text::safe(&path), text::safe(problem));
+        let is_listed = |one: &SnapshotSummary| Some(&one.manifest) == file.manifest.as_ref();
         out += match &file.manifest {
-            Some(_) => "; `snapswarm delete CID` removes it\n",
+            Some(_) if list.snapshots.iter().any(is_listed) => {
+                "; `snapswarm verify CID` moves it aside if it is so, then fetch or load it again\n"
+            }
+            Some(_) => "; fetch or load it again, `snapswarm delete CID` removes it\n",
             None => "\n",
         };
     }

@@ -151,7 +151,7 @@ pub fn check_rpc_url(text: &str) -> Result<(), String> {
 pub fn check_cid(text: &str) -> Result<(), String> {
     const RAW: u64 = 0x55;
     const SHA2_256: u64 = 0x12;
-    let problem = "is not a snapshot's CID (it begins with \"bafkrei\")";
+    let problem = "is not a snapshot's CID: one looks like bafkrei… with 59 characters, look for a slip of the pen";
     let cid = cid::Cid::try_from(text).map_err(|_| problem.to_owned())?;
     if cid.codec() != RAW || cid.hash().code() != SHA2_256 || cid.hash().size() != 32 {
         return Err(problem.to_owned());

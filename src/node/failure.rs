@@ -226,8 +226,8 @@ impl From<ConfigError> for Failure {
 
 /// Whether the system refused, and not what stands in the file.
 fn is_of_the_system(error: &std::io::Error) -> bool {
-    use std::io::ErrorKind::{InvalidData, Other};
-    !matches!(error.kind(), InvalidData | Other)
+    use std::io::ErrorKind::{InvalidData, IsADirectory, Other};
+    !matches!(error.kind(), InvalidData | IsADirectory | Other)
 }
 
 /// An error and its causes, as one line.

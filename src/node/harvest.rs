@@ -122,7 +122,7 @@ impl Harvest {
         let trouble;
         match listed {
             Ok(offers) => (harvester, trouble) = self.take_new(harvester, offers).await?,
-            Err(error) => trouble = Some(error.to_string()),
+            Err(error) => trouble = Some(Failure::from(error).message),
         }
         self.remember().await;
         if !self.stop.is_stopped() {

@@ -135,6 +135,12 @@ pub(super) fn regular_file(path: &Path) -> Result<(), Failure> {
 }
 
 fn fields(command: &LoadCommand) -> Result<SnapshotFields, Failure> {
+    // A script whose variable is not set must not make a snapshot that can never be
+    // proven.
+    if command.app_hash.as_deref() == Some("") {
+        let failure = Failure::new(FailureCode::Usage, "--app-hash is empty");
+        return Err(failure.hint("leave the flag out if the application hash is not known"));
+    }
     let missing = |flag: &str| {
         Failure::new(FailureCode::Usage, format!("{flag} is missing")).hint(
             "a snapshot made from files needs --chain-id and --height; only a CAR names its own",
@@ -181,7 +187,40 @@ fn chunk_files(folder: &Path) -> Result<Vec<PathBuf>, Failure> {
         );
     }
     files.sort_by_cached_key(|path| order_key(path));
+    check_names(&files)?;
     Ok(files)
+}
+
+/// A hidden file is no chunk, and numbers stand one behind the other: else a part
+/// of a folder would become a snapshot that nobody can restore.
+fn check_names(files: &[PathBuf]) -> Result<(), Failure> {
+    let wrong = |path: &Path, problem: &str| {
+        let failure = format!("{} {problem}", path.display());
+        Failure::new(FailureCode::Usage, failure)
+            .hint("each file of the folder is one chunk of the snapshot: leave others out of it")
+    };
+    let name = |path: &Path| {
+        path.file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned()
+    };
+    let number = |path: &Path| name(path).parse::<u64>().ok();
+    if let Some(hidden) = files.iter().find(|path| name(path).starts_with('.')) {
+        return Err(wrong(hidden, "is a hidden file"));
+    }
+    for pair in files.windows(2) {
+        if let (Some(before), Some(after)) = (number(&pair[0]), number(&pair[1]))
+            && before.checked_add(1) != Some(after)
+        {
+            let problem = format!(
+                "follows {}, and a number between is missing or twice there",
+                name(&pair[0])
+            );
+            return Err(wrong(&pair[1], &problem));
+        }
+    }
+    Ok(())
 }
 
 /// Numbers first, by value (length without leading zeros, then digits: no
@@ -214,7 +253,8 @@ fn chunk_size(file: &Path) -> Result<u64, Failure> {
     };
     Err(
         Failure::new(FailureCode::Usage, format!("{} {problem}", file.display())).hint(
-            "with --kind files each file of the folder is one chunk of the snapshot, in order",
+            "each chunk of a snapshot is one file: with --kind files all of a folder, in order, with \
+             --kind file the only one",
         ),
     )
 }
@@ -232,5 +272,18 @@ mod tests {
         names.sort_by_cached_key(|path| order_key(path));
         let names: Vec<_> = names.iter().map(|path| path.to_str().unwrap()).collect();
         assert_eq!(names, ["0002", "9", "10", "a10", "a9", "b"]);
+    }
+
+    #[test]
+    fn a_folder_with_a_gap_or_a_hidden_file_is_refused() {
+        let check = |names: &[&str]| {
+            let files: Vec<PathBuf> = names.iter().map(PathBuf::from).collect();
+            check_names(&files).map_err(|failure| failure.message)
+        };
+        check(&["0000", "0001", "2", "a", "b"]).unwrap();
+        check(&["7", "8"]).unwrap();
+        assert!(check(&["0", "2"]).unwrap_err().contains("2 follows 0"));
+        assert!(check(&["1", "01"]).unwrap_err().contains("01 follows 1"));
+        assert!(check(&["0", ".DS_Store"]).unwrap_err().contains("hidden"));
     }
 }

@@ -151,7 +151,7 @@ fn tell_of_lost_key(home: &Path) {
 }
 
 /// The peer id of a home that is only looked at: nothing where there is no key
-/// yet and none can be made, or where it is somebody else's.
+/// yet and none can be made, where it is somebody else's, or where it cannot be used.
 pub(super) fn peer_id_of(home: &Path) -> Result<Option<String>, Failure> {
     use std::io::ErrorKind::{PermissionDenied, ReadOnlyFilesystem};
     tell_of_lost_key(home);
@@ -160,6 +160,10 @@ pub(super) fn peer_id_of(home: &Path) -> Result<Option<String>, Failure> {
         Err(IdentityError::File { source, .. })
             if matches!(source.kind(), PermissionDenied | ReadOnlyFilesystem) =>
         {
+            Ok(None)
+        }
+        Err(error @ (IdentityError::Permissions { .. } | IdentityError::Damaged { .. })) => {
+            tracing::warn!("{}", Failure::from(error).message);
             Ok(None)
         }
         Err(error) => Err(error.into()),
@@ -372,8 +376,11 @@ fn net_settings(home: &Path, config: &Config, presence: Presence) -> Result<NetS
     let pre_shared_key = match config.psk_file(home) {
         None => None,
         Some(path) => {
-            let text = std::fs::read_to_string(&path)
-                .map_err(|error| Failure::given_path(&path, &error))?;
+            let text = std::fs::read_to_string(&path).map_err(|error| {
+                let failure = Failure::given_path(&path, &error);
+                let message = format!("network.psk_file in config.toml: {}", failure.message);
+                Failure { message, ..failure }.hint("give the file's path, from the home on")
+            })?;
             Some(text.parse::<PreSharedKey>()?)
         }
     };

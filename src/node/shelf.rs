@@ -161,6 +161,7 @@ pub(super) fn delete(store: &Store, id: &str) -> Result<Changed, Failure> {
 /// Carries out `pin`.
 pub(super) fn pin(store: &Store, id: &str) -> Result<Changed, Failure> {
     let id: ManifestId = id.parse()?;
+    store.look_again();
     changed(store, &id, store.pin(&id), "pinned")
 }
 

@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 
 use crate::snapshot::{ManifestError, ManifestId};
 
+use super::disk::free_bytes;
+
 /// Why the store did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -123,8 +125,26 @@ pub enum StoreError {
     /// A folder that must be empty is not.
     #[error("the folder {} is not empty", .0.display())]
     NotEmpty(PathBuf),
+    /// A place outside of the home cannot be written.
+    #[error("cannot write to {}", path.display())]
+    Outside {
+        /// Where the person wanted the bytes.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The disk of a place outside of the home is too full.
+    #[error("no space at {}: {needed} bytes are needed, {available} are free", path.display())]
+    OutsideFull {
+        /// Where the person wanted the bytes.
+        path: PathBuf,
+        /// Bytes that they are.
+        needed: u64,
+        /// Bytes that the file system there has left.
+        available: u64,
+    },
     /// The caller's progress callback asked to stop.
-    #[error("stopped on request")]
+    #[error("interrupted")]
     Stopped,
 }
 
@@ -151,9 +171,12 @@ impl StoreError {
     /// What class of error it is.
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::Io { .. } | Self::NoSpace { .. } | Self::OverQuota { .. } | Self::Hdf5 { .. } => {
-                ErrorKind::Storage
-            }
+            Self::Io { .. }
+            | Self::NoSpace { .. }
+            | Self::OverQuota { .. }
+            | Self::Outside { .. }
+            | Self::OutsideFull { .. }
+            | Self::Hdf5 { .. } => ErrorKind::Storage,
             Self::Damaged { .. } | Self::Car { .. } => ErrorKind::Verification,
             Self::NotFound(_) | Self::Incomplete(_) => ErrorKind::NotFound,
             Self::AlreadyComplete(_)
@@ -216,6 +239,13 @@ impl StoreError {
             Self::Car { .. } => {
                 "Make the file again with snapswarm dump, or copy it again.".to_owned()
             }
+            Self::Outside { .. } => "Give a place that this user may write to.".to_owned(),
+            Self::OutsideFull {
+                needed, available, ..
+            } => format!(
+                "Free at least {} bytes there, or give a place on another disk.",
+                needed.saturating_sub(*available)
+            ),
             Self::Exists(_) => "Give another name, or remove the file first.".to_owned(),
             Self::NotEmpty(_) => "Give a new or an empty folder.".to_owned(),
             Self::DownloadOpen(id) => format!(
@@ -236,6 +266,21 @@ impl StoreError {
     pub(super) fn io(op: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();
         move |source| Self::Io { op, path, source }
+    }
+
+    /// The error of writing `needed` more bytes to a place outside of the home.
+    pub(super) fn outside(path: &Path, needed: u64) -> impl Fn(io::Error) -> Self + '_ {
+        move |source| match source.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::OutsideFull {
+                path: path.to_owned(),
+                needed,
+                available: free_bytes(path).unwrap_or(0),
+            },
+            _ => Self::Outside {
+                path: path.to_owned(),
+                source,
+            },
+        }
     }
 
     pub(super) fn damaged(path: &Path, problem: impl Into<String>) -> Self {

@@ -117,17 +117,15 @@ impl Inner {
         }
     }
 
-    /// Pins or unpins a snapshot, also one whose file is missing.
-    pub(super) fn set_pinned(&self, id: &ManifestId, pinned: bool) -> Result<(), StoreError> {
+    /// Unpins a snapshot, also one whose file is missing.
+    pub(super) fn unpin(&self, id: &ManifestId) -> Result<(), StoreError> {
         let before = {
             let mut state = self.state();
-            state
-                .missing
-                .get_mut(id)
-                .map(|marks| std::mem::replace(&mut marks.pinned, pinned))
+            let marks = state.missing.get_mut(id);
+            marks.map(|marks| std::mem::replace(&mut marks.pinned, false))
         };
         let Some(before) = before else {
-            return self.mark(id, |marks| marks.pinned = pinned);
+            return self.mark(id, |marks| marks.pinned = false);
         };
         self.save_catalogue().inspect_err(|_| {
             if let Some(marks) = self.state().missing.get_mut(id) {

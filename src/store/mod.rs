@@ -277,15 +277,14 @@ impl Store {
         self.0.delete(id)
     }
 
-    /// Keeps a snapshot whatever its age and the quota. One whose file is missing
-    /// is kept when it comes back.
+    /// Keeps a snapshot whatever its age and the quota.
     pub fn pin(&self, id: &ManifestId) -> Result<(), StoreError> {
-        self.0.set_pinned(id, true)
+        self.0.mark(id, |marks| marks.pinned = true)
     }
 
-    /// Lets a snapshot go when its time comes.
+    /// Lets a snapshot go when its time comes, also one whose file is missing.
     pub fn unpin(&self, id: &ManifestId) -> Result<(), StoreError> {
-        self.0.set_pinned(id, false)
+        self.0.unpin(id)
     }
 
     /// The chain itself confirmed the snapshot's application hash.
@@ -345,7 +344,7 @@ impl Store {
         path: &Path,
         progress: Progress,
     ) -> Result<Exported, StoreError> {
-        transfer::export_car(&self.0, &self.archive(id)?, path, progress)
+        transfer::export_car(&self.archive(id)?, path, progress)
     }
 
     /// Takes a snapshot from a CAR file. `check` may refuse the manifest before
@@ -368,7 +367,7 @@ impl Store {
         folder: &Path,
         progress: Progress,
     ) -> Result<(), StoreError> {
-        transfer::export_files(&self.0, &self.archive(id)?, folder, progress)
+        transfer::export_files(&self.archive(id)?, folder, progress)
     }
 }
 

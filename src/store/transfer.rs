@@ -11,6 +11,7 @@ use tracing::info;
 use crate::snapshot::{ChunkIndex, Manifest, ManifestId};
 
 use super::car::{CarReader, CarWriter, car_bytes};
+use super::disk::free_bytes;
 use super::entry::Archive;
 use super::spool::{Sealing, read_back};
 use super::staged::Staged;
@@ -44,7 +45,6 @@ pub(super) fn verify(archive: &Archive, mut progress: Progress) -> Result<Verifi
 
 /// Writes a new CAR file.
 pub(super) fn export_car(
-    store: &Inner,
     archive: &Archive,
     path: &Path,
     mut progress: Progress,
@@ -54,22 +54,15 @@ pub(super) fn export_car(
     }
     let folder = folder_of(path);
     let manifest = archive.manifest();
-    store.disk.require_space(&folder, car_bytes(manifest))?;
+    require_space(&folder, car_bytes(manifest))?;
     // Readable by whom the umask allows, as any file that a person makes.
     let temporary = tempfile::Builder::new()
         .prefix(".snapswarm-")
         .suffix(".car")
         .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666))
         .tempfile_in(&folder)
-        .map_err(StoreError::io("create a file in", &folder))?;
-    let failed = |source: std::io::Error| match source.kind() {
-        std::io::ErrorKind::StorageFull => StoreError::NoSpace {
-            path: path.to_owned(),
-            needed: car_bytes(manifest),
-            available: super::disk::free_bytes(&folder).unwrap_or(0),
-        },
-        _ => StoreError::io("write", path)(source),
-    };
+        .map_err(StoreError::outside(&folder, car_bytes(manifest)))?;
+    let failed = &StoreError::outside(path, car_bytes(manifest));
     let writer = BufWriter::with_capacity(BUFFER_BYTES, temporary);
     let mut car = CarWriter::new(writer, manifest).map_err(failed)?;
     let mut done = 0;
@@ -95,7 +88,7 @@ pub(super) fn export_car(
         if error.error.kind() == std::io::ErrorKind::AlreadyExists {
             StoreError::Exists(path.to_owned())
         } else {
-            StoreError::io("write", path)(error.error)
+            failed(error.error)
         }
     })?;
     sync_folder(&folder)?;
@@ -171,18 +164,17 @@ pub(super) fn import_car(
 
 /// Writes each chunk as a file of its own into a new or an empty folder.
 pub(super) fn export_files(
-    store: &Inner,
     archive: &Archive,
     folder: &Path,
     mut progress: Progress,
 ) -> Result<(), StoreError> {
     let is_new = !folder.exists();
-    std::fs::create_dir_all(folder).map_err(StoreError::io("create the folder", folder))?;
+    std::fs::create_dir_all(folder).map_err(StoreError::outside(folder, 0))?;
     if !super::home::entries(folder)?.is_empty() {
         return Err(StoreError::NotEmpty(folder.to_owned()));
     }
     let mut made = Vec::new();
-    let written = write_files(store, archive, folder, &mut made, &mut progress);
+    let written = write_files(archive, folder, &mut made, &mut progress);
     if written.is_err() {
         // Half a snapshot would stand in the way of the next attempt. What others
         // put there meanwhile stays.
@@ -202,14 +194,13 @@ fn chunk_file(folder: &Path, index: ChunkIndex) -> PathBuf {
 }
 
 fn write_files(
-    store: &Inner,
     archive: &Archive,
     folder: &Path,
     made: &mut Vec<PathBuf>,
     progress: &mut Progress,
 ) -> Result<(), StoreError> {
     let manifest = archive.manifest();
-    store.disk.require_space(folder, manifest.total_bytes())?;
+    require_space(folder, manifest.total_bytes())?;
     let mut done = 0;
     for index in manifest.chunk_indexes() {
         let bytes = archive.read_chunk(index)?;
@@ -220,14 +211,7 @@ fn write_files(
                 file.write_all(&bytes)?;
                 file.sync_all()
             })
-            .map_err(|source| match source.kind() {
-                std::io::ErrorKind::StorageFull => StoreError::NoSpace {
-                    path: path.clone(),
-                    needed: manifest.total_bytes() - done,
-                    available: super::disk::free_bytes(folder).unwrap_or(0),
-                },
-                _ => StoreError::io("write", &path)(source),
-            })?;
+            .map_err(StoreError::outside(&path, manifest.total_bytes() - done))?;
         done += bytes.len() as u64;
         go_on(progress, done, manifest.total_bytes())?;
     }
@@ -241,6 +225,18 @@ pub(super) fn archive(store: &Inner, id: &ManifestId) -> Result<Archive, StoreEr
         return Err(StoreError::Incomplete(*id));
     }
     store.open_archive(entry)
+}
+
+/// Fails when a place outside of the home has no room for so many bytes.
+fn require_space(path: &Path, needed: u64) -> Result<(), StoreError> {
+    match free_bytes(path) {
+        Some(available) if available < needed => Err(StoreError::OutsideFull {
+            path: path.to_owned(),
+            needed,
+            available,
+        }),
+        _ => Ok(()),
+    }
 }
 
 fn folder_of(path: &Path) -> PathBuf {

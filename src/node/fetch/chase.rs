@@ -196,6 +196,11 @@ impl Chase {
         limits.chain(self.told.verdicts.iter().cloned()).collect()
     }
 
+    /// Whether an RPC told the chain's height.
+    pub(super) fn knows_tip(&self) -> bool {
+        self.wanted.tip.is_some()
+    }
+
     /// Whether there was anything to try.
     pub(super) fn had_offers(&self) -> bool {
         self.offered

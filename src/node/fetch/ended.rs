@@ -69,14 +69,17 @@ pub(super) fn left_out(what: &str, reasons: &[String], unreached: &[String]) -> 
     add(&mut message, reasons);
     add(&mut message, unreached);
     Failure::new(FailureCode::NotFound, message).hint(
-        "name another provider with --bootstrap, change what leaves it out, or wait longer with \
-         --timeout",
+        "name another provider with --bootstrap, see that --node-rpc is a node of this chain, \
+         change the setting that leaves it out, or wait longer with --timeout",
     )
 }
 
 fn add(message: &mut String, reasons: &[String]) {
     for reason in reasons.iter().take(MAX_NAMED) {
         *message += &format!("; {reason}");
+    }
+    if reasons.len() > MAX_NAMED {
+        *message += &format!("; and {} more", reasons.len() - MAX_NAMED);
     }
 }
 

@@ -284,11 +284,7 @@ impl Search<'_> {
         while let Some(rpc) = self.rpc {
             let asked = super::try_prove(rpc, &manifest);
             let Ok(asked) = tokio::time::timeout_at(self.deadline, asked).await else {
-                return Err(Failure::new(
-                    FailureCode::Failed,
-                    format!("the RPC {} did not answer in time", rpc.url()),
-                )
-                .hint("wait longer with --timeout, or name another node with --node-rpc"));
+                return Err(silent(rpc));
             };
             match asked {
                 Ok(answer) => {
@@ -315,10 +311,15 @@ impl Search<'_> {
 
     /// Why the search for a chain's snapshot ended with nothing.
     fn ended(&self, chain_id: &str, height: Option<u64>, chase: Chase) -> Failure {
-        let had_offers = chase.had_offers();
+        let (had_offers, knows_tip) = (chase.had_offers(), chase.knows_tip());
         let reasons = chase.reasons();
         if let Some(error) = chase.into_trouble() {
             return error.into();
+        }
+        if let Some(rpc) = self.rpc
+            && !knows_tip
+        {
+            return silent(rpc);
         }
         let at = height.map_or_else(String::new, |height| format!(" at height {height}"));
         if !had_offers && reasons.is_empty() {
@@ -339,6 +340,15 @@ impl Search<'_> {
         };
         super::ended::nobody(what, &missed, &banned)
     }
+}
+
+/// The chain's RPC said nothing for as long as the person waits.
+fn silent(rpc: &Rpc) -> Failure {
+    Failure::new(
+        FailureCode::Failed,
+        format!("the RPC {} did not answer in time", rpc.url()),
+    )
+    .hint("wait longer with --timeout, or name another node with --node-rpc")
 }
 
 /// A person gave an RPC of another chain.
