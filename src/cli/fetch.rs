@@ -198,7 +198,7 @@ mod tests {
     fn the_outcome_tells_rate_resume_waste_and_shares_and_is_safe_on_a_terminal() {
         let text = text(&fetched(true)).unwrap();
         for part in [
-            "16.0 MiB in 2.0 s (6.0 MiB/s)",
+            "11.0 MiB in 2.0 s (6.0 MiB/s)",
             "5.0 MiB were here",
             "1.0 MiB came twice",
             "75 %",
