@@ -354,7 +354,7 @@ fn a_daemon_whose_disk_fills_up_under_a_fetch_lives_serves_and_goes_on_when_ther
     let older = load_in(&home, chunk_folder(2, 1 << 20, 51).path(), CHAIN, 4);
     let chunks = chunk_folder(12, 1 << 20, 52);
     let provider = Home::new();
-    // Twelve seconds: the disk is full when the download is first made durable.
+    // Twelve seconds: there is time to fill the disk meanwhile.
     provider.configure("[upload]\nbytes_per_s = \"1 MiB/s\"\n");
     let cid = provider.load(chunks.path(), CHAIN, 5);
     let seeding = provider.start::<_, &str>([]);
@@ -365,8 +365,9 @@ fn a_daemon_whose_disk_fills_up_under_a_fetch_lives_serves_and_goes_on_when_ther
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    eventually("the download is under way", || {
-        daemon.status()["downloads"].get(0).map(|_| ())
+    eventually("a piece is written", || {
+        let done = daemon.status()["downloads"].get(0)?["done"].as_u64()?;
+        (done > 0).then_some(())
     });
     let filler = disk.path().join("filler");
     fill(&filler);

@@ -20,7 +20,8 @@
 //!   between virtual machines more than what is measured here.
 //!
 //! * *snapswarm*: `snapswarm start` and `snapswarm fetch` into a new home, from the
-//!   search to the sealed archive.
+//!   search to the sealed archive; *snapswarm-first* is the provider's first download
+//!   since its start, at which it hashes again what it reads.
 //!
 //! *sources* is `snapswarm fetch` from four `snapswarm start` at once, each limited
 //! to 12 MB/s by its own setting, beside the 48 MB/s that they may send together.
@@ -60,6 +61,8 @@ mod product;
 const MIB: u64 = 1 << 20;
 /// The whole program.
 const PRODUCT: &str = "snapswarm";
+/// The same, of a snapshot that the provider has not served before.
+const PRODUCT_FIRST: &str = "snapswarm-first";
 const CHUNK_BYTES: usize = 10 << 20;
 const WINDOW: usize = 16;
 const RAW: StreamProtocol = StreamProtocol::new("/raw/1");
@@ -128,15 +131,16 @@ fn compare_sources(folder: &Path, mebibytes: u64, rounds: usize) -> Result<()> {
 
 fn compare(folder: &Path, mebibytes: u64, rounds: usize) -> Result<()> {
     prepare(folder, mebibytes)?;
-    let kinds = ["raw", "raw-own-layers", "pieces", PRODUCT];
+    let kinds = ["raw", "raw-own-layers", "pieces", PRODUCT_FIRST, PRODUCT];
     let mut measured = kinds.map(|_| Vec::new());
     for _ in 0..rounds {
-        for (kind, measured) in kinds.iter().zip(&mut measured) {
-            measured.push(match *kind {
-                PRODUCT => product::measure(folder, mebibytes)?,
-                kind => measure(kind, folder, mebibytes)?,
-            });
+        let [raw, own_layers, pieces, first, later] = &mut measured;
+        for (kind, measured) in kinds.iter().zip([raw, own_layers, pieces]) {
+            measured.push(measure(kind, folder, mebibytes)?);
         }
+        let [one, two] = product::measure(folder, mebibytes)?;
+        first.push(one);
+        later.push(two);
     }
     let medians = measured.map(|measured| median(&measured));
     println!("{mebibytes} MiB, {rounds} rounds, medians");

@@ -22,12 +22,20 @@ const SOURCES_MB_PER_S: f64 = 48.0;
 
 const SNAPSWARM: &str = env!("CARGO_BIN_EXE_snapswarm");
 
-/// One download from a provider that holds the snapshot, into a new home.
-pub fn measure(folder: &Path, mebibytes: u64) -> Result<Measured> {
+/// Two downloads from a provider that holds the snapshot, each into a new home. At
+/// the first the provider hashes every piece that it reads, at the second no more.
+pub fn measure(folder: &Path, mebibytes: u64) -> Result<[Measured; 2]> {
     let seeder = Seeder::start(&provider(folder, 1)?)?;
+    Ok([
+        measure_one(&seeder, folder, mebibytes)?,
+        measure_one(&seeder, folder, mebibytes)?,
+    ])
+}
+
+fn measure_one(seeder: &Seeder, folder: &Path, mebibytes: u64) -> Result<Measured> {
     let joiner = folder.join("joiner");
     let (seeding, children) = (cpu_of(&seeder.pid(), 11)?, cpu_of("self", 13)?);
-    let fetched = fetch(&joiner, std::slice::from_ref(&seeder))?;
+    let fetched = fetch(&joiner, std::slice::from_ref(seeder))?;
     let gib = mebibytes as f64 / 1024.0;
     let measured = Measured {
         mib_per_second: mebibytes as f64 / fetched["seconds"].as_f64().context("seconds")?,

@@ -198,12 +198,19 @@ impl Disk {
         replaced
     }
 
-    /// Gives a file its blocks, so that a full disk is found before any byte is
-    /// moved. A file system that cannot do it is only asked for its free space.
+    /// Gives a file its length and its blocks, so that a full disk is found before
+    /// any byte is moved. A file system that cannot do it, or that lies in memory,
+    /// where it would clear every page first, is only asked for its free space.
     pub(super) fn allocate(&self, file: &File, path: &Path, len: u64) -> Result<(), StoreError> {
-        self.sized_step(Step::Allocate, path, len, || match fallocate(file, len) {
-            Err(Errno::EOPNOTSUPP | Errno::ENOSYS | Errno::EINVAL) => Ok(()),
-            other => other.map_err(io::Error::from),
+        self.sized_step(Step::Allocate, path, len, || {
+            file.set_len(len)?;
+            if lies_in_memory(file) {
+                return Ok(());
+            }
+            match fallocate(file, len) {
+                Err(Errno::EOPNOTSUPP | Errno::ENOSYS | Errno::EINVAL) => Ok(()),
+                other => other.map_err(io::Error::from),
+            }
         })
     }
 
@@ -271,6 +278,17 @@ pub(super) fn may_be_written(
         }
         Err(_) => true,
     }
+}
+
+#[cfg(target_os = "linux")]
+fn lies_in_memory(file: &File) -> bool {
+    use nix::sys::statfs::{TMPFS_MAGIC, fstatfs};
+    fstatfs(file).is_ok_and(|stat| stat.filesystem_type() == TMPFS_MAGIC)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn lies_in_memory(_file: &File) -> bool {
+    false
 }
 
 #[cfg(target_os = "linux")]

@@ -236,7 +236,9 @@ impl Store {
         // is another entry to read from.
         while let Some((entry, unique)) = self.locate(chunk, &tried) {
             let file = self.0.files.get(&entry);
-            match file.and_then(|file| entry.read_right_piece(&file, unique, piece)) {
+            match file
+                .and_then(|file| entry.read_right_piece(&file, unique, piece, &self.0.checking))
+            {
                 Ok(bytes) => return Ok(bytes),
                 Err(error) => {
                     self.0.doubt(&entry, &error);

@@ -36,6 +36,8 @@ pub(super) struct Inner {
     state: Mutex<State>,
     /// Held while the catalogue file is replaced.
     writing: Mutex<()>,
+    /// Holds pieces that are checked because they are served for the first time.
+    pub(super) checking: Mutex<Vec<u8>>,
     /// Holds the home while it is open; nothing when it was opened for reading.
     _lock: Option<File>,
 }
@@ -102,6 +104,7 @@ impl Inner {
             files: OpenFiles::default(),
             state: Mutex::new(state),
             writing: Mutex::new(()),
+            checking: Mutex::default(),
             _lock: lock,
         }
     }

@@ -167,14 +167,22 @@ fn child_on_a_small_disk() {
     is_full_there(store.export_car(&id, &car, &mut quiet).unwrap_err());
     let out = disk.join("out");
     is_full_there(store.export_files(&id, &out, &mut quiet).unwrap_err());
-    // A download that has its blocks goes on on a full disk.
+    // Full while a download is written: it goes on when there is room again.
     std::fs::remove_file(disk.join("filler")).unwrap();
     let chunks = [noise(7, 2 << 20)];
     let manifest = Arc::new(manifest_of(4, &chunks));
     let download = store.begin_download(manifest.clone()).unwrap();
     fill(disk);
+    let write = |index| download.write(&[piece(&manifest, &chunks, index)]);
+    is_full(
+        manifest
+            .piece_indexes()
+            .find_map(|index| write(index).err())
+            .unwrap(),
+    );
+    std::fs::remove_file(disk.join("filler")).unwrap();
     for index in manifest.piece_indexes() {
-        download.write(&[piece(&manifest, &chunks, index)]).unwrap();
+        write(index).unwrap();
     }
     let chunk = manifest.unique_index(0).unwrap();
     assert_eq!(download.check_chunk(chunk).unwrap(), ChunkVerdict::Checked);

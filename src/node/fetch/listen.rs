@@ -27,6 +27,8 @@ pub(super) struct Listener<'a> {
     chain_id: String,
     asked: Asked,
     asking: JoinSet<(PeerId, Option<CatalogueAnswer>)>,
+    /// Of those who are asked now, who was connected.
+    near: BTreeSet<PeerId>,
     /// What each peer said last.
     heard: BTreeMap<PeerId, Heard>,
 }
@@ -45,6 +47,7 @@ impl<'a> Listener<'a> {
             chain_id: chain_id.to_owned(),
             asked: Asked::default(),
             asking: JoinSet::new(),
+            near: BTreeSet::new(),
             heard: BTreeMap::new(),
         }
     }
@@ -53,7 +56,15 @@ impl<'a> Listener<'a> {
     pub(super) fn ask(&mut self, sources: Vec<Source>) {
         let referee = &self.services.referee;
         let is_out = |peer: &PeerId| referee.is_banned(peer);
+        let connected: BTreeSet<PeerId> = sources
+            .iter()
+            .filter(|source| source.connected)
+            .map(|source| source.peer)
+            .collect();
         for (peer, _) in self.asked.next(sources, is_out, Instant::now()) {
+            if connected.contains(&peer) {
+                self.near.insert(peer);
+            }
             let (net, referee) = (self.services.net.clone(), referee.clone());
             let chain_id = self.chain_id.clone();
             self.asking.spawn(async move {
@@ -80,6 +91,7 @@ impl<'a> Listener<'a> {
         };
         let (peer, answer) = ended.ok()?;
         self.asked.done(&peer);
+        self.near.remove(&peer);
         Some((peer, answer?))
     }
 
@@ -97,10 +109,11 @@ impl<'a> Listener<'a> {
     }
 
     /// Whether every peer that the user named has told of the chain, and everyone
-    /// else who was asked has answered. A named peer that has nothing is a meeting
-    /// point: whom it knows is yet to be heard.
+    /// else who was asked and is connected has answered. A named peer that has
+    /// nothing is a meeting point: whom it knows is yet to be heard. Who has to be
+    /// dialled first is not waited for: many whom the DHT names are gone.
     pub(super) fn heard_all(&self, named: &BTreeSet<PeerId>) -> bool {
-        !named.is_empty() && self.asking.is_empty() && named.iter().all(|peer| self.has_told(peer))
+        !named.is_empty() && self.near.is_empty() && named.iter().all(|peer| self.has_told(peer))
     }
 
     fn has_told(&self, peer: &PeerId) -> bool {
