@@ -10,6 +10,7 @@
 //! | [`store`] | disk | everything of ours on disk: archives, downloads in progress, catalogue, pins, leases |
 //! | [`net`] | network | libp2p: DHT, catalogue exchange, piece streams |
 //! | [`comet`] | network | CometBFT from outside: RPC and the peer protocol |
+//! | [`abci`] | network | the ABCI adapter between CometBFT and the application |
 //! | [`api`] | network | control socket, read-only HTTP status and metrics |
 //! | [`node`] | hall | the only place where rooms meet: start, stop, the three paths |
 //! | [`cli`] | door | one file for each verb |
@@ -31,6 +32,7 @@
 
 #![warn(missing_docs)]
 
+pub mod abci;
 pub mod api;
 pub mod cli;
 pub mod comet;

@@ -17,6 +17,7 @@ mod interrupt;
 pub mod screen;
 pub mod text;
 
+mod adapter;
 mod delete;
 mod dump;
 mod feed;
@@ -99,6 +100,7 @@ enum Verb {
     Unpin(unpin::Arguments),
     Status(status::Arguments),
     Limits(limits::Arguments),
+    Adapter(adapter::Arguments),
 }
 
 impl Cli {
@@ -132,7 +134,7 @@ impl Cli {
         LogSettings {
             json: self.log_json,
             default_filter: match self.verb {
-                Verb::Start(_) => "warn,snapswarm=info,libp2p_kad=error",
+                Verb::Start(_) | Verb::Adapter(_) => "warn,snapswarm=info,libp2p_kad=error",
                 _ => "error,snapswarm=warn",
             },
         }
@@ -156,6 +158,7 @@ impl Cli {
         match &self.verb {
             Verb::Init(arguments) => arguments.run(&door),
             Verb::Start(arguments) => arguments.run(&door).await,
+            Verb::Adapter(arguments) => arguments.run(&door).await,
             Verb::Load(arguments) => door.go(arguments.command()?, load::text).await,
             Verb::Fetch(arguments) => door.go(arguments.command()?, fetch::text).await,
             Verb::Feed(arguments) => door.go(arguments.command(), feed::text).await,

@@ -34,6 +34,15 @@ pub struct Rpc {
     url: reqwest::Url,
 }
 
+/// What the header behind a height says of the state there.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct HeaderAfter {
+    /// The application hash.
+    pub app_hash: Bytes,
+    /// The version of the application's protocol.
+    pub app_version: u64,
+}
+
 /// What `/status` says.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct NodeStatus {
@@ -275,6 +284,11 @@ impl Rpc {
     /// The application hash of the state after `height`, which stands in header
     /// `height` + 1. [`RpcError::TooNew`] until that block exists.
     pub async fn app_hash_after(&self, height: u64) -> Result<Bytes, RpcError> {
+        Ok(self.header_after(height).await?.app_hash)
+    }
+
+    /// What header `height` + 1 says of the state after `height`.
+    pub async fn header_after(&self, height: u64) -> Result<HeaderAfter, RpcError> {
         const METHOD: &str = "commit";
         let wrong = |problem: String| RpcError::Answer {
             url: self.url(),
@@ -310,7 +324,10 @@ impl Rpc {
                 app_hash.len()
             )));
         }
-        Ok(app_hash.into())
+        Ok(HeaderAfter {
+            app_hash: app_hash.into(),
+            app_version: header.version.app.0,
+        })
     }
 
     async fn why_no_block(&self, height: u64, needed: u64, refused: RpcError) -> RpcError {
@@ -548,8 +565,17 @@ struct SignedHeaderAnswer {
 
 #[derive(Deserialize)]
 struct HeaderAnswer {
+    #[serde(default)]
+    version: VersionAnswer,
     height: Number,
     app_hash: String,
+}
+
+/// Zero fields are left out.
+#[derive(Default, Deserialize)]
+struct VersionAnswer {
+    #[serde(default)]
+    app: Number,
 }
 
 #[derive(Deserialize)]

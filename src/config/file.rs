@@ -218,6 +218,12 @@ what = "manifests+chunks"
 # node = "0123456789abcdef0123456789abcdef01234567@127.0.0.1:26656"
 # rpc = "http://127.0.0.1:26657"
 
+[adapter]
+# What becomes of a snapshot that peers of CometBFT offer a joining node and that
+# this home does not hold: "swarm-only" rejects it; "prefer-swarm" does so while the
+# swarm brings one, for half an hour at most; "any" takes it, unchecked.
+offers = "prefer-swarm"
+
 [api]
 # The read-only page with /v1/status and /metrics: loopback only; port 0 takes a
 # free one, which `status` and the first line of `start` tell.

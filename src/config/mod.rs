@@ -52,10 +52,33 @@ pub struct Config {
     pub announce: AnnounceConfig,
     /// A CometBFT node whose snapshots are taken.
     pub harvest: HarvestConfig,
+    /// The ABCI adapter.
+    pub adapter: AdapterConfig,
     /// The status page.
     pub api: ApiConfig,
     /// What is believed without proof.
     pub trust: TrustConfig,
+}
+
+/// `[adapter]`
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AdapterConfig {
+    /// What becomes of snapshots that peers of CometBFT offer a joining node.
+    pub offers: OfferPolicy,
+}
+
+/// What becomes of a snapshot that CometBFT offers and that is not here.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OfferPolicy {
+    /// It is rejected.
+    SwarmOnly,
+    /// It is rejected while the swarm brings one, for half an hour at most.
+    #[default]
+    PreferSwarm,
+    /// It is taken as without an adapter.
+    Any,
 }
 
 /// `[network]`

@@ -11,8 +11,8 @@ use serde::{Deserialize, Serialize};
 
 pub use self::outcome::{
     Changed, ChunkDetail, DamagedSummary, DownloadStatus, Dumped, Fed, Fetched, HarvestStatus,
-    LimitsNow, Loaded, Outcome, PeerBytes, SnapshotDetail, SnapshotList, SnapshotSummary, Status,
-    UploadStatus, Verified,
+    Harvested, LimitsNow, Loaded, Outcome, PeerBytes, SnapshotDetail, SnapshotList,
+    SnapshotSummary, Status, UploadStatus, Verified,
 };
 pub use crate::snapshot::MAX_HEIGHT;
 
@@ -45,6 +45,8 @@ pub enum Command {
     Status,
     /// Change upload limits of a running daemon.
     Limits(LimitsCommand),
+    /// Take new snapshots from an application, as the adapter asks for it.
+    Harvest(HarvestCommand),
 }
 
 impl Command {
@@ -60,7 +62,8 @@ impl Command {
             | Self::Delete(_)
             | Self::Pin(_)
             | Self::Unpin(_)
-            | Self::Limits(_) => false,
+            | Self::Limits(_)
+            | Self::Harvest(_) => false,
         }
     }
 }
@@ -68,6 +71,34 @@ impl Command {
 /// Whether a chain can have this id: 1 to 50 printable ASCII characters.
 pub fn check_chain_id(text: &str) -> Result<(), String> {
     crate::snapshot::check_chain_id(text)
+}
+
+/// What an application has, and what the chain has confirmed of it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct HarvestCommand {
+    /// Its ABCI socket.
+    pub app: String,
+    /// Its chain.
+    pub chain_id: String,
+    /// Its snapshots.
+    pub offers: Vec<AppOffer>,
+}
+
+/// One snapshot of an application.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct AppOffer {
+    /// Its height.
+    pub height: u64,
+    /// Its ABCI format.
+    pub format: u32,
+    /// How many chunks it has.
+    pub chunks: u32,
+    /// ABCI hash, hex.
+    pub hash: String,
+    /// ABCI metadata, hex.
+    pub metadata: String,
+    /// The application hash of header H+1, hex, once the chain has it.
+    pub app_hash: Option<String>,
 }
 
 /// Where `load` finds its chunks.

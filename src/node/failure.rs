@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use super::command::{Failure, FailureCode};
+use crate::abci::AbciError;
 use crate::api::control::ControlError;
 use crate::api::http::HttpError;
 use crate::comet::peer::PeerError;
@@ -192,6 +193,21 @@ impl From<IdentityError> for Failure {
                 told.advice_after(": ")
             }
         }
+    }
+}
+
+/// A failure of the adapter, or of the application behind it.
+pub(super) fn of_abci(error: &AbciError) -> Failure {
+    let told = |code| Failure::new(code, chain(error));
+    match error {
+        AbciError::Address(_) => told(FailureCode::Usage).advice_after("; "),
+        AbciError::Listen { .. } => told(FailureCode::Failed).hint(
+            "another program may listen there: give another --listen, and stop the other one",
+        ),
+        AbciError::App { .. } => {
+            told(FailureCode::Failed).hint("is the application running, and --app its ABCI socket?")
+        }
+        AbciError::Answer { .. } => told(FailureCode::Failed),
     }
 }
 

@@ -16,6 +16,7 @@
 //! * What a person reads says what is proven and what was only checked for
 //!   damage.
 
+pub mod adapter;
 pub mod command;
 mod daemon;
 mod failure;
@@ -170,6 +171,11 @@ impl Hall {
                 let (bytes, slots) = (command.upload_bytes_per_s, command.upload_slots);
                 let limits = self.services()?.set_limits(bytes, slots).await;
                 Ok(Outcome::Limits(limits))
+            }
+            Command::Harvest(command) => {
+                harvest::take_from_app(self.services()?, &command, &cancel)
+                    .await
+                    .map(Outcome::Harvested)
             }
             Command::Load(command) => self
                 .change(move |store| load::load(store, &command, &reporter, &cancel))

@@ -11,6 +11,7 @@ use tokio::sync::{Notify, broadcast};
 
 use super::command::{DownloadStatus, Failure, HarvestStatus, LimitsNow};
 use super::failure::blocking;
+use super::harvest::Intake;
 use super::library::StoreLibrary;
 use super::progress::Reporter;
 use super::referee::Referee;
@@ -39,6 +40,8 @@ pub(super) struct Services {
     limits: Mutex<LimitsNow>,
     downloads: Mutex<BTreeMap<ManifestId, DownloadStatus>>,
     harvest: Mutex<Option<HarvestStatus>>,
+    /// What is taken from nodes and applications, one at a time.
+    pub(super) intake: tokio::sync::Mutex<Intake>,
     shelf_changed: Notify,
     /// Held while the network is told what is here: an older list never follows
     /// a newer one.
@@ -116,7 +119,7 @@ pub(super) async fn look_at_store(home: &Path, config: &Config) -> Result<Store,
     blocking(move || Ok(Store::open_for_reading(&home, settings)?)).await
 }
 
-fn store_settings(config: &Config) -> StoreSettings {
+pub(super) fn store_settings(config: &Config) -> StoreSettings {
     StoreSettings {
         quota_bytes: config.store.disk_quota.map(|quota| quota.0),
         max_snapshots: config.store.max_snapshots,
@@ -210,6 +213,7 @@ impl Services {
             limits: Mutex::new(limits),
             downloads: Mutex::default(),
             harvest: Mutex::default(),
+            intake: tokio::sync::Mutex::new(Intake::load(home)),
             shelf_changed: Notify::new(),
             announcing: tokio::sync::Mutex::default(),
             downloading: tokio::sync::Mutex::default(),

@@ -1,6 +1,8 @@
 //! Real CometBFT nodes with the e2e application in process, each killed when it
 //! is dropped.
 
+#![allow(dead_code)] // each test file uses its own part
+
 use std::fs;
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::os::unix::process::CommandExt;
@@ -42,6 +44,9 @@ pub struct CometNode {
     pub home: PathBuf,
     id: NodeId,
     e2e_node: PathBuf,
+    cometbft: PathBuf,
+    /// Of an application that listens on a socket.
+    app: Option<Process>,
     process: Option<Process>,
 }
 
@@ -118,6 +123,8 @@ impl CometNode {
             home: folder.to_owned(),
             id,
             e2e_node: tools.e2e_node.clone(),
+            cometbft: tools.cometbft.clone(),
+            app: None,
             process: None,
         }
     }
@@ -133,14 +140,43 @@ impl CometNode {
     /// Starts the process. It lives no longer than the calling thread: call it
     /// from the test's own.
     pub fn start(&mut self) {
+        let mut command = Command::new(&self.e2e_node);
+        command.arg(self.home.join("config/app.toml"));
+        self.process = Some(self.spawn(command, "log"));
+    }
+
+    /// Starts the application alone, on a socket; gives its address.
+    pub fn start_app(&mut self) -> String {
+        let path = self.home.join("config/app.toml");
+        let mut config: Table = toml::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
+        let [address, _] = free_addresses();
+        let listen = format!("tcp://{address}");
+        config.insert("protocol".into(), "socket".into());
+        config.insert("listen".into(), listen.clone().into());
+        fs::write(&path, toml::to_string(&config).unwrap()).unwrap();
+        let mut command = Command::new(&self.e2e_node);
+        command.arg(path);
+        self.app = Some(self.spawn(command, "app.log"));
+        listen
+    }
+
+    /// Starts CometBFT before an application on a socket.
+    pub fn start_before(&mut self, proxy_app: &str) {
+        let mut settings = Table::new();
+        settings.insert("proxy_app".into(), proxy_app.into());
+        self.configure(settings);
+        let mut command = Command::new(&self.cometbft);
+        command.args(["start", "--home"]).arg(&self.home);
+        self.process = Some(self.spawn(command, "log"));
+    }
+
+    fn spawn(&self, mut command: Command, log: &str) -> Process {
         let log = fs::File::options()
             .create(true)
             .append(true)
-            .open(self.home.join("log"))
+            .open(self.home.join(log))
             .unwrap();
-        let mut command = Command::new(&self.e2e_node);
         command
-            .arg(self.home.join("config/app.toml"))
             .env("CMTHOME", &self.home)
             // A state sync keeps its chunks there.
             .env("TMPDIR", self.home.join("tmp"))
@@ -153,7 +189,7 @@ impl CometNode {
             // For a test run that is killed itself.
             command.pre_exec(|| Ok(nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?));
         }
-        self.process = Some(Process(command.spawn().unwrap()));
+        Process(command.spawn().unwrap())
     }
 
     /// Kills the process.

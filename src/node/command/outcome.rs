@@ -26,8 +26,22 @@ pub enum Outcome {
     Changed(Changed),
     /// Of `limits`.
     Limits(LimitsNow),
+    /// Of what the adapter asks for.
+    Harvested(Harvested),
     /// Of `status`.
     Status(Box<Status>),
+}
+
+/// Of what the adapter asks for.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Harvested {
+    /// CIDs of what was taken.
+    pub taken: Vec<String>,
+    /// Height and format of what is to be asked for again.
+    pub waiting: Vec<(u64, u32)>,
+    /// The trouble that there was.
+    pub trouble: Option<String>,
 }
 
 /// Of `load`.

@@ -1,0 +1,159 @@
+//! The adapter's door: takes CometBFT's connections and opens those to the
+//! application.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::address::{self, Listener, ReadSide, WriteSide};
+use super::relay::{End, relay};
+use super::session::Session;
+use super::{AbciError, Address, Chain, Restoring, Snapshots};
+
+/// CometBFT has four connections; a second process of it that is started by
+/// mistake, and people who look, have a few more.
+const MAX_CONNECTIONS: usize = 64;
+/// While the application is not there, it is tried again after so long.
+const TRY_AGAIN: Duration = Duration::from_millis(500);
+/// After a failed accept (no file descriptors left), the next try waits.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
+
+/// Between whom the adapter stands.
+#[derive(Clone, Debug)]
+pub struct AdapterSettings {
+    /// Where the application listens.
+    pub app: Address,
+    /// Where CometBFT finds its application (`proxy_app`).
+    pub listen: Address,
+    /// The chain, where it is known; else it is learnt from InitChain.
+    pub chain_id: Option<String>,
+}
+
+/// An adapter with its port open.
+pub struct Adapter {
+    session: Arc<Session>,
+    listener: Listener,
+    address: Address,
+}
+
+/// What the adapter has learnt, for whoever works beside it.
+#[derive(Clone)]
+pub struct Learnt(Arc<Session>);
+
+impl Learnt {
+    /// What is known of the chain.
+    pub fn chain(&self) -> Chain {
+        self.0.chain()
+    }
+
+    /// The application hash after a height, where the chain has confirmed it since
+    /// this adapter runs.
+    pub fn app_hash(&self, height: u64) -> Option<Bytes> {
+        self.0.app_hash(height)
+    }
+
+    /// Changes with each commit.
+    pub fn commits(&self) -> watch::Receiver<u64> {
+        self.0.commits()
+    }
+
+    /// The restore under way.
+    pub fn restoring(&self) -> Option<Restoring> {
+        self.0.restoring()
+    }
+}
+
+impl Adapter {
+    /// Opens the port. The application need not be there yet.
+    pub async fn bind(
+        settings: AdapterSettings,
+        snapshots: Arc<dyn Snapshots>,
+    ) -> Result<Self, AbciError> {
+        let failed = |source| AbciError::Listen {
+            address: settings.listen.clone(),
+            source,
+        };
+        let listener = Listener::bind(&settings.listen).await.map_err(failed)?;
+        let address = listener.address().map_err(failed)?;
+        let session = Session::new(settings.app, settings.chain_id, snapshots);
+        Ok(Self {
+            session: Arc::new(session),
+            listener,
+            address,
+        })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> &Address {
+        &self.address
+    }
+
+    /// What it learns.
+    pub fn learnt(&self) -> Learnt {
+        Learnt(self.session.clone())
+    }
+
+    /// Serves until it is told to stop, which ends all connections, and CometBFT
+    /// with them.
+    pub async fn run(self, stop: CancellationToken) {
+        let mut connections = JoinSet::new();
+        let numbers = AtomicU32::new(0);
+        loop {
+            let accepted = tokio::select! {
+                () = stop.cancelled() => break,
+                Some(_) = connections.join_next() => continue,
+                accepted = self.listener.accept(), if connections.len() < MAX_CONNECTIONS => accepted,
+            };
+            match accepted {
+                Ok(node) => {
+                    let number = numbers.fetch_add(1, Ordering::Relaxed) + 1;
+                    connections.spawn(connection(self.session.clone(), number, node));
+                }
+                Err(error) => {
+                    tracing::error!(%error, "a connection of CometBFT cannot be taken");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+        connections.shutdown().await;
+    }
+}
+
+async fn connection(session: Arc<Session>, number: u32, node: (ReadSide, WriteSide)) {
+    let app = app_side(&session.app, number).await;
+    tracing::debug!(number, "connected");
+    match relay(session, node, app).await {
+        End::Node => tracing::info!(number, "CometBFT closed its connection; its end follows"),
+        End::App => tracing::warn!(
+            number,
+            "the application closed its connection; that to CometBFT follows, and CometBFT ends"
+        ),
+        End::Broken(error) => tracing::warn!(number, %error, "a connection broke, and is closed"),
+    }
+}
+
+/// Waits for the application as CometBFT would.
+async fn app_side(app: &Address, number: u32) -> (ReadSide, WriteSide) {
+    let mut is_told = false;
+    loop {
+        match address::connect(app).await {
+            Ok(sides) => {
+                if is_told {
+                    tracing::info!(number, %app, "the application is there");
+                }
+                return sides;
+            }
+            Err(error) if !is_told => {
+                tracing::warn!(number, %app, %error, "the application is not there yet; waiting for it");
+                is_told = true;
+            }
+            Err(_) => {}
+        }
+        tokio::time::sleep(TRY_AGAIN).await;
+    }
+}

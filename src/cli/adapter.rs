@@ -1,0 +1,85 @@
+//! `snapswarm adapter`
+
+use std::io::{self, IsTerminal};
+
+use clap::Args;
+use clap::builder::PossibleValuesParser;
+
+use super::{Door, first_line, home, interrupt, text};
+use crate::config::OfferPolicy;
+use crate::node::adapter::{Adapter, AdapterOptions};
+use crate::node::command::Failure;
+
+/// Stand between CometBFT and its application
+///
+/// A small process of its own that is not restarted for the daemon's sake: CometBFT
+/// ends with the connections to its application. Peers of the node get snapshots
+/// from this home, and the application is not asked; new snapshots of the
+/// application are taken after each commit; a joining node is given verified bytes
+/// only. Set `proxy_app` in CometBFT's config.toml to --listen. The first line on
+/// stdout, once it listens, is JSON (text on a terminal without --json).
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  \
+    snapswarm adapter --app tcp://127.0.0.1:26658 --listen tcp://127.0.0.1:26668 --chain-id my-chain")]
+pub(super) struct Arguments {
+    /// Where the application listens: tcp://HOST:PORT or unix://PATH
+    #[arg(long, value_name = "ADDR")]
+    app: String,
+    /// Where CometBFT shall find its application, written likewise
+    #[arg(long, value_name = "ADDR")]
+    listen: String,
+    /// The chain [default: learnt from its first block, or from the home where that
+    /// has snapshots of one chain only]
+    #[arg(long, value_name = "ID", value_parser = super::arguments::chain_id)]
+    chain_id: Option<String>,
+    /// What becomes of snapshots that peers offer and that are not here, instead of
+    /// adapter.offers in config.toml
+    #[arg(long, value_name = "POLICY", value_parser = PossibleValuesParser::new(["swarm-only", "prefer-swarm", "any"]))]
+    offers: Option<String>,
+    /// RPC of a node of the chain: tells the application's version at a height, and
+    /// application hashes of blocks from before this process was started
+    #[arg(long, value_name = "URL", value_parser = super::arguments::rpc_url)]
+    chain_rpc: Option<String>,
+}
+
+impl Arguments {
+    pub(super) async fn run(&self, door: &Door<'_>) -> Result<(), Failure> {
+        let cancel = interrupt::listen(door.screen.clone())?;
+        let config = home::open(door.home, true, door.screen)?;
+        let options = AdapterOptions {
+            app: self.app.clone(),
+            listen: self.listen.clone(),
+            chain_id: self.chain_id.clone(),
+            offers: self.offers.as_deref().map(policy),
+            chain_rpc: self.chain_rpc.clone(),
+        };
+        let adapter = Adapter::start(door.home, &config, options).await?;
+        let started = adapter.started();
+        let line = if door.json || !io::stdout().is_terminal() {
+            text::safe_json(&serde_json::json!(started).to_string())
+        } else {
+            let facts = [
+                ("listens on", started.listen.clone()),
+                ("application", started.app.clone()),
+            ];
+            format!(
+                "{}Ctrl-C stops, and CometBFT ends with it.",
+                text::facts(&facts)
+            )
+        };
+        if let Err(error) = first_line(&line) {
+            tracing::warn!(%error, "the first line cannot be written to stdout");
+        }
+        adapter.run(cancel).await;
+        Ok(())
+    }
+}
+
+/// The policy of a word that was checked.
+fn policy(word: &str) -> OfferPolicy {
+    match word {
+        "swarm-only" => OfferPolicy::SwarmOnly,
+        "any" => OfferPolicy::Any,
+        _ => OfferPolicy::PreferSwarm,
+    }
+}
