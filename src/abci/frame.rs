@@ -11,6 +11,8 @@ use super::walk::Walker;
 
 /// Bytes read at a time, and bytes collected before they are written.
 const BUFFER_BYTES: usize = 64 << 10;
+/// The same while a long frame goes by: fewer wake-ups of the other side.
+const LONG_BUFFER_BYTES: usize = 512 << 10;
 /// A length has at most ten bytes, the key of a call at most three.
 const MAX_LENGTH_BYTES: usize = 10;
 
@@ -100,8 +102,13 @@ impl FrameReader {
         self.buffer.advance(head.prefix);
         let mut left = head.body;
         while left > 0 {
-            if self.buffer.is_empty() && !self.fill().await? {
-                return Err(io::ErrorKind::UnexpectedEof.into());
+            if self.buffer.is_empty() {
+                let wanted = usize::try_from(left).unwrap_or(LONG_BUFFER_BYTES);
+                self.buffer
+                    .reserve(wanted.clamp(BUFFER_BYTES, LONG_BUFFER_BYTES));
+                if !self.fill().await? {
+                    return Err(io::ErrorKind::UnexpectedEof.into());
+                }
             }
             let step = left.min(self.buffer.len() as u64) as usize;
             if let Some(walker) = &mut walker {

@@ -59,8 +59,8 @@ impl Spool {
         })
     }
 
-    /// Never fills the disk: a twentieth of it, at most [`MAX_LEFT_FREE_BYTES`], is
-    /// left to others. For work that nobody watches.
+    /// Never fills the disk: a twentieth of it, at most 1 GiB, is left to others. For
+    /// work that nobody watches.
     #[must_use]
     pub fn leaving_space(mut self) -> Self {
         let size = self.store.disk.size_bytes(&self.path);
