@@ -30,7 +30,7 @@ fn main() -> ExitCode {
     let ended = runtime.block_on(cli.run(&screen));
     runtime.shutdown_timeout(LAST_WRITES_TIMEOUT);
     match ended {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(failure) => cli.fail(&failure),
     }
 }

@@ -26,10 +26,6 @@ const P2P_RATE: i64 = 512_000_000;
 /// How long `cometbft` may take to write a few files.
 const FILES_PATIENCE: Duration = Duration::from_secs(60);
 
-/// CometBFT takes no shorter one; the joining node sleeps so long before it
-/// looks at offers.
-const DISCOVERY_TIME: &str = "5s";
-
 /// A node: its home, where it listens, its name among peers.
 #[derive(Clone)]
 pub struct Node {
@@ -44,43 +40,31 @@ pub struct Node {
     rpc_address: SocketAddr,
 }
 
-/// From where a joining node's light client starts, and whom it asks.
-pub struct Trust {
-    /// Height of a header that the node believes.
-    pub height: u64,
-    /// Hash of that block.
-    pub block_hash: String,
-    /// RPC servers of its light client.
-    pub servers: Vec<String>,
-}
-
 impl Node {
     /// `ID@HOST:PORT`.
     pub fn peer_address(&self) -> String {
         format!("{}@{}", self.id, self.p2p)
     }
 
-    /// Writes the node's settings. A validator gets its peers here; a joining
-    /// node (`trust` is given) gets none and takes no one's advice about
-    /// others: while its state sync runs, whoever is its peer could push
-    /// chunks into its application.
-    pub fn configure(
-        &self,
-        network: &Network,
-        peers: &[Node],
-        trust: Option<&Trust>,
-    ) -> anyhow::Result<()> {
+    /// Its home.
+    pub fn home(&self) -> &Path {
+        &self.home
+    }
+
+    /// Writes the node's settings as its operator has them: with all of `nodes` but
+    /// itself as its peers.
+    pub fn configure(&self, network: &Network, nodes: &[Node]) -> anyhow::Result<()> {
         let path = self.home.join("config/config.toml");
         let text = std::fs::read_to_string(&path)
             .with_context(|| format!("{} cannot be read", path.display()))?;
         let mut config: Table =
             toml::from_str(&text).with_context(|| format!("{} is no TOML", path.display()))?;
-        lay_over(&mut config, self.settings(network, peers, trust));
+        lay_over(&mut config, self.settings(network, nodes));
         write(&path, &toml::to_string(&config)?)?;
         self.configure_app(network)
     }
 
-    fn settings(&self, network: &Network, peers: &[Node], trust: Option<&Trust>) -> Table {
+    fn settings(&self, network: &Network, peers: &[Node]) -> Table {
         let peers: Vec<String> = peers
             .iter()
             .filter(|peer| peer.id != self.id)
@@ -109,27 +93,16 @@ impl Node {
             }
         };
         set("rpc", "laddr", format!("tcp://{}", self.rpc_address).into());
-        // `dial_peers` is an unsafe route; the listener is on loopback.
-        set("rpc", "unsafe", trust.is_some().into());
         set("p2p", "laddr", format!("tcp://{}", self.p2p).into());
         set("p2p", "persistent_peers", peers.join(",").into());
         set("p2p", "send_rate", P2P_RATE.into());
         set("p2p", "recv_rate", P2P_RATE.into());
         set("consensus", "timeout_commit", interval.into());
-        set("statesync", "enable", trust.is_some().into());
-        if let Some(trust) = trust {
-            let height = i64::try_from(trust.height).unwrap_or(i64::MAX);
-            set("statesync", "rpc_servers", trust.servers.join(",").into());
-            set("statesync", "trust_height", height.into());
-            set("statesync", "trust_hash", trust.block_hash.clone().into());
-            set("statesync", "trust_period", "168h0m0s".into());
-            set("statesync", "discovery_time", DISCOVERY_TIME.into());
-        }
         settings
     }
 
     fn configure_app(&self, network: &Network) -> anyhow::Result<()> {
-        let folder = self.home.join("data/app");
+        let folder = self.app_data();
         std::fs::create_dir_all(&folder)
             .with_context(|| format!("the folder {} cannot be made", folder.display()))?;
         let mut app = toml::toml! {
@@ -137,8 +110,8 @@ impl Node {
             mode = "full"
             retain_blocks = 0
             key_type = "ed25519"
-            // The application would write its whole state after each block;
-            // no node of a run is ever started again.
+            // The application would write its whole state after each block; a node
+            // that is started again replays blocks into it.
             persist_interval = 0
         };
         app.insert("chain_id".into(), network.chain_id.clone().into());
@@ -146,6 +119,24 @@ impl Node {
         let interval = i64::from(network.validators.snapshot_interval);
         app.insert("snapshot_interval".into(), interval.into());
         write(&self.home.join("config/app.toml"), &toml::to_string(&app)?)
+    }
+
+    /// A command line that starts the node.
+    pub fn command_line(&self, tools: &Tools) -> anyhow::Result<String> {
+        let temporary = self.home.join("tmp");
+        std::fs::create_dir_all(&temporary)
+            .with_context(|| format!("the folder {} cannot be made", temporary.display()))?;
+        Ok(format!(
+            "CMTHOME='{home}' TMPDIR='{}' exec '{}' '{home}/config/app.toml'",
+            temporary.display(),
+            tools.e2e_node.display(),
+            home = self.home.display(),
+        ))
+    }
+
+    /// Where its application keeps its state.
+    pub fn app_data(&self) -> PathBuf {
+        self.home.join("data/app")
     }
 
     /// Starts the node.
@@ -187,10 +178,9 @@ pub async fn make_homes(
         command.arg("show-node-id").arg("--home").arg(&home);
         let ip = block.address(index + 1);
         let [p2p, rpc_address] = free_addresses(ip)?;
-        let name = if index < network.validators.count {
-            format!("validator-{}", index + 1)
-        } else {
-            "joiner".to_owned()
+        let name = match index == network.validators.count {
+            true => "joiner".to_owned(),
+            false => format!("validator-{}", index + 1),
         };
         nodes.push(Node {
             name,

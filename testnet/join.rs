@@ -1,157 +1,74 @@
-//! The new node's way: fetched, fed, restored, at the tip, compared.
+//! The new node's way: one verb, and what it must have done.
 
 use std::time::Duration;
 
 use anyhow::{bail, ensure};
-use snapswarm::node::command::SnapshotSummary;
+use snapswarm::node::command::{Joined, SnapshotSummary};
 
-use crate::comet::{Node, Trust};
+use crate::comet::Node;
 use crate::load;
 use crate::report::{self, Share};
-use crate::run::{Look, Run, at_height};
+use crate::run::{Run, at_height};
 use crate::swarm::{Home, Provider};
 
-/// Blocks after a snapshot that its light client verification needs: H+1 has
-/// its application hash, H+2 the commit of that.
-const BLOCKS_AFTER_SNAPSHOT: u64 = 2;
-
 impl Run<'_> {
-    pub(super) async fn fetch(
+    /// Has `join` bring the new node to the tip, and looks at what it says of the way.
+    pub(super) async fn join(
         &mut self,
         home: &Home,
         snapshot: &SnapshotSummary,
+        joiner: &Node,
         providers: &[Provider],
         validators: &[Node],
-    ) -> anyhow::Result<Vec<Share>> {
-        let patience = Duration::from_secs(self.network.patience_s.fetch);
-        let rpc = validators[0].rpc.url();
+    ) -> anyhow::Result<(Joined, Vec<Share>)> {
+        joiner.configure(self.network, validators)?;
+        let patience = &self.network.patience_s;
+        let patience = Duration::from_secs(patience.fetch + patience.restore + patience.catch_up);
         // One address is enough: the others are found through the swarm.
         let bootstrap = &providers[0].multiaddr;
-        let fetched = home
-            .fetch(snapshot, bootstrap, rpc, patience, self.processes)
+        let joined = home
+            .join(snapshot, joiner, bootstrap, validators, self.tools, patience, self.processes)
             .await?;
         self.processes.check()?;
         ensure!(
-            fetched.manifest == snapshot.manifest,
-            "fetched {} in place of {}",
-            fetched.manifest,
+            joined.rung == "swarm" && joined.steps.is_empty(),
+            "the state did not come from the swarm at the first try: {joined:?}"
+        );
+        ensure!(
+            joined.manifest.as_ref() == Some(&snapshot.manifest),
+            "restored {:?} in place of {}",
+            joined.manifest,
             snapshot.manifest
         );
+        let Some(fetched) = &joined.fetched else {
+            bail!("nothing was fetched");
+        };
         ensure!(
-            fetched.bytes == snapshot.bytes,
-            "fetched {} bytes in place of {}",
-            fetched.bytes,
-            snapshot.bytes
-        );
-        ensure!(
-            fetched.proven,
-            "what was fetched is not compared with the chain"
+            fetched.bytes == snapshot.bytes && fetched.proven,
+            "fetched otherwise than agreed: {fetched:?}"
         );
         let names: Vec<(&str, &str)> = providers
             .iter()
             .map(|p| (p.home.name.as_str(), p.home.peer_id.as_str()))
             .collect();
-        let shares = report::shares(&fetched, &names);
+        let shares = report::shares(fetched, &names);
         let least = f64::from(self.network.providers.min_share_percent);
         if let Some(share) = shares[..providers.len()].iter().find(|s| s.percent < least) {
             report::print_shares(&shares);
             bail!("{} gave less than {least} % of the bytes", share.name);
         }
-        self.report.phase("fetched from all providers at once");
+        self.report.phase("an empty node joined");
         self.report.say(format!(
-            "the new node has fetched {:.1} MB in {:.2} s ({} bytes twice or for nothing)",
+            "the new node is at the tip (height {}) after {:.1} s: {:.1} MB in {:.2} s ({} bytes \
+             twice or for nothing), restored at height {}",
+            joined.height,
+            joined.seconds,
             fetched.bytes as f64 / 1e6,
             fetched.seconds,
-            fetched.wasted_bytes
+            fetched.wasted_bytes,
+            snapshot.height
         ));
-        Ok(shares)
-    }
-
-    pub(super) async fn restore(
-        &mut self,
-        home: &Home,
-        snapshot: &SnapshotSummary,
-        joiner: &Node,
-        validators: &[Node],
-    ) -> anyhow::Result<()> {
-        let needed = snapshot.height + BLOCKS_AFTER_SNAPSHOT;
-        let first = &validators[0];
-        let patience = self.network.patience_s.start;
-        self.wait_for(&format!("height {needed}"), patience, async |_| {
-            Ok(at_height(first, needed).await)
-        })
-        .await?;
-        let trust = Trust {
-            height: snapshot.height,
-            block_hash: first.rpc.header(snapshot.height).await?.block_hash,
-            // CometBFT wants two.
-            servers: validators
-                .iter()
-                .cycle()
-                .take(2)
-                .map(|node| node.rpc.url().to_owned())
-                .collect(),
-        };
-        joiner.configure(self.network, &[], Some(&trust))?;
-        joiner.start(self.tools, self.processes)?;
-        self.wait_for("the new node's RPC", patience, async |_| {
-            Ok(at_height(joiner, 0).await)
-        })
-        .await?;
-        self.report.phase("an empty node is started");
-
-        let patience = Duration::from_secs(self.network.patience_s.restore);
-        let fed = home
-            .feed(&snapshot.manifest, joiner, patience, self.processes)
-            .await?;
-        self.processes.check()?;
-        ensure!(
-            fed.restored && fed.height == snapshot.height,
-            "the new node has not taken the snapshot: {fed:?}"
-        );
-        let app_hash = first.rpc.header(snapshot.height + 1).await?.app_hash;
-        ensure!(
-            fed.app_hash.eq_ignore_ascii_case(&app_hash),
-            "fed the application hash {}, the chain has {app_hash}",
-            fed.app_hash
-        );
-        self.report.phase("the snapshot is fed and restored");
-        self.report.say(format!(
-            "the new node's application stands at height {}",
-            fed.height
-        ));
-        Ok(())
-    }
-
-    /// Gives the new node its normal peers and waits until it is where the
-    /// validators were when it got them. The height it has then.
-    pub(super) async fn catch_up(
-        &mut self,
-        joiner: &Node,
-        validators: &[Node],
-    ) -> anyhow::Result<u64> {
-        let tip = validators[0].rpc.status().await?.height;
-        let peers: Vec<String> = validators.iter().map(Node::peer_address).collect();
-        joiner.rpc.dial_peers(&peers).await?;
-        let patience = self.network.patience_s.catch_up;
-        let what = format!("the new node at height {tip}");
-        let height = self
-            .wait_for(&what, patience, async |_| {
-                Ok(match at_height(joiner, tip).await {
-                    Look::Found(status) if status.catching_up => {
-                        Look::NotYet("it is there, but still in block sync".to_owned())
-                    }
-                    Look::Found(status) => Look::Found(status.height),
-                    Look::NotYet(why) => Look::NotYet(why),
-                })
-            })
-            .await?;
-        self.report.phase("caught up by block sync");
-        self.report.say(format!(
-            "the new node is at the tip (height {height}) with {} peers",
-            joiner.rpc.peers().await?
-        ));
-        Ok(height)
+        Ok((joined, shares))
     }
 
     /// The application hash that the new node and all validators have at

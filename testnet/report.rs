@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use snapswarm::node::command::Fetched;
+use snapswarm::node::command::{Fetched, Joined};
 
 /// Says what happens and keeps the time of each phase.
 pub struct Report {
@@ -55,6 +55,14 @@ impl Report {
         }
         let all = self.start.elapsed().as_secs_f64();
         println!("  {:<58} {all:6.1} s", "all");
+    }
+}
+
+/// What the new node did when.
+pub fn print_join(joined: &Joined) {
+    println!("\nThe way of the new node:");
+    for phase in &joined.phases {
+        println!("  {:<58} {:6.1} s", phase.name, phase.seconds);
     }
 }
 

@@ -22,14 +22,10 @@ pub struct Rpc {
 pub struct NodeStatus {
     /// Newest block stored.
     pub height: u64,
-    /// Whether it is still behind; a node whose state sync failed says no.
-    pub catching_up: bool,
 }
 
 /// A header, as far as it is compared.
 pub struct Header {
-    /// Hash of the block.
-    pub block_hash: String,
     /// Application hash after the block before.
     pub app_hash: String,
 }
@@ -80,9 +76,6 @@ impl Rpc {
         let sync = &status["sync_info"];
         Ok(NodeStatus {
             height: number(&sync["latest_block_height"])?,
-            catching_up: sync["catching_up"]
-                .as_bool()
-                .context("catching_up is missing")?,
         })
     }
 
@@ -93,7 +86,6 @@ impl Rpc {
             .await?;
         let signed = &commit["signed_header"];
         Ok(Header {
-            block_hash: text(&signed["commit"]["block_id"]["hash"])?,
             app_hash: text(&signed["header"]["app_hash"])?,
         })
     }
@@ -114,19 +106,6 @@ impl Rpc {
         let key = format!("0x{}", hex::encode(key));
         let answer = self.call("abci_query", &[("data", &key)]).await?;
         text(&answer["response"]["value"])
-    }
-
-    /// Lets the node dial `peers` (`ID@HOST:PORT`) and keep them.
-    pub async fn dial_peers(&self, peers: &[String]) -> anyhow::Result<()> {
-        let peers = serde_json::to_string(peers)?;
-        self.call("dial_peers", &[("persistent", "true"), ("peers", &peers)])
-            .await?;
-        Ok(())
-    }
-
-    /// Number of peers that the node has.
-    pub async fn peers(&self) -> anyhow::Result<u64> {
-        number(&self.call("net_info", &[]).await?["n_peers"])
     }
 }
 

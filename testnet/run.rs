@@ -72,17 +72,17 @@ impl<'a> Run<'a> {
         self.write_state(&validators).await?;
         let snapshot = self.common_snapshot(&providers).await?;
         let home = self.make_home("joiner", &toml::Table::new()).await?;
-        let shares = self
-            .fetch(&home, &snapshot, &providers, &validators)
+        let (joined, shares) = self
+            .join(&home, &snapshot, &joiner, &providers, &validators)
             .await?;
-        self.restore(&home, &snapshot, &joiner, &validators).await?;
-        let height = self.catch_up(&joiner, &validators).await?;
+        let height = joined.height;
         let app_hash = self
             .compare(&joiner, &validators, &snapshot, height)
             .await?;
         self.stop(&providers).await?;
 
         report::print_shares(&shares);
+        report::print_join(&joined);
         self.report.print_phases();
         println!(
             "\nThe new node follows the chain: at height {height} it has the application hash\n\
@@ -127,7 +127,7 @@ impl<'a> Run<'a> {
             comet::make_homes(self.network, &folder, block, self.tools, self.processes).await?;
         let joiner = nodes.pop().context("the last home is the new node's")?;
         for node in &nodes {
-            node.configure(self.network, &nodes, None)?;
+            node.configure(self.network, &nodes)?;
             node.start(self.tools, self.processes)?;
         }
         let patience = self.network.patience_s.start;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use snapswarm::node::command::{Fed, Fetched, SnapshotList, SnapshotSummary};
+use snapswarm::node::command::{Joined, SnapshotList, SnapshotSummary};
 use tokio::process::Command;
 
 use crate::comet::{Node, free_addresses, lay_over};
@@ -111,48 +111,35 @@ impl Home {
         Ok(list.snapshots)
     }
 
-    /// Fetches the chain's snapshot at a height, knowing one peer.
-    pub async fn fetch(
+    /// Has the verb bring an empty node to the tip and stay with it; what it says when
+    /// the node is there.
+    pub async fn join(
         &self,
         snapshot: &SnapshotSummary,
-        bootstrap: &str,
-        rpc: &str,
-        patience: Duration,
-        processes: &Processes,
-    ) -> anyhow::Result<Fetched> {
-        let height = snapshot.height.to_string();
-        let arguments = [
-            "fetch",
-            "--chain-id",
-            &snapshot.chain_id,
-            "--height",
-            &height,
-            "--bootstrap",
-            bootstrap,
-            "--node-rpc",
-            rpc,
-        ];
-        self.verb(&arguments, patience, processes).await
-    }
-
-    /// Feeds a snapshot of this home to a joining node.
-    pub async fn feed(
-        &self,
-        manifest: &str,
         node: &Node,
+        bootstrap: &str,
+        validators: &[Node],
+        tools: &Tools,
         patience: Duration,
-        processes: &Processes,
-    ) -> anyhow::Result<Fed> {
-        let peer = node.peer_address();
-        let arguments = [
-            "feed",
-            manifest,
-            "--node-p2p",
-            &peer,
-            "--node-rpc",
-            node.rpc.url(),
-        ];
-        self.verb(&arguments, patience, processes).await
+        processes: &mut Processes,
+    ) -> anyhow::Result<Joined> {
+        let urls = validators.iter().map(|validator| validator.rpc.url());
+        let urls: Vec<&str> = urls.take(2).collect();
+        let (node_home, app_data) = (node.home(), node.app_data());
+        let command_line = node.command_line(tools)?;
+        let mut command = self.command(&["join", "--cid", &snapshot.manifest]);
+        command
+            .args(["--chain-rpc", &urls.join(","), "--bootstrap", bootstrap])
+            .args(["--fallback", "none", "--node-cmd", &command_line])
+            .arg("--node-home")
+            .arg(node_home)
+            .arg("--app-data")
+            .arg(app_data);
+        let line = processes
+            .start_with_first_line(&self.name, command, patience)
+            .await?;
+        serde_json::from_str(&line)
+            .with_context(|| format!("{}: join says otherwise than agreed: {line}", self.name))
     }
 }
 

@@ -68,6 +68,8 @@ impl Arguments {
             node_rpc: self.node_rpc.clone(),
             out: self.out.as_deref().map(home::absolute).transpose()?,
             timeout_s: self.timeout,
+            not_below: None,
+            except: Vec::new(),
         }))
     }
 }

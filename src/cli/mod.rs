@@ -23,6 +23,7 @@ mod dump;
 mod feed;
 mod fetch;
 mod init;
+mod join;
 mod limits;
 mod list;
 mod load;
@@ -48,7 +49,7 @@ use self::{arguments::Cid, screen::Screen};
 use crate::{
     node::{
         self,
-        command::{Command, Failure, FailureCode, Outcome},
+        command::{Command, Failure, FailureCode, Outcome, Progress},
         remote,
     },
     telemetry::LogSettings,
@@ -65,10 +66,11 @@ const EVERYWHERE: &str = "Options of every verb";
 #[command(
     name = "snapswarm",
     version,
-    after_help = "Example: a new node gets a snapshot and is fed from it\n  \
-        snapswarm fetch --chain-id my-chain --node-rpc http://127.0.0.1:26657\n\n\
+    after_help = "Example: a new node gets its state from the swarm and follows the chain\n  \
+        snapswarm join --chain-rpc https://a.example,https://b.example --node-home ~/.cometbft\n\n\
         Exit codes: 0 done, 1 failed, 2 wrong use, 3 not found, 4 verification failed,\n\
-        5 no space or storage fault, 6 interrupted (the same command goes on), 7 stopped by policy"
+        5 no space or storage fault, 6 interrupted (the same command goes on), 7 stopped by policy,\n\
+        8 synced, but not from the swarm"
 )]
 pub struct Cli {
     /// The folder with identity, settings and snapshots [default: SNAPSWARM_HOME, or ~/.snapswarm]
@@ -88,6 +90,7 @@ pub struct Cli {
 enum Verb {
     Init(init::Arguments),
     Load(load::Arguments),
+    Join(join::Arguments),
     Start(start::Arguments),
     Fetch(fetch::Arguments),
     Feed(feed::Arguments),
@@ -148,7 +151,7 @@ impl Cli {
     }
 
     /// Carries the verb out and writes its outcome.
-    pub async fn run(&self, screen: &Screen) -> Result<(), Failure> {
+    pub async fn run(&self, screen: &Screen) -> Result<ExitCode, Failure> {
         let home = home::find(self.home.as_deref())?;
         let door = Door {
             home: &home,
@@ -156,6 +159,7 @@ impl Cli {
             screen,
         };
         match &self.verb {
+            Verb::Join(arguments) => return arguments.run(&door).await,
             Verb::Init(arguments) => arguments.run(&door),
             Verb::Start(arguments) => arguments.run(&door).await,
             Verb::Adapter(arguments) => arguments.run(&door).await,
@@ -171,7 +175,8 @@ impl Cli {
             Verb::Unpin(arguments) => door.go(arguments.command(), unpin::text).await,
             Verb::Status(arguments) => door.go(arguments.command(), status::text).await,
             Verb::Limits(arguments) => door.go(arguments.command(), limits::text).await,
-        }
+        }?;
+        Ok(ExitCode::SUCCESS)
     }
 }
 
@@ -190,13 +195,7 @@ impl Door<'_> {
         text: fn(&Outcome) -> Option<String>,
     ) -> Result<(), Failure> {
         let outcome = self.carry_out(command).await?;
-        let text = text(&outcome).ok_or_else(|| {
-            failure(
-                FailureCode::Failed,
-                "the daemon answered another question",
-                Some("use the same version of snapswarm on both sides: restart the daemon"),
-            )
-        })?;
+        let text = text(&outcome).ok_or_else(Failure::other_answer)?;
         answer::outcome(self.json, &outcome, &text)
     }
 
@@ -213,6 +212,15 @@ impl Door<'_> {
                 }
             }
         };
+        self.shown(work, &mut news).await.map_err(how_to_go_on)
+    }
+
+    /// Shows what the work says until it is done.
+    async fn shown<T>(
+        &self,
+        work: impl Future<Output = T>,
+        news: &mut mpsc::Receiver<Progress>,
+    ) -> T {
         tokio::pin!(work);
         let mut view = self.screen.progress();
         let answer = loop {
@@ -225,7 +233,7 @@ impl Door<'_> {
         while let Ok(value) = news.try_recv() {
             view.show(&value);
         }
-        answer.map_err(how_to_go_on)
+        answer
     }
 }
 

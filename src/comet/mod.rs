@@ -1,6 +1,6 @@
 //! CometBFT seen from outside.
 //!
-//! Two doors, and nothing of the node is changed for either:
+//! Two doors to a running node, and nothing of it is changed for either:
 //!
 //! * [`rpc`]: what the chain says about itself (application hashes, heights,
 //!   whether a restore succeeded), asked over the node's RPC. It is the only
@@ -11,8 +11,15 @@
 //!   this door is hostile until checked, and it tells neither the application
 //!   hash of a snapshot nor whether a restore succeeded.
 //!
+//! Beside them stand the node's home with its settings ([`node_home`],
+//! [`settings`]), its process ([`process`]) and what its log says ([`sign`]).
+//!
 //! The room knows nothing of the swarm or the disk: it gives and takes
 //! [`Offer`](crate::snapshot::Offer)s and chunk bytes.
 
+pub mod node_home;
 pub mod peer;
+pub mod process;
 pub mod rpc;
+pub mod settings;
+pub mod sign;

@@ -5,12 +5,21 @@
 //! lead to something else. Only the fields that are needed are read, so that
 //! other versions and chains with other key types are understood as well.
 
-use std::{fmt, net::IpAddr, time::Duration};
+mod answers;
+
+use std::fmt;
+use std::net::IpAddr;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use serde::{Deserialize, Deserializer, de::DeserializeOwned, de::Error as _};
+use serde::de::DeserializeOwned;
 use serde_json::json;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
+use self::answers::{
+    AbciInfoAnswer, AbciQueryAnswer, Answer, CommitAnswer, NetInfoAnswer, PeerAnswer, StatusAnswer,
+};
 use super::peer::NodeAddress;
 use crate::snapshot::{MAX_APP_HASH_BYTES, MAX_HEIGHT};
 
@@ -26,12 +35,25 @@ pub const MAX_ANSWER_BYTES: usize = 16 << 20;
 const MAX_ERROR_CHARS: usize = 300;
 /// JSON-RPC 2.0.
 const METHOD_NOT_FOUND: i64 = -32601;
+/// The question that brings a header.
+const COMMIT: &str = "commit";
 
 /// A client of one node's RPC. Cheap to clone.
 #[derive(Clone)]
 pub struct Rpc {
     client: reqwest::Client,
     url: reqwest::Url,
+}
+
+/// A block's header, as far as a light client needs it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Header {
+    /// The block's hash.
+    pub block_hash: Bytes,
+    /// The application hash of the state before this block.
+    pub app_hash: Bytes,
+    /// The version of the application's protocol.
+    pub app_version: u64,
 }
 
 /// What the header behind a height says of the state there.
@@ -62,6 +84,10 @@ pub struct NodeStatus {
     /// Whether the node says that it is not yet at the tip. Not to be relied on
     /// alone: it is false after some failed restores.
     pub catching_up: bool,
+    /// When the newest block was made, by its validators' clocks.
+    pub tip_time: Option<SystemTime>,
+    /// Where others reach its p2p listener, seen from where its RPC is.
+    pub p2p: Option<NodeAddress>,
 }
 
 /// What `/abci_info` says of the application.
@@ -262,15 +288,26 @@ impl Rpc {
         url.as_str().trim_end_matches('/').to_owned()
     }
 
+    /// The URL with all that it has, for a node's settings.
+    pub fn full_url(&self) -> String {
+        self.url.as_str().trim_end_matches('/').to_owned()
+    }
+
     /// What the node says of itself.
     pub async fn status(&self) -> Result<NodeStatus, RpcError> {
         let answer: StatusAnswer = self.ask("status", json!({})).await?;
+        let host = self.url.host_str().unwrap_or_default();
+        let host = host.trim_start_matches('[').trim_end_matches(']');
+        let time = OffsetDateTime::parse(&answer.sync_info.latest_block_time, &Rfc3339);
+        let height = answer.sync_info.latest_block_height.0;
         Ok(NodeStatus {
+            tip_time: time.ok().filter(|_| height > 0).map(SystemTime::from),
+            p2p: answer.node_info.address(host),
             chain_id: answer.node_info.network,
             node_id: answer.node_info.id.to_lowercase(),
             moniker: answer.node_info.moniker,
             version: answer.node_info.version,
-            height: answer.sync_info.latest_block_height.0,
+            height,
             earliest_height: answer.sync_info.earliest_block_height.0,
             catching_up: answer.sync_info.catching_up,
         })
@@ -289,49 +326,70 @@ impl Rpc {
 
     /// What header `height` + 1 says of the state after `height`.
     pub async fn header_after(&self, height: u64) -> Result<HeaderAfter, RpcError> {
-        const METHOD: &str = "commit";
-        let wrong = |problem: String| RpcError::Answer {
-            url: self.url(),
-            method: METHOD,
-            problem,
-        };
-        let needed = height.saturating_add(1);
-        if height == 0 || needed > MAX_HEIGHT {
-            return Err(wrong(format!("height {height} is no height of a snapshot")));
+        if height == 0 {
+            return Err(self.no_header(0));
+        }
+        let header = self.header(height.saturating_add(1)).await?;
+        if header.app_hash.is_empty() {
+            return Err(self.wrong_header("an application hash of 0 bytes".to_owned()));
+        }
+        Ok(HeaderAfter {
+            app_hash: header.app_hash,
+            app_version: header.app_version,
+        })
+    }
+
+    /// The header of a block. [`RpcError::TooNew`] until that block exists.
+    pub async fn header(&self, height: u64) -> Result<Header, RpcError> {
+        if height == 0 || height > MAX_HEIGHT {
+            return Err(self.no_header(height));
         }
         let asked = self
-            .ask::<CommitAnswer>(METHOD, json!({ "height": needed.to_string() }))
+            .ask::<CommitAnswer>(COMMIT, json!({ "height": height.to_string() }))
             .await;
-        let header = match asked {
-            Ok(answer) => answer.signed_header.header,
+        let signed = match asked {
+            Ok(answer) => answer.signed_header,
             // The node's own words differ by version: its status tells why.
             Err(refused @ RpcError::Refused { .. }) => {
-                return Err(self.why_no_block(height, needed, refused).await);
+                return Err(self.why_no_block(height, refused).await);
             }
             Err(error) => return Err(error),
         };
-        if header.height.0 != needed {
-            return Err(wrong(format!(
-                "header {} instead of {needed}",
-                header.height.0
-            )));
+        let header = signed.header;
+        if header.height.0 != height {
+            let found = header.height.0;
+            return Err(self.wrong_header(format!("header {found} instead of {height}")));
         }
-        let app_hash = hex::decode(&header.app_hash)
-            .map_err(|_| wrong("an application hash that is not hex".to_owned()))?;
-        if app_hash.is_empty() || app_hash.len() > MAX_APP_HASH_BYTES {
-            return Err(wrong(format!(
-                "an application hash of {} bytes",
-                app_hash.len()
-            )));
-        }
-        Ok(HeaderAfter {
-            app_hash: app_hash.into(),
+        Ok(Header {
+            block_hash: self.hash(&signed.commit.block_id.hash, "block")?,
+            app_hash: self.hash(&header.app_hash, "application")?,
             app_version: header.version.app.0,
         })
     }
 
-    async fn why_no_block(&self, height: u64, needed: u64, refused: RpcError) -> RpcError {
-        let url = self.url();
+    fn hash(&self, text: &str, of: &str) -> Result<Bytes, RpcError> {
+        let hash =
+            hex::decode(text).map_err(|_| self.wrong_header(format!("an {of} hash that is not hex")))?;
+        if hash.len() > MAX_APP_HASH_BYTES {
+            return Err(self.wrong_header(format!("an {of} hash of {} bytes", hash.len())));
+        }
+        Ok(hash.into())
+    }
+
+    fn no_header(&self, height: u64) -> RpcError {
+        self.wrong_header(format!("height {height} is no height of a snapshot"))
+    }
+
+    fn wrong_header(&self, problem: String) -> RpcError {
+        RpcError::Answer {
+            url: self.url(),
+            method: COMMIT,
+            problem,
+        }
+    }
+
+    async fn why_no_block(&self, needed: u64, refused: RpcError) -> RpcError {
+        let (url, height) = (self.url(), needed - 1);
         match self.status().await {
             Ok(status) if needed > status.height => RpcError::TooNew {
                 url,
@@ -384,6 +442,23 @@ impl Rpc {
     pub async fn peer_count(&self) -> Result<u64, RpcError> {
         let answer: NetInfoAnswer = self.ask("net_info", json!({})).await?;
         Ok(answer.n_peers.0)
+    }
+
+    /// Where the node's peers listen, as far as they tell.
+    pub async fn peers(&self) -> Result<Vec<NodeAddress>, RpcError> {
+        let answer: NetInfoAnswer = self.ask("net_info", json!({})).await?;
+        let place = |peer: &PeerAnswer| peer.node_info.address(&peer.remote_ip);
+        let mut places: Vec<NodeAddress> = answer.peers.iter().filter_map(place).collect();
+        places.retain(|place| !place.host.is_empty());
+        Ok(places)
+    }
+
+    /// What the application, or what stands before it, answers to a query; nothing
+    /// when it refuses.
+    pub async fn query(&self, path: &str) -> Result<Option<Vec<u8>>, RpcError> {
+        let answer: AbciQueryAnswer = self.ask("abci_query", json!({ "path": path })).await?;
+        let response = answer.response;
+        Ok((response.code == 0).then_some(response.value.0))
     }
 
     /// Has the node dial these peers and keep them as persistent ones. The
@@ -464,135 +539,3 @@ fn is_loopback(url: &reqwest::Url) -> bool {
     host == "localhost" || bare.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
-#[derive(Deserialize)]
-struct Answer<T> {
-    #[serde(default = "Option::default")]
-    result: Option<T>,
-    error: Option<ErrorAnswer>,
-}
-
-#[derive(Deserialize)]
-struct ErrorAnswer {
-    #[serde(default)]
-    code: i64,
-    #[serde(default)]
-    message: String,
-    #[serde(default)]
-    data: serde_json::Value,
-}
-
-impl ErrorAnswer {
-    fn text(&self) -> String {
-        let whole = match &self.data {
-            serde_json::Value::String(data) => format!("{}: {data}", self.message),
-            _ => self.message.clone(),
-        };
-        whole
-            .chars()
-            .filter(|c| !c.is_control())
-            .take(MAX_ERROR_CHARS)
-            .collect()
-    }
-}
-
-/// CometBFT writes 64-bit numbers as strings.
-#[derive(Default)]
-struct Number(u64);
-
-impl<'de> Deserialize<'de> for Number {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        match serde_json::Value::deserialize(from)? {
-            serde_json::Value::String(text) => text
-                .parse()
-                .map(Self)
-                .map_err(|_| D::Error::custom(format!("'{text}' is no number"))),
-            serde_json::Value::Number(number) => number
-                .as_u64()
-                .map(Self)
-                .ok_or_else(|| D::Error::custom(format!("{number} is no height"))),
-            other => Err(D::Error::custom(format!("{other} is no number"))),
-        }
-    }
-}
-
-/// CometBFT writes bytes of ABCI answers as base64, and none as null.
-#[derive(Default)]
-struct Base64(Vec<u8>);
-
-impl<'de> Deserialize<'de> for Base64 {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        use base64::prelude::{BASE64_STANDARD, Engine as _};
-        let text = Option::<String>::deserialize(from)?.unwrap_or_default();
-        BASE64_STANDARD
-            .decode(text)
-            .map(Self)
-            .map_err(D::Error::custom)
-    }
-}
-
-#[derive(Deserialize)]
-struct StatusAnswer {
-    node_info: NodeInfoAnswer,
-    sync_info: SyncInfoAnswer,
-}
-
-#[derive(Deserialize)]
-struct NodeInfoAnswer {
-    id: String,
-    network: String,
-    version: String,
-    #[serde(default)]
-    moniker: String,
-}
-
-#[derive(Deserialize)]
-struct SyncInfoAnswer {
-    latest_block_height: Number,
-    #[serde(default)]
-    earliest_block_height: Number,
-    catching_up: bool,
-}
-
-#[derive(Deserialize)]
-struct CommitAnswer {
-    signed_header: SignedHeaderAnswer,
-}
-
-#[derive(Deserialize)]
-struct SignedHeaderAnswer {
-    header: HeaderAnswer,
-}
-
-#[derive(Deserialize)]
-struct HeaderAnswer {
-    #[serde(default)]
-    version: VersionAnswer,
-    height: Number,
-    app_hash: String,
-}
-
-/// Zero fields are left out.
-#[derive(Default, Deserialize)]
-struct VersionAnswer {
-    #[serde(default)]
-    app: Number,
-}
-
-#[derive(Deserialize)]
-struct AbciInfoAnswer {
-    response: AppInfoAnswer,
-}
-
-/// Zero fields are left out.
-#[derive(Deserialize)]
-struct AppInfoAnswer {
-    #[serde(default)]
-    last_block_height: Number,
-    #[serde(default)]
-    last_block_app_hash: Base64,
-}
-
-#[derive(Deserialize)]
-struct NetInfoAnswer {
-    n_peers: Number,
-}

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::outcome::{
     Changed, ChunkDetail, DamagedSummary, DownloadStatus, Dumped, Fed, Fetched, HarvestStatus,
-    Harvested, LimitsNow, Loaded, Outcome, PeerBytes, SnapshotDetail, SnapshotList,
+    Harvested, JoinPhase, JoinStatus, JoinStep, Joined, LimitsNow, Loaded, Noted, Outcome, PeerBytes, SnapshotDetail, SnapshotList,
     SnapshotSummary, Status, UploadStatus, Verified,
 };
 pub use crate::snapshot::MAX_HEIGHT;
@@ -47,6 +47,8 @@ pub enum Command {
     Limits(LimitsCommand),
     /// Take new snapshots from an application, as the adapter asks for it.
     Harvest(HarvestCommand),
+    /// How far a join is, for the status.
+    Joining(JoinStatus),
 }
 
 impl Command {
@@ -63,7 +65,8 @@ impl Command {
             | Self::Pin(_)
             | Self::Unpin(_)
             | Self::Limits(_)
-            | Self::Harvest(_) => false,
+            | Self::Harvest(_)
+            | Self::Joining(_) => false,
         }
     }
 }
@@ -162,6 +165,12 @@ pub struct FetchCommand {
     pub out: Option<PathBuf>,
     /// How long to look for a provider before giving up, seconds.
     pub timeout_s: u64,
+    /// Of a chain, no snapshot below this height.
+    #[serde(default)]
+    pub not_below: Option<u64>,
+    /// Of a chain, none of these CIDs.
+    #[serde(default)]
+    pub except: Vec<String>,
 }
 
 /// Arguments of `feed`.

@@ -76,6 +76,12 @@ impl Failure {
         }
     }
 
+    /// The daemon answered another question than it was asked.
+    pub fn other_answer() -> Self {
+        Self::new(FailureCode::Failed, "the daemon answered another question")
+            .hint("use the same version of snapswarm on both sides: restart the daemon")
+    }
+
     /// A task of ours ended by panicking: a defect, told as such.
     pub fn defect(error: &tokio::task::JoinError) -> Self {
         Self::new(

@@ -23,6 +23,7 @@ mod failure;
 mod feed;
 mod fetch;
 mod harvest;
+pub mod join;
 mod library;
 mod load;
 mod progress;
@@ -41,8 +42,8 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use self::command::{
-    Command, Failure, FailureCode, FetchCommand, Fetched, Initialised, Outcome, Progress, Status,
-    VerifyCommand,
+    Command, Failure, FailureCode, FetchCommand, Fetched, Initialised, Noted, Outcome, Progress,
+    Status, VerifyCommand,
 };
 use self::failure::blocking;
 use self::progress::Reporter;
@@ -176,6 +177,10 @@ impl Hall {
                 harvest::take_from_app(self.services()?, &command, &cancel)
                     .await
                     .map(Outcome::Harvested)
+            }
+            Command::Joining(status) => {
+                self.services()?.tell_join(status);
+                Ok(Outcome::Noted(Noted { noted: true }))
             }
             Command::Load(command) => self
                 .change(move |store| load::load(store, &command, &reporter, &cancel))

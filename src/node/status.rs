@@ -27,6 +27,7 @@ pub(super) fn of_daemon(services: &Services) -> Status {
             limits: services.limits(),
         },
         harvest: services.harvest(),
+        join: services.join(),
     }
 }
 
@@ -51,6 +52,7 @@ pub(super) fn of_home(store: &Store, quota_bytes: Option<u64>) -> Result<Status,
             },
         },
         harvest: None,
+        join: None,
     })
 }
 

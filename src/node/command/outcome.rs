@@ -30,6 +30,74 @@ pub enum Outcome {
     Harvested(Harvested),
     /// Of `status`.
     Status(Box<Status>),
+    /// Of what a join tells of itself.
+    Noted(Noted),
+}
+
+/// Of what a join tells of itself.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Noted {
+    /// Always true.
+    pub noted: bool,
+}
+
+/// Of `join`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Joined {
+    /// Where the state came from: swarm, peers, blocks; none for a node that had
+    /// blocks already.
+    pub rung: String,
+    /// CID of the snapshot that was restored from the swarm.
+    pub manifest: Option<String>,
+    /// Its height.
+    pub snapshot_height: Option<u64>,
+    /// The node's newest block when it was where the chain is.
+    pub height: u64,
+    /// The application hash in that block, hex.
+    pub app_hash: Option<String>,
+    /// From the start to that moment.
+    pub seconds: f64,
+    /// What took how long, in order.
+    pub phases: Vec<JoinPhase>,
+    /// What was tried before and did not hold.
+    pub steps: Vec<JoinStep>,
+    /// The download, where there was one.
+    pub fetched: Option<Fetched>,
+}
+
+/// A phase of a join.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct JoinPhase {
+    /// What was done.
+    pub name: String,
+    /// How long it took.
+    pub seconds: f64,
+}
+
+/// A rung of the ladder that did not hold.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct JoinStep {
+    /// Which.
+    pub rung: String,
+    /// Why.
+    pub why: String,
+}
+
+/// How far a join is.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct JoinStatus {
+    /// The node's home.
+    pub node_home: PathBuf,
+    /// The rung that is being tried, or held.
+    pub rung: String,
+    /// What is being done.
+    pub phase: String,
+    /// Height of the snapshot.
+    pub height: Option<u64>,
+    /// What was tried before and did not hold.
+    pub steps: Vec<JoinStep>,
 }
 
 /// Of what the adapter asks for.
@@ -269,6 +337,9 @@ pub struct Status {
     pub upload: UploadStatus,
     /// The harvest, where one is configured.
     pub harvest: Option<HarvestStatus>,
+    /// The join that this home's daemon was last told of.
+    #[serde(default)]
+    pub join: Option<JoinStatus>,
 }
 
 /// A download under way.

@@ -35,6 +35,10 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// asks for more of them has no snapshot in hand.
 const OFFERS_OF_A_CONNECTION: u32 = 2;
 
+/// A node that asks for offers so often beyond that, and for no chunk, has refused the
+/// snapshot: it bars what it refused and looks for others, without a word to its peers.
+const OFFERS_IN_VAIN: u32 = 3;
+
 /// Waiting after the last chunk ends after so many times the patience.
 const WORK_PATIENCES: u32 = 10;
 
@@ -144,6 +148,9 @@ impl<'a> Watch<'a> {
                 }
                 _ = look.tick() => {
                     let now = Instant::now();
+                    if self.offers > OFFERS_OF_A_CONNECTION + OFFERS_IN_VAIN {
+                        return Err(self.refused());
+                    }
                     if self.works_too_long(now) {
                         return Err(self.never_done());
                     }
@@ -251,6 +258,7 @@ impl<'a> Watch<'a> {
             FeedEvent::ChunkSent { index, bytes } => {
                 let first = !std::mem::replace(&mut self.sent[index as usize], true);
                 self.working_since = None;
+                self.offers = self.offers.min(OFFERS_OF_A_CONNECTION);
                 if first {
                     self.moved_at = now;
                     self.sent_bytes += bytes;
@@ -287,6 +295,24 @@ impl<'a> Watch<'a> {
         .hint(
             "it synced from other peers, or restored another snapshot; to restore this one, empty \
              the node and feed it again",
+        )
+    }
+
+    fn refused(&self) -> Failure {
+        let all = self.sent.len();
+        let sent = self.sent.iter().filter(|sent| **sent).count();
+        Failure::new(
+            FailureCode::Failed,
+            format!(
+                "the node does not take the snapshot of height {}: it was offered {} times, and \
+                 after {sent} of {all} chunks the node looks for another one",
+                self.manifest.height(),
+                self.offers
+            ),
+        )
+        .hint(
+            "its application or its light client has refused it, and a running node tries it no \
+             more: look for 'statesync' in the node's log",
         )
     }
 

@@ -39,6 +39,8 @@ pub struct Wanted {
     pub chain_id: String,
     /// Exactly this height, or the newest.
     pub height: Option<u64>,
+    /// Lower ones are left out: what comes after them is known to nobody any more.
+    pub not_below: Option<u64>,
     /// Larger snapshots are left out, bytes.
     pub max_bytes: Option<u64>,
     /// The chain's newest height, where an RPC tells it.
@@ -138,6 +140,8 @@ pub enum LeftOut {
     AboveTip,
     /// It is larger than the settings allow.
     TooLarge,
+    /// The blocks after it are gone.
+    TooOld,
 }
 
 impl LeftOut {
@@ -156,6 +160,10 @@ impl LeftOut {
             Self::TooLarge => format!(
                 "{claims} left out: more bytes than max_download_bytes = {} allows",
                 wanted.max_bytes.unwrap_or_default()
+            ),
+            Self::TooOld => format!(
+                "{claims} left out: below height {}, and no block that follows them is kept",
+                wanted.not_below.unwrap_or_default()
             ),
         }
     }
@@ -256,6 +264,9 @@ pub fn fit(entry: &CatalogueEntry, wanted: &Wanted) -> Fit {
     if wanted.tip.is_some_and(|tip| entry.height >= tip) {
         return Fit::LeftOut(LeftOut::AboveTip);
     }
+    if wanted.not_below.is_some_and(|least| entry.height < least) {
+        return Fit::LeftOut(LeftOut::TooOld);
+    }
     if wanted.max_bytes.is_some_and(|max| entry.total_bytes > max) {
         return Fit::LeftOut(LeftOut::TooLarge);
     }
@@ -290,6 +301,7 @@ mod tests {
         Wanted {
             chain_id: "chain".to_owned(),
             height: None,
+            not_below: None,
             max_bytes: None,
             tip: None,
             room: u64::MAX,

@@ -40,6 +40,8 @@ pub(super) struct Search<'a> {
     pub(super) services: &'a Services,
     pub(super) reporter: &'a Reporter,
     pub(super) rpc: Option<&'a Rpc>,
+    /// No snapshot of a chain below this height.
+    pub(super) not_below: Option<u64>,
     /// Peers that the user named.
     pub(super) named: &'a Named,
     pub(super) deadline: Instant,
@@ -154,6 +156,7 @@ impl Search<'_> {
         let wanted = Wanted {
             chain_id: chain_id.to_owned(),
             height,
+            not_below: self.not_below,
             max_bytes: Some(config.store.max_download_bytes.0),
             tip: None,
             room: self.services.store.room(),

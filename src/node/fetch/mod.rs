@@ -64,12 +64,16 @@ pub(super) async fn fetch(
     }
     let named = named::dial_named(services, &command.bootstrap)?;
     let patience = Duration::from_secs(command.timeout_s.clamp(1, MAX_TIMEOUT_S));
-    let mut refused = BTreeSet::new();
+    let except: Result<BTreeSet<ManifestId>, _> =
+        command.except.iter().map(|id| id.parse()).collect();
+    let mut refused = except?;
+    let mut false_ones = 0;
     loop {
         let search = Search {
             services,
             reporter,
             rpc: rpc.as_ref(),
+            not_below: command.not_below,
             named: &named,
             deadline: Instant::now() + patience,
             foreigners_before: services.net.stats().foreign_network_peers,
@@ -93,10 +97,11 @@ pub(super) async fn fetch(
             }
             Gathered::FalseManifest => {
                 refused.insert(id);
+                false_ones += 1;
                 discard(services, id).await?;
                 services.shelf_changed().await;
                 if matches!(command.target, FetchTarget::Manifest(_))
-                    || refused.len() >= MAX_FALSE_MANIFESTS
+                    || false_ones >= MAX_FALSE_MANIFESTS
                 {
                     return Err(false_manifest(id));
                 }

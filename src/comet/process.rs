@@ -1,0 +1,275 @@
+//! Processes of a node: CometBFT, and an application beside it.
+//!
+//! A command line is given to `sh -c`, as its operator would type it. Each process
+//! leads a group of its own, is told to stop with SIGTERM, and ends with us: the
+//! kernel tells it when we are killed. All that it says goes to a log file, and what
+//! CometBFT says of its state sync is picked out of it ([`Sign`]).
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
+use tokio::fs::{self, File};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::process::{Child, Command};
+use tokio::sync::mpsc;
+
+use super::sign::Sign;
+
+/// A log that has grown beyond this begins anew, and the one before is kept.
+const MAX_LOG_BYTES: u64 = 64 << 20;
+/// A line is read so far; more of it is not looked at.
+const MAX_LINE_BYTES: u64 = 64 << 10;
+/// Signs that wait to be looked at; the newest are dropped when nobody does.
+const SIGN_QUEUE: usize = 256;
+/// What a process said before it ended is read within this.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+/// Bytes of a log's end that are shown with a failure.
+const TAIL_BYTES: usize = 2000;
+
+/// Why a process cannot be started.
+#[derive(Debug, thiserror::Error)]
+#[error("`{command}` cannot be started")]
+pub struct StartError {
+    /// The command line.
+    pub command: String,
+    /// Why.
+    #[source]
+    pub source: io::Error,
+}
+
+/// What to start.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// A command line.
+    pub command: String,
+    /// Variables beside those of our own environment.
+    pub environment: Vec<(String, PathBuf)>,
+    /// Where its output goes.
+    pub log: PathBuf,
+}
+
+/// A running process.
+#[derive(Debug)]
+pub struct Process {
+    child: Child,
+    group: Pid,
+    log: PathBuf,
+    signs: mpsc::Receiver<Sign>,
+}
+
+impl Process {
+    /// Starts it. Call it from a thread that lives as long as the process shall: the
+    /// kernel takes the end of the thread for ours.
+    pub async fn start(plan: &Plan) -> Result<Self, StartError> {
+        let failed = |source| StartError {
+            command: plan.command.clone(),
+            source,
+        };
+        let log = File::options()
+            .create(true)
+            .append(true)
+            .open(&plan.log)
+            .await
+            .map_err(failed)?;
+        let (reader, writer) = io::pipe().map_err(failed)?;
+        let mut command = Command::new("/bin/sh");
+        command
+            .args(["-c", &plan.command])
+            .envs(plan.environment.iter().map(|(name, value)| (name, value)))
+            .stdin(Stdio::null())
+            .stdout(writer.try_clone().map_err(failed)?)
+            .stderr(writer)
+            .process_group(0);
+        #[cfg(target_os = "linux")]
+        end_with_us(&mut command);
+        let child = command.spawn().map_err(failed)?;
+        // It holds the pipe's other end for as long as it lives.
+        drop(command);
+        let group = child.id().and_then(|id| i32::try_from(id).ok());
+        let group = Pid::from_raw(group.ok_or_else(|| failed(io::Error::other("it has no id")))?);
+        let (sender, signs) = mpsc::channel(SIGN_QUEUE);
+        let reader = tokio::net::unix::pipe::Receiver::from_owned_fd(reader.into());
+        let reader = reader.map_err(failed)?;
+        tokio::spawn(keep_log(reader, log, plan.log.clone(), sender));
+        Ok(Self {
+            child,
+            group,
+            log: plan.log.clone(),
+            signs,
+        })
+    }
+
+    /// Its next sign; nothing once it has ended and all that it said is read.
+    pub async fn next(&mut self) -> Option<Sign> {
+        tokio::select! {
+            biased;
+            Some(sign) = self.signs.recv() => Some(sign),
+            _ = self.child.wait() => {
+                // What it said last is on its way; a child of its own may hold the pipe.
+                let rest = tokio::time::timeout(LAST_WORDS, self.signs.recv());
+                rest.await.ok().flatten()
+            }
+        }
+    }
+
+    /// Whether it runs.
+    pub fn is_running(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(None))
+    }
+
+    /// Tells it to stop, and kills what has not stopped after `patience`.
+    pub async fn stop(mut self, patience: Duration) {
+        let _ = killpg(self.group, Signal::SIGTERM);
+        if tokio::time::timeout(patience, self.child.wait()).await.is_err() {
+            tracing::warn!(
+                log = %self.log.display(),
+                seconds = patience.as_secs(),
+                "a process did not stop when it was told to and is killed"
+            );
+        }
+        // Also what it may have left behind.
+        let _ = killpg(self.group, Signal::SIGKILL);
+        let _ = self.child.wait().await;
+    }
+
+    /// The end of its log.
+    pub fn tail(&self) -> String {
+        let text = std::fs::read(&self.log).unwrap_or_default();
+        let from = text.len().saturating_sub(TAIL_BYTES);
+        let text = String::from_utf8_lossy(&text[from..]);
+        let clean = |c: char| !c.is_control() || c == '\n';
+        text.chars().filter(|c| clean(*c)).collect()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if self.is_running() {
+            let _ = killpg(self.group, Signal::SIGTERM);
+        }
+    }
+}
+
+/// The kernel sends the process a SIGTERM when the thread that started it ends.
+#[cfg(target_os = "linux")]
+fn end_with_us(command: &mut Command) {
+    let parent = nix::unistd::getpid();
+    // SAFETY: between fork and exec only two system calls are made, without
+    // allocation or locks.
+    unsafe {
+        command.pre_exec(move || {
+            nix::sys::prctl::set_pdeathsig(Signal::SIGTERM)?;
+            // We may have ended before the line above.
+            if nix::unistd::getppid() != parent {
+                return Err(io::ErrorKind::Interrupted.into());
+            }
+            Ok(())
+        });
+    }
+}
+
+/// Writes lines to the log and picks signs out of them, until the last holder of the
+/// pipe is gone. A log that cannot be written stops neither the process nor the signs.
+async fn keep_log(
+    pipe: tokio::net::unix::pipe::Receiver,
+    mut log: File,
+    path: PathBuf,
+    signs: mpsc::Sender<Sign>,
+) {
+    let mut size = log.metadata().await.map_or(0, |found| found.len());
+    let mut lines = BufReader::new(pipe);
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        let mut bounded = (&mut lines).take(MAX_LINE_BYTES);
+        if !matches!(bounded.read_until(b'\n', &mut line).await, Ok(1..)) {
+            break;
+        }
+        if let Some(sign) = Sign::of(&String::from_utf8_lossy(&line)) {
+            let _ = signs.try_send(sign);
+        }
+        if size > MAX_LOG_BYTES
+            && let Ok(fresh) = begin_anew(&path).await
+        {
+            (log, size) = (fresh, 0);
+        }
+        size += line.len() as u64;
+        let _ = log.write_all(&line).await;
+        // Whoever looks at the log of a process that ended wants its last line.
+        let _ = log.flush().await;
+    }
+}
+
+async fn begin_anew(path: &Path) -> io::Result<File> {
+    let mut old = path.as_os_str().to_owned();
+    old.push(".1");
+    fs::rename(path, old).await?;
+    File::options().create(true).append(true).open(path).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PATIENCE: Duration = Duration::from_secs(30);
+
+    fn plan(folder: &Path, command: &str) -> Plan {
+        Plan {
+            command: command.to_owned(),
+            environment: vec![("PLACE".to_owned(), folder.to_owned())],
+            log: folder.join("log"),
+        }
+    }
+
+    #[tokio::test]
+    async fn what_a_process_says_is_logged_and_its_signs_are_seen() {
+        let folder = tempfile::tempdir().unwrap();
+        let script = "echo here in $PLACE; echo 'I[1] Snapshot restored height=5' >&2; exit 3";
+        let mut process = Process::start(&plan(folder.path(), script)).await.unwrap();
+        let mut next = async || tokio::time::timeout(PATIENCE, process.next()).await.unwrap();
+        assert_eq!(next().await, Some(Sign::Restored));
+        assert_eq!(next().await, None);
+        assert!(process.tail().contains("height=5"));
+        assert!(process.tail().contains(folder.path().to_str().unwrap()));
+    }
+
+    #[tokio::test]
+    async fn stopping_ends_the_whole_group_and_kills_the_stubborn() {
+        let folder = tempfile::tempdir().unwrap();
+        let script = "trap '' TERM; sleep 600 & echo $! > $PLACE/child; echo up > $PLACE/up; wait";
+        let process = Process::start(&plan(folder.path(), script)).await.unwrap();
+        let up = async {
+            while !folder.path().join("up").exists() {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, up).await.unwrap();
+        let child = std::fs::read_to_string(folder.path().join("child")).unwrap();
+        process.stop(Duration::from_millis(50)).await;
+        let stat = format!("/proc/{}/stat", child.trim());
+        let is_over = || {
+            let stat = std::fs::read_to_string(&stat).unwrap_or_default();
+            stat.is_empty() || stat.contains(") Z ")
+        };
+        let gone = async {
+            while !is_over() {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, gone).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_command_that_is_not_there_says_so_in_its_log() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut process = Process::start(&plan(folder.path(), "no-such-program-here"))
+            .await
+            .unwrap();
+        assert_eq!(process.next().await, None);
+        assert!(process.tail().contains("no-such-program-here"));
+    }
+}

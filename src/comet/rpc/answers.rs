@@ -1,0 +1,189 @@
+//! The JSON of CometBFT's RPC, as far as it is read.
+
+use serde::{Deserialize, Deserializer, de::Error as _};
+
+use super::{MAX_ERROR_CHARS, NodeAddress};
+
+#[derive(Deserialize)]
+pub(super) struct Answer<T> {
+    #[serde(default = "Option::default")]
+    pub(super) result: Option<T>,
+    pub(super) error: Option<ErrorAnswer>,
+}
+
+#[derive(Deserialize)]
+pub(super) struct ErrorAnswer {
+    #[serde(default)]
+    pub(super) code: i64,
+    #[serde(default)]
+    pub(super) message: String,
+    #[serde(default)]
+    pub(super) data: serde_json::Value,
+}
+
+impl ErrorAnswer {
+    pub(super) fn text(&self) -> String {
+        let whole = match &self.data {
+            serde_json::Value::String(data) => format!("{}: {data}", self.message),
+            _ => self.message.clone(),
+        };
+        whole
+            .chars()
+            .filter(|c| !c.is_control())
+            .take(MAX_ERROR_CHARS)
+            .collect()
+    }
+}
+
+/// CometBFT writes 64-bit numbers as strings.
+#[derive(Default)]
+pub(super) struct Number(pub(super) u64);
+
+impl<'de> Deserialize<'de> for Number {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        match serde_json::Value::deserialize(from)? {
+            serde_json::Value::String(text) => text
+                .parse()
+                .map(Self)
+                .map_err(|_| D::Error::custom(format!("'{text}' is no number"))),
+            serde_json::Value::Number(number) => number
+                .as_u64()
+                .map(Self)
+                .ok_or_else(|| D::Error::custom(format!("{number} is no height"))),
+            other => Err(D::Error::custom(format!("{other} is no number"))),
+        }
+    }
+}
+
+/// CometBFT writes bytes of ABCI answers as base64, and none as null.
+#[derive(Default)]
+pub(super) struct Base64(pub(super) Vec<u8>);
+
+impl<'de> Deserialize<'de> for Base64 {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        use base64::prelude::{BASE64_STANDARD, Engine as _};
+        let text = Option::<String>::deserialize(from)?.unwrap_or_default();
+        BASE64_STANDARD
+            .decode(text)
+            .map(Self)
+            .map_err(D::Error::custom)
+    }
+}
+
+#[derive(Deserialize)]
+pub(super) struct StatusAnswer {
+    pub(super) node_info: NodeInfoAnswer,
+    pub(super) sync_info: SyncInfoAnswer,
+}
+
+#[derive(Deserialize)]
+pub(super) struct NodeInfoAnswer {
+    pub(super) id: String,
+    pub(super) network: String,
+    pub(super) version: String,
+    #[serde(default)]
+    pub(super) moniker: String,
+    #[serde(default)]
+    pub(super) listen_addr: String,
+}
+
+#[derive(Deserialize)]
+pub(super) struct SyncInfoAnswer {
+    pub(super) latest_block_height: Number,
+    #[serde(default)]
+    pub(super) earliest_block_height: Number,
+    #[serde(default)]
+    pub(super) latest_block_time: String,
+    pub(super) catching_up: bool,
+}
+
+#[derive(Deserialize)]
+pub(super) struct CommitAnswer {
+    pub(super) signed_header: SignedHeaderAnswer,
+}
+
+#[derive(Deserialize)]
+pub(super) struct SignedHeaderAnswer {
+    pub(super) header: HeaderAnswer,
+    pub(super) commit: CommitOfAnswer,
+}
+
+#[derive(Deserialize)]
+pub(super) struct CommitOfAnswer {
+    pub(super) block_id: BlockIdAnswer,
+}
+
+#[derive(Deserialize)]
+pub(super) struct BlockIdAnswer {
+    pub(super) hash: String,
+}
+
+#[derive(Deserialize)]
+pub(super) struct HeaderAnswer {
+    #[serde(default)]
+    pub(super) version: VersionAnswer,
+    pub(super) height: Number,
+    pub(super) app_hash: String,
+}
+
+/// Zero fields are left out.
+#[derive(Default, Deserialize)]
+pub(super) struct VersionAnswer {
+    #[serde(default)]
+    pub(super) app: Number,
+}
+
+#[derive(Deserialize)]
+pub(super) struct AbciInfoAnswer {
+    pub(super) response: AppInfoAnswer,
+}
+
+/// Zero fields are left out.
+#[derive(Deserialize)]
+pub(super) struct AppInfoAnswer {
+    #[serde(default)]
+    pub(super) last_block_height: Number,
+    #[serde(default)]
+    pub(super) last_block_app_hash: Base64,
+}
+
+#[derive(Deserialize)]
+pub(super) struct NetInfoAnswer {
+    pub(super) n_peers: Number,
+    #[serde(default)]
+    pub(super) peers: Vec<PeerAnswer>,
+}
+
+#[derive(Deserialize)]
+pub(super) struct PeerAnswer {
+    pub(super) node_info: NodeInfoAnswer,
+    #[serde(default)]
+    pub(super) remote_ip: String,
+}
+
+#[derive(Deserialize)]
+pub(super) struct AbciQueryAnswer {
+    pub(super) response: QueryAnswer,
+}
+
+/// Zero fields are left out.
+#[derive(Deserialize)]
+pub(super) struct QueryAnswer {
+    #[serde(default)]
+    pub(super) code: u32,
+    #[serde(default)]
+    pub(super) value: Base64,
+}
+
+impl NodeInfoAnswer {
+    /// `ID@HOST:PORT` where the node listens, seen from `host`: it may not know its
+    /// own address. Nothing when it does not tell.
+    pub(super) fn address(&self, host: &str) -> Option<NodeAddress> {
+        let (_, port) = self.listen_addr.rsplit_once(':')?;
+        Some(NodeAddress {
+            id: self.id.to_lowercase().parse().ok()?,
+            host: host.to_owned(),
+            port: port.parse().ok().filter(|port| *port != 0)?,
+        })
+    }
+}

@@ -1,0 +1,68 @@
+//! What CometBFT's log says of a state sync.
+//!
+//! CometBFT tells the end of a failed state sync nowhere but in its log: its process
+//! and its RPC stay up. The sentences are those of `statesync/syncer.go` and
+//! `node/setup.go` (0.38, 0.40, 1.0); an application that wraps CometBFT writes them
+//! in its own form, so that only the sentence is looked for. A node whose log is
+//! silent is understood as well, only later: by its RPC and by the clock.
+
+/// Of a line so much is told to a person.
+const MAX_WHY_CHARS: usize = 300;
+
+/// Something that a log says of a state sync.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Sign {
+    /// It is over for good; only a restart begins another one.
+    Failed(String),
+    /// A snapshot was restored and its application hash is right.
+    Restored,
+    /// A snapshot is offered to the application.
+    Offered,
+    /// A chunk was handed to the application, whatever its answer.
+    Applied,
+    /// This snapshot will not be tried again.
+    Rejected(String),
+}
+
+const SENTENCES: [(&str, fn(String) -> Sign); 9] = [
+    ("State sync failed", Sign::Failed),
+    ("Snapshot restored", |_| Sign::Restored),
+    ("Offering snapshot to ABCI app", |_| Sign::Offered),
+    ("Applied snapshot chunk to ABCI app", |_| Sign::Applied),
+    ("Snapshot rejected", Sign::Rejected),
+    ("Snapshot format rejected", Sign::Rejected),
+    ("Snapshot senders rejected", Sign::Rejected),
+    ("Timed out waiting for snapshot chunks", Sign::Rejected),
+    ("Timed out validating snapshot", Sign::Rejected),
+];
+
+impl Sign {
+    /// What a line of a log says, if it is about a state sync.
+    pub fn of(line: &str) -> Option<Self> {
+        let (_, make) = SENTENCES
+            .iter()
+            .find(|(sentence, _)| line.contains(sentence))?;
+        let why = line.trim().chars().filter(|c| !c.is_control());
+        Some(make(why.take(MAX_WHY_CHARS).collect()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn signs_are_found_in_every_form_of_log() {
+        for line in [
+            "E[2026-01-01|00:00:00.000] State sync failed                            module=statesync err=\"x\"",
+            "{\"level\":\"error\",\"module\":\"statesync\",\"err\":\"x\",\"message\":\"State sync failed\"}",
+            "\u{1b}[90m3:04PM\u{1b}[0m \u{1b}[31mERR\u{1b}[0m State sync failed err=x module=server",
+        ] {
+            let Some(Sign::Failed(why)) = Sign::of(line) else {
+                panic!("not seen: {line}");
+            };
+            assert!(!why.contains('\u{1b}'));
+        }
+        assert_eq!(Sign::of("I[1] Executed block height=5"), None);
+    }
+}

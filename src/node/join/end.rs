@@ -1,0 +1,136 @@
+//! The end of a join: the person's settings are back, and the node is left or stayed
+//! with.
+
+use std::time::Duration;
+
+use super::node::Happened;
+use super::{DAEMON_PATIENCE, Join, Rung};
+use crate::node::command::{Failure, Joined};
+
+/// A synced node that is started again opens its RPC within this.
+const RPC_PATIENCE: Duration = Duration::from_secs(120);
+/// The first pause before a process that ended is started again; it doubles.
+const PAUSE_MIN: Duration = Duration::from_secs(1);
+/// The longest one.
+const PAUSE_MAX: Duration = Duration::from_secs(60);
+/// A process that ran so long was well.
+const WELL_AFTER: Duration = Duration::from_secs(300);
+
+impl Join {
+    /// The node is at the tip: its own settings come back.
+    pub(super) async fn arrive(
+        &mut self,
+        rung: Option<Rung>,
+        node_height: u64,
+    ) -> Result<Joined, Failure> {
+        let seconds = self.started.elapsed().as_secs_f64();
+        self.enter("own settings").await;
+        self.reporter.phase("the node is at the tip; its own settings come back");
+        let reporter = self.reporter.clone();
+        if self.options.exit_when_synced {
+            self.node.stop().await;
+        } else if rung == Some(Rung::Swarm) {
+            self.node.stop_comet().await;
+        }
+        self.node.put_settings_back(&reporter)?;
+        self.node.journal = Default::default();
+        self.node.save()?;
+        if !self.options.exit_when_synced && rung == Some(Rung::Swarm) {
+            self.node.start(&reporter).await?;
+            let rpc = self.node.own_rpc()?;
+            self.node.first_status(&rpc, RPC_PATIENCE).await?;
+        }
+        self.close_phase();
+        self.tell_status(None).await;
+        let chosen = self.chosen.as_ref().filter(|_| rung == Some(Rung::Swarm));
+        Ok(Joined {
+            rung: rung.map_or("none", Rung::name).to_owned(),
+            manifest: chosen.map(|chosen| chosen.manifest.clone()),
+            snapshot_height: chosen.map(|chosen| chosen.height),
+            height: node_height,
+            app_hash: self.app_hash_at(node_height).await,
+            seconds,
+            phases: std::mem::take(&mut self.phases),
+            steps: self.steps.clone(),
+            fetched: self.fetched.take(),
+        })
+    }
+
+    async fn app_hash_at(&self, height: u64) -> Option<String> {
+        self.chain.app_hash_after(height.checked_sub(1)?).await.ok()
+    }
+
+    /// After a setback that ends the join: nothing is left running or changed. What
+    /// is to be gone on with stays written down.
+    pub(super) async fn leave(&mut self) {
+        self.node.stop().await;
+        let reporter = self.reporter.clone();
+        self.node.journal.refused.clear();
+        self.node.journal.rung = Rung::Swarm;
+        let put_back = self.node.put_settings_back(&reporter);
+        if let Err(failure) = put_back.and_then(|()| self.node.save()) {
+            tracing::error!(%failure, "the node's own settings are not back");
+            reporter.note(format!(
+                "the node's own settings are not back: {}; the same command tries again",
+                failure.message
+            ));
+        }
+        self.tell_status(Some("failed")).await;
+        self.stop_daemon().await;
+    }
+
+    /// Stays with the node until stopped: what ends is started again.
+    pub async fn supervise(&mut self) -> Result<(), Failure> {
+        let mut pause = PAUSE_MIN;
+        let cancel = self.cancel.clone();
+        while !cancel.is_cancelled() {
+            let since = std::time::Instant::now();
+            let Some(failure) = cancel.run_until_cancelled(self.ended()).await else {
+                break;
+            };
+            if since.elapsed() >= WELL_AFTER {
+                pause = PAUSE_MIN;
+            }
+            tracing::error!(%failure, seconds = pause.as_secs(), "started again after a pause");
+            self.reporter.note(format!("{}; started again", failure.message));
+            self.node.stop_comet().await;
+            cancel.run_until_cancelled(tokio::time::sleep(pause)).await;
+            pause = (pause * 2).min(PAUSE_MAX);
+            if cancel.is_cancelled() {
+                break;
+            }
+            let reporter = self.reporter.clone();
+            if let Err(failure) = self.node.start(&reporter).await {
+                tracing::error!(%failure, "the node cannot be started");
+            }
+        }
+        self.close().await;
+        Ok(())
+    }
+
+    async fn ended(&mut self) -> Failure {
+        loop {
+            if let Happened::Ended(failure) = self.node.happens().await {
+                return failure;
+            }
+        }
+    }
+
+    /// Ends what this process runs: the node, its application, the daemon.
+    pub async fn close(&mut self) {
+        self.node.stop().await;
+        self.stop_daemon().await;
+    }
+
+    async fn stop_daemon(&mut self) {
+        if let Some(daemon) = self.daemon.take() {
+            daemon.stop.cancel();
+            let _ = tokio::time::timeout(DAEMON_PATIENCE, daemon.task).await;
+        }
+    }
+
+    /// Whether what was fetched is still served when this process has ended.
+    pub fn is_served_by_others(&self) -> bool {
+        self.daemon.is_none()
+    }
+}

@@ -1,0 +1,220 @@
+//! After a restore: the node gets its normal peers, stores its first block, and
+//! reaches the tip.
+//!
+//! A node is where the chain is when its newest block is the chain's newest or the
+//! one before, and carries the application hash that the chain's RPC tells. What it
+//! says of itself (`catching_up`) counts only where no RPC answers any more.
+
+use std::time::{Duration, Instant};
+
+use super::Join;
+use super::chain::Chain;
+use super::ladder::Setback;
+use super::node::Happened;
+use crate::comet::peer::NodeAddress;
+use crate::comet::rpc::{NodeStatus, Rpc};
+use crate::comet::sign::Sign;
+use crate::node::command::{Failure, FailureCode};
+
+/// Between two looks.
+const LOOK_EVERY: Duration = Duration::from_millis(300);
+/// The node dials again after so long while it has no peer: dialling is tried once.
+const DIAL_AGAIN: Duration = Duration::from_secs(5);
+/// A node whose newest block is so near to the tip is at the tip: the chain goes on
+/// while it is asked.
+const NEAR_TIP: u64 = 1;
+/// Between two lines about the height.
+const TELL_EVERY: Duration = Duration::from_secs(10);
+
+/// Where a node is to come from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Goal {
+    /// Blocks above this height are new ones.
+    pub(super) above: u64,
+    /// Whether it has no peers but those that it is told to dial.
+    pub(super) dials: bool,
+    /// How long nothing may move.
+    pub(super) patience: Duration,
+}
+
+/// How a node moves.
+struct Walk {
+    height: u64,
+    moved_at: Instant,
+    dialled_at: Option<Instant>,
+    told_at: Instant,
+}
+
+impl Join {
+    /// Follows the running node to the tip. The height at which it is there.
+    pub(super) async fn follow(&mut self, rpc: &Rpc, goal: Goal) -> Result<u64, Setback> {
+        let peers = match goal.dials {
+            true => self.normal_peers().await,
+            false => Vec::new(),
+        };
+        let now = Instant::now();
+        let mut walk = Walk {
+            height: goal.above,
+            moved_at: now,
+            dialled_at: None,
+            told_at: now,
+        };
+        self.reporter.phase("catching up by block sync");
+        loop {
+            if let Some(height) = self.look(rpc, goal, &peers, &mut walk).await? {
+                return Ok(height);
+            }
+            if walk.moved_at.elapsed() >= goal.patience {
+                return Err(stands_still(walk.height, goal));
+            }
+            self.pause(LOOK_EVERY).await?;
+        }
+    }
+
+    /// Waits, and is woken by what the node does. Whoever stops the join while the
+    /// restored node has no block waits for that block: see [`super::journal`].
+    async fn pause(&mut self, time: Duration) -> Result<(), Setback> {
+        let until = tokio::time::Instant::now() + time;
+        let in_window = self.node.journal.window;
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep_until(until) => return Ok(()),
+                () = self.cancel.cancelled(), if !in_window => {
+                    return Err(Setback::everything(self.interrupted()));
+                }
+                happened = self.node.happens() => match happened {
+                    Happened::Ended(failure) => return Err(Setback::crash(failure)),
+                    Happened::Said(Sign::Failed(why)) => return Err(sync_failed(&why)),
+                    Happened::Said(_) => {}
+                },
+            }
+        }
+    }
+
+    async fn look(
+        &mut self,
+        rpc: &Rpc,
+        goal: Goal,
+        peers: &[NodeAddress],
+        walk: &mut Walk,
+    ) -> Result<Option<u64>, Setback> {
+        let Ok(status) = rpc.status().await else {
+            return Ok(None);
+        };
+        if status.height > walk.height {
+            walk.height = status.height;
+            walk.moved_at = Instant::now();
+            if self.node.journal.window {
+                self.node.journal.window = false;
+                self.node.save().map_err(Setback::everything)?;
+                self.reporter.note(format!(
+                    "the first block after the snapshot is stored: {}",
+                    status.height
+                ));
+            }
+        } else if goal.dials && self.is_lonely(rpc, walk).await {
+            walk.dialled_at = Some(Instant::now());
+            if let Err(error) = rpc.dial_peers(peers).await {
+                tracing::warn!(%error, "the node was not told its peers");
+            }
+        }
+        if status.height <= goal.above {
+            return Ok(None);
+        }
+        let tip = self.chain.extent().await.map(|extent| extent.tip);
+        if walk.told_at.elapsed() >= TELL_EVERY {
+            walk.told_at = Instant::now();
+            let of = tip.map_or_else(String::new, |tip| format!(" of {tip}"));
+            self.reporter.phase(format!("catching up: block {}{of}", status.height));
+        }
+        is_there(&self.chain, rpc, &status, tip).await
+    }
+
+    /// Whether the node has to be told its peers (again).
+    async fn is_lonely(&self, rpc: &Rpc, walk: &Walk) -> bool {
+        let Some(dialled_at) = walk.dialled_at else {
+            return true;
+        };
+        dialled_at.elapsed() >= DIAL_AGAIN && rpc.peer_count().await.is_ok_and(|peers| peers == 0)
+    }
+
+    /// Who the node is to talk to: its operator's peers, and nodes that the chain's
+    /// RPC tells of.
+    async fn normal_peers(&self) -> Vec<NodeAddress> {
+        let mut peers = self.node.own_peers();
+        for peer in self.chain.nodes().await {
+            if peer.id != self.node_id && !peers.iter().any(|known| known.id == peer.id) {
+                peers.push(peer);
+            }
+        }
+        peers
+    }
+}
+
+/// The height at which the node is where the chain is, if it is. A node with another
+/// application hash than the chain's is on a fork.
+async fn is_there(
+    chain: &Chain,
+    rpc: &Rpc,
+    status: &NodeStatus,
+    tip: Option<u64>,
+) -> Result<Option<u64>, Setback> {
+    let height = status.height;
+    let Some(tip) = tip else {
+        // No RPC of the chain answers: the node's own word is all there is.
+        return Ok((!status.catching_up).then_some(height));
+    };
+    if height.saturating_add(NEAR_TIP) < tip {
+        return Ok(None);
+    }
+    let Ok(own) = rpc.header(height.min(tip)).await else {
+        return Ok(None);
+    };
+    let own = hex::encode_upper(&own.app_hash);
+    match chain.app_hash_after(height.min(tip) - 1).await {
+        Ok(hash) if hash == own => Ok(Some(height)),
+        Ok(hash) => Err(Setback::everything(
+            Failure::new(
+                FailureCode::Verification,
+                format!(
+                    "at block {} the node has the application hash {own}, and the chain {hash}",
+                    height.min(tip)
+                ),
+            )
+            .hint("the node follows a fork: check its genesis.json and its peers"),
+        )),
+        Err(failure) if failure.code == FailureCode::Verification => {
+            Err(Setback::everything(failure))
+        }
+        // The block is on its way to the endpoints.
+        Err(_) => Ok(None),
+    }
+}
+
+fn stands_still(height: u64, goal: Goal) -> Setback {
+    let seconds = goal.patience.as_secs();
+    let (problem, hint) = if height <= goal.above {
+        (
+            format!("no block after height {height} came in {seconds} seconds"),
+            "peers that prune may not have it any more; name peers in p2p.persistent_peers of the \
+             node's config.toml, and look into the node's log",
+        )
+    } else {
+        (
+            format!("the node stands at block {height} for {seconds} seconds"),
+            "does the chain make blocks? Look into the node's log",
+        )
+    };
+    Setback::snapshot(Failure::new(FailureCode::Failed, problem).hint(hint))
+}
+
+/// CometBFT has given up; it would stay at height 0 without a word.
+pub(super) fn sync_failed(why: &str) -> Setback {
+    Setback::snapshot(
+        Failure::new(
+            FailureCode::Failed,
+            format!("CometBFT's state sync has failed: {why}"),
+        )
+        .hint("the node's log says more"),
+    )
+}

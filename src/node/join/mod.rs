@@ -1,0 +1,365 @@
+//! `join`: from an empty node to one that follows its chain, in one run.
+//!
+//! ```text
+//! preflight ─▶ search, download ─▶ light client ─▶ node ─▶ feed ─▶ block sync ─▶ own settings
+//!                  ▲                                         │
+//!                  └──── another snapshot ◀── setback ◀──────┴──▶ the ladder: peers, blocks
+//! ```
+//!
+//! | file | what it is for |
+//! |---|---|
+//! | `chain` | the RPC endpoints: what is believed, what merely helps |
+//! | `node` | the node: home, settings for a while, processes |
+//! | `overlay` | which settings these are |
+//! | `journal` | what a killed join has to undo or to go on with |
+//! | `ladder` | what follows a setback |
+//! | `swarm`, `rungs` | the ways to the state |
+//! | `follow` | normal peers, first block, tip |
+//! | `end` | own settings back; leaving, or staying as supervisor |
+//!
+//! The home's daemon does what concerns the swarm: the one that runs already, or one
+//! in this process. Both are asked over the control socket.
+//!
+//! Laws:
+//!
+//! * Nothing reaches the application before the chain's endpoints agreed about it and
+//!   every byte was checked; while it is restored, the node has no peer but ours.
+//! * Whatever is changed of the node's settings is written down before, and put back
+//!   at the end, also of a run that fails; what was left by one that was killed is put
+//!   back by the next.
+//! * A node is never left idle at height 0 without a word: each setback is told and
+//!   leads to the next rung, or to the end with a reason.
+//! * Keys and what a validator signed are never touched. An application's data is
+//!   removed only in the folder that the person named for it.
+
+mod chain;
+mod end;
+mod follow;
+mod journal;
+mod ladder;
+mod node;
+mod overlay;
+mod rungs;
+mod swarm;
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use libp2p::Multiaddr;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+pub use self::ladder::Rung;
+
+use self::chain::Chain;
+use self::ladder::{Kind, Next, Setback};
+use self::node::{Node, NodePlan};
+use self::swarm::Chosen;
+use super::command::{
+    Command, Failure, FailureCode, Fetched, JoinPhase, JoinStatus, JoinStep, Joined, Outcome,
+    Progress, StartOptions,
+};
+use super::progress::Reporter;
+use super::{Daemon, remote};
+use crate::comet::node_home::NodeHome;
+use crate::comet::peer::NodeId;
+use crate::config::Config;
+
+/// Where logs of the node and its application go, in the home.
+const LOGS: &str = "logs";
+/// How a daemon of ours may take to end.
+const DAEMON_PATIENCE: Duration = Duration::from_secs(30);
+
+/// What `join` was told.
+#[derive(Clone, Debug)]
+pub struct JoinOptions {
+    /// RPC endpoints of the chain.
+    pub chain_rpc: Vec<String>,
+    /// The new node's home.
+    pub node_home: PathBuf,
+    /// Starts the application, where that is a process of its own.
+    pub app_cmd: Option<String>,
+    /// Starts CometBFT; `cometbft --home DIR start` unless given.
+    pub node_cmd: Option<String>,
+    /// The folder of the application's data, which may be emptied.
+    pub app_data: Option<PathBuf>,
+    /// Peers to begin with, beside the configured ones.
+    pub bootstrap: Vec<Multiaddr>,
+    /// This snapshot and no other.
+    pub manifest: Option<String>,
+    /// A block that the person trusts: height and hash in hex.
+    pub trust: Option<(u64, String)>,
+    /// Rungs below the swarm that may be used.
+    pub fallback: Vec<Rung>,
+    /// How long to look for a provider, seconds.
+    pub timeout_s: u64,
+    /// How long nothing may move in any phase.
+    pub patience: Duration,
+    /// Stop the node when it is synced, instead of staying with it.
+    pub exit_when_synced: bool,
+}
+
+/// A join under way.
+pub struct Join {
+    options: JoinOptions,
+    chain: Chain,
+    node: Node,
+    node_id: NodeId,
+    /// Of the local peer.
+    peer_id: NodeId,
+    reporter: Reporter,
+    asker: Asker,
+    cancel: CancellationToken,
+    started: Instant,
+    chosen: Option<Chosen>,
+    fetched: Option<Fetched>,
+    steps: Vec<JoinStep>,
+    /// How often the node or its application ended by itself.
+    crashes: u32,
+    phases: Vec<JoinPhase>,
+    phase: Option<(&'static str, Instant)>,
+    daemon: Option<OwnDaemon>,
+}
+
+/// A daemon in this process.
+struct OwnDaemon {
+    task: JoinHandle<Result<(), Failure>>,
+    stop: CancellationToken,
+}
+
+/// Asks the home's daemon.
+#[derive(Clone)]
+struct Asker {
+    home: PathBuf,
+    progress: mpsc::Sender<Progress>,
+}
+
+impl Asker {
+    async fn ask(&self, command: Command, cancel: CancellationToken) -> Result<Outcome, Failure> {
+        let asked = remote::ask(&self.home, &command, self.progress.clone(), cancel);
+        asked.await.unwrap_or_else(|| {
+            Err(Failure::new(
+                FailureCode::Failed,
+                format!("the daemon of {} has gone", self.home.display()),
+            )
+            .hint("start it again, or give the same command again: it goes on"))
+        })
+    }
+}
+
+impl Join {
+    /// Looks at everything that can be looked at before something is changed, and
+    /// sees that the home has a daemon. What an earlier join left changed is put back.
+    pub async fn begin(
+        home: &Path,
+        config: Config,
+        options: JoinOptions,
+        progress: mpsc::Sender<Progress>,
+        cancel: CancellationToken,
+    ) -> Result<Self, Failure> {
+        let started = Instant::now();
+        let reporter = Reporter::new(progress.clone());
+        reporter.phase("looking at the node and the chain");
+        let node_home = NodeHome::new(&options.node_home);
+        let folder = options.node_home.display();
+        let usual = format!("cometbft --home '{folder}' start");
+        let plan = NodePlan {
+            home: node_home.clone(),
+            node_cmd: options.node_cmd.clone().unwrap_or(usual),
+            app_cmd: options.app_cmd.clone(),
+            app_data: options.app_data.clone(),
+            logs: home.join(LOGS),
+        };
+        let node = Node::open(plan, &reporter)?;
+        let chain_id = node_home.chain_id(node.own())?;
+        let node_id = node_home.node_id(node.own())?;
+        let chain = Chain::new(chain_id, &options.chain_rpc, options.trust.clone())?;
+        chain.check(&reporter).await?;
+        std::fs::create_dir_all(home).map_err(|error| Failure::io(home.display(), &error))?;
+        let peer_id = super::feed::comet_identity(home).await?.id();
+        let daemon = own_daemon(home, config, &options).await?;
+        Ok(Self {
+            chain,
+            node,
+            node_id,
+            peer_id,
+            reporter,
+            asker: Asker {
+                home: home.to_owned(),
+                progress,
+            },
+            cancel,
+            started,
+            chosen: None,
+            fetched: None,
+            steps: Vec::new(),
+            crashes: 0,
+            phases: Vec::new(),
+            phase: Some(("preflight", started)),
+            daemon,
+            options,
+        })
+    }
+
+    /// Gets the node to the tip, by whatever rung holds. When it fails, everything is
+    /// as it was, and the failure says what to do.
+    pub async fn until_synced(&mut self) -> Result<Joined, Failure> {
+        match self.climb().await {
+            Ok((rung, height)) => self.arrive(rung, height).await,
+            Err(failure) => {
+                self.leave().await;
+                Err(failure)
+            }
+        }
+    }
+
+    /// The rung that held, and the node's height.
+    async fn climb(&mut self) -> Result<(Option<Rung>, u64), Failure> {
+        if let Some(height) = self.own_blocks().await? {
+            return Ok((None, height));
+        }
+        let mut rung = self.node.journal.rung;
+        loop {
+            let walked = match rung {
+                Rung::Swarm => self.by_swarm().await,
+                Rung::Peers => self.by_peers().await,
+                Rung::Blocks => self.by_blocks().await,
+            };
+            let setback = match walked {
+                Ok(height) => return Ok((Some(rung), height)),
+                Err(setback) => setback,
+            };
+            self.node.stop().await;
+            if self.cancel.is_cancelled() {
+                return Err(self.interrupted());
+            }
+            rung = self.step_down(rung, setback)?;
+        }
+    }
+
+    /// Notes a setback and tells what follows.
+    fn step_down(&mut self, rung: Rung, setback: Setback) -> Result<Rung, Failure> {
+        let Setback { kind, failure } = setback;
+        self.crashes += u32::from(kind == Kind::Crash);
+        let kind = kind.after(self.crashes);
+        if let Some(chosen) = self.chosen.take()
+            && kind == Kind::Snapshot
+        {
+            self.node.journal.refused.insert(chosen.manifest);
+            self.node.journal.manifest = None;
+        }
+        let refused = self.node.journal.refused.len();
+        let next = ladder::next(rung, kind, refused, &self.options.fallback);
+        tracing::warn!(rung = rung.name(), why = %failure, "a rung of the ladder did not hold");
+        self.steps.push(JoinStep {
+            rung: rung.name().to_owned(),
+            why: failure.message.clone(),
+        });
+        let below = match next {
+            Next::End => return Err(failure),
+            Next::Policy => return Err(by_policy(failure)),
+            Next::Again => {
+                self.reporter.note(format!("{}; trying again", failure.message));
+                rung
+            }
+            Next::Another => {
+                self.reporter
+                    .note(format!("{}; trying another snapshot", failure.message));
+                rung
+            }
+            Next::Rung(below) => {
+                let way = match below {
+                    Rung::Swarm => "the swarm",
+                    Rung::Peers => "the state sync of CometBFT's own peers",
+                    Rung::Blocks => "block sync from the first block",
+                };
+                self.reporter.note(format!("{}; next: {way}", failure.message));
+                below
+            }
+        };
+        self.node.journal.rung = below;
+        self.node.save()?;
+        Ok(below)
+    }
+
+    /// A new phase: its time is taken, and the daemon's status shows it.
+    async fn enter(&mut self, name: &'static str) {
+        self.close_phase();
+        self.phase = Some((name, Instant::now()));
+        self.tell_status(Some(name)).await;
+    }
+
+    fn close_phase(&mut self) {
+        if let Some((name, since)) = self.phase.take() {
+            self.phases.push(JoinPhase {
+                name: name.to_owned(),
+                seconds: since.elapsed().as_secs_f64(),
+            });
+        }
+    }
+
+    /// Has the daemon's status show how far the join is. No part of the way: a daemon
+    /// that does not answer at once is not waited for.
+    async fn tell_status(&self, phase: Option<&str>) {
+        let status = JoinStatus {
+            node_home: self.options.node_home.clone(),
+            rung: self.node.journal.rung.name().to_owned(),
+            phase: phase.unwrap_or("synced").to_owned(),
+            height: self.chosen.as_ref().map(|chosen| chosen.height),
+            steps: self.steps.clone(),
+        };
+        let asker = self.asker.clone();
+        let cancel = CancellationToken::new();
+        let _gone = cancel.clone().drop_guard();
+        let told = asker.ask(Command::Joining(status), cancel);
+        let _ = tokio::time::timeout(Duration::from_secs(1), told).await;
+    }
+
+    async fn ask(&self, command: Command) -> Result<Outcome, Failure> {
+        self.asker.ask(command, self.cancel.clone()).await
+    }
+
+    /// The work's result, unless the person stops it before.
+    async fn or_interrupted<T>(&self, work: impl Future<Output = T>) -> Result<T, Setback> {
+        let done = self.cancel.run_until_cancelled(work).await;
+        done.ok_or_else(|| Setback::everything(self.interrupted()))
+    }
+
+    fn interrupted(&self) -> Failure {
+        Failure::interrupted("the same command goes on: what was downloaded stays")
+    }
+}
+
+/// The daemon of the home: nothing when one runs already.
+async fn own_daemon(
+    home: &Path,
+    config: Config,
+    options: &JoinOptions,
+) -> Result<Option<OwnDaemon>, Failure> {
+    let (progress, _) = mpsc::channel(1);
+    let asked = remote::ask(home, &Command::Status, progress, CancellationToken::new());
+    match asked.await {
+        Some(Ok(_)) => return Ok(None),
+        Some(Err(failure)) => return Err(failure),
+        None => {}
+    }
+    let start = StartOptions {
+        bootstrap: options.bootstrap.clone(),
+        ..StartOptions::default()
+    };
+    let daemon = Daemon::start(home, config, start).await?;
+    let stop = CancellationToken::new();
+    let task = tokio::spawn(daemon.run(stop.clone()));
+    Ok(Some(OwnDaemon { task, stop }))
+}
+
+/// The person wants no lower rung.
+fn by_policy(failure: Failure) -> Failure {
+    let hint = failure.hint.map_or_else(String::new, |hint| format!("{hint}; "));
+    Failure::new(
+        FailureCode::Policy,
+        format!("{}, and --fallback allows no other way", failure.message),
+    )
+    .hint(format!("{hint}--fallback peers,blocks lets the node get its state otherwise"))
+}

@@ -1,0 +1,434 @@
+//! The node under a join: its home, its settings while they are changed, its
+//! processes.
+
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use tokio::net::{TcpStream, UnixStream};
+
+use super::journal::Journal;
+use super::ladder::Setback;
+use super::overlay::{self, Doors};
+use crate::comet::node_home::{NodeHome, NodeHomeError, empty_folder, may_be_emptied};
+use crate::comet::peer::NodeAddress;
+use crate::comet::process::{Plan, Process, StartError};
+use crate::comet::rpc::{NodeStatus, Rpc};
+use crate::comet::settings::{Change, Settings, SettingsError};
+use crate::comet::sign::Sign;
+use crate::node::command::{Failure, FailureCode};
+use crate::node::progress::Reporter;
+
+/// CometBFT closes its stores and its application's within this, or is killed; some
+/// versions wait long for connections that are gone.
+const STOP_PATIENCE: Duration = Duration::from_secs(20);
+/// An application that is started listens within this.
+const APP_PATIENCE: Duration = Duration::from_secs(60);
+/// Between two looks at something that is being started.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
+/// What CometBFT keeps of chunks lies in its temporary folder; this one is made where
+/// the usual one is too small.
+const OWN_TEMPORARY: &str = "snapswarm-tmp";
+
+/// What is started with `--app-cmd`.
+const APP: &str = "the application (--app-cmd)";
+const APP_LOG: &str = "app.log";
+const NODE_LOG: &str = "node.log";
+
+/// What the person said of the node.
+#[derive(Clone, Debug)]
+pub(super) struct NodePlan {
+    pub(super) home: NodeHome,
+    pub(super) node_cmd: String,
+    pub(super) app_cmd: Option<String>,
+    pub(super) app_data: Option<PathBuf>,
+    /// Where logs go.
+    pub(super) logs: PathBuf,
+}
+
+/// The node.
+pub(super) struct Node {
+    plan: NodePlan,
+    /// As the person has them.
+    own: Settings,
+    pub(super) journal: Journal,
+    app: Option<Process>,
+    comet: Option<Process>,
+    temporary: Option<PathBuf>,
+}
+
+/// What a running node does by itself.
+pub(super) enum Happened {
+    Said(Sign),
+    /// CometBFT has ended, or the application that was started with it.
+    Ended(Failure),
+}
+
+impl Node {
+    /// Reads its home, and puts back what an earlier join left changed.
+    pub(super) fn open(plan: NodePlan, reporter: &Reporter) -> Result<Self, Failure> {
+        let mut journal = Journal::load(plan.home.folder())?;
+        let mut own = plan.home.settings()?;
+        if !journal.settings.is_empty() {
+            let left = put_back(&plan.home, &mut own, &mut journal)?;
+            reporter.note("the node's own settings are back: an earlier join was cut off");
+            tell_left(&left, reporter);
+        }
+        if let Some(folder) = &plan.app_data {
+            may_be_emptied(folder, &plan.home)?;
+        }
+        std::fs::create_dir_all(&plan.logs)
+            .map_err(|error| Failure::io(plan.logs.display(), &error))?;
+        Ok(Self {
+            plan,
+            own,
+            journal,
+            app: None,
+            comet: None,
+            temporary: None,
+        })
+    }
+
+    /// The person's settings.
+    pub(super) fn own(&self) -> &Settings {
+        &self.own
+    }
+
+    /// The node's data folder.
+    pub(super) fn data(&self) -> PathBuf {
+        self.plan.home.data(&self.own)
+    }
+
+    pub(super) fn save(&self) -> Result<(), Failure> {
+        self.journal.save(self.plan.home.folder())
+    }
+
+    /// Where it listens while it is restored, on loopback.
+    pub(super) fn doors(&self) -> Doors {
+        Doors {
+            rpc: overlay::on_loopback(self.own.text("rpc", "laddr"), free_port),
+            p2p: overlay::on_loopback(self.own.text("p2p", "laddr"), free_port),
+        }
+    }
+
+    /// Its RPC under its own settings.
+    pub(super) fn own_rpc(&self) -> Result<Rpc, Failure> {
+        let laddr = self.own.text("rpc", "laddr");
+        let Some(place) = overlay::reached(laddr) else {
+            return Err(Failure::new(
+                FailureCode::Usage,
+                format!("the node's rpc.laddr is \"{laddr}\", and nothing can be asked there"),
+            )
+            .hint("set laddr = \"tcp://127.0.0.1:26657\" under [rpc] in its config.toml"));
+        };
+        Ok(Rpc::new(&format!("http://{place}"))?)
+    }
+
+    /// Who it dials under its own settings.
+    pub(super) fn own_peers(&self) -> Vec<NodeAddress> {
+        let named = self.own.text("p2p", "persistent_peers").split(',');
+        named.filter_map(|peer| peer.trim().parse().ok()).collect()
+    }
+
+    /// Whether its stores have anything.
+    pub(super) fn has_stores(&self) -> bool {
+        self.plan.home.has_stores(&self.own)
+    }
+
+    /// Changes the settings for a while; they are written down first.
+    pub(super) fn change_settings(
+        &mut self,
+        changes: Vec<Change>,
+        reporter: &Reporter,
+    ) -> Result<(), Failure> {
+        self.put_settings_back(reporter)?;
+        for change in &changes {
+            tracing::info!(key = change.name(), value = change.ours, "set for a while");
+        }
+        let names: Vec<String> = changes.iter().map(Change::name).collect();
+        if !names.is_empty() {
+            reporter.note(format!(
+                "changed in {} for a while: {}",
+                self.plan.home.config_file().display(),
+                names.join(", ")
+            ));
+        }
+        self.journal.settings = changes;
+        self.save()?;
+        let mut changed = self.own.clone();
+        changed
+            .apply(&self.journal.settings)
+            .map_err(|error| wrong_settings(&error))?;
+        Ok(self.plan.home.write_settings(&changed)?)
+    }
+
+    /// Puts the person's settings back.
+    pub(super) fn put_settings_back(&mut self, reporter: &Reporter) -> Result<(), Failure> {
+        if self.journal.settings.is_empty() {
+            return Ok(());
+        }
+        self.own = self.plan.home.settings()?;
+        let left = put_back(&self.plan.home, &mut self.own, &mut self.journal)?;
+        tell_left(&left, reporter);
+        Ok(())
+    }
+
+    /// CometBFT keeps the chunks of a restore in its temporary folder; from now on in
+    /// one of its data folder.
+    pub(super) fn use_own_temporary(&mut self) -> Result<(), Failure> {
+        let folder = self.data().join(OWN_TEMPORARY);
+        std::fs::create_dir_all(&folder).map_err(|error| Failure::io(folder.display(), &error))?;
+        self.temporary = Some(folder);
+        Ok(())
+    }
+
+    /// Starts the application, where that is ours to do, and CometBFT.
+    pub(super) async fn start(&mut self, reporter: &Reporter) -> Result<(), Failure> {
+        if let Some(command) = self.plan.app_cmd.clone()
+            && !self.app.as_mut().is_some_and(Process::is_running)
+        {
+            reporter.phase("starting the application");
+            self.app = Some(self.spawn(&command, APP_LOG).await?);
+            self.wait_for_app().await?;
+        }
+        reporter.phase("starting CometBFT");
+        let command = self.plan.node_cmd.clone();
+        self.comet = Some(self.spawn(&command, NODE_LOG).await?);
+        Ok(())
+    }
+
+    async fn spawn(&self, command: &str, log: &str) -> Result<Process, Failure> {
+        let temporary = self.temporary.iter();
+        let environment = temporary.map(|folder| ("TMPDIR".to_owned(), folder.clone()));
+        let plan = Plan {
+            command: command.to_owned(),
+            environment: environment.collect(),
+            log: self.plan.logs.join(log),
+        };
+        Ok(Process::start(&plan).await?)
+    }
+
+    /// CometBFT tries a socket that is not there again only after three seconds.
+    async fn wait_for_app(&mut self) -> Result<(), Failure> {
+        let proxy = self.own.text("", "proxy_app").to_owned();
+        let Some(app) = &mut self.app else {
+            return Ok(());
+        };
+        let listens = async {
+            while !listens(&proxy).await {
+                tokio::time::sleep(LOOK_AGAIN).await;
+            }
+        };
+        let app_ends = async { while app.next().await.is_some() {} };
+        let ended_early = tokio::select! {
+            () = listens => return Ok(()),
+            () = app_ends => true,
+            () = tokio::time::sleep(APP_PATIENCE) => false,
+        };
+        if ended_early {
+            return Err(ended(APP, &self.plan, APP_LOG, app));
+        }
+        Err(Failure::new(
+            FailureCode::Failed,
+            format!("the application does not listen at {proxy}, the node's proxy_app"),
+        )
+        .hint("--app-cmd must start it there; is proxy_app in the node's config.toml right?"))
+    }
+
+    /// The first answer of its RPC.
+    pub(super) async fn first_status(
+        &mut self,
+        rpc: &Rpc,
+        patience: Duration,
+    ) -> Result<NodeStatus, Failure> {
+        let answers = async {
+            loop {
+                match rpc.status().await {
+                    Ok(status) => return status,
+                    Err(_) => tokio::time::sleep(LOOK_AGAIN).await,
+                }
+            }
+        };
+        tokio::pin!(answers);
+        let late = tokio::time::sleep(patience);
+        tokio::pin!(late);
+        loop {
+            tokio::select! {
+                status = &mut answers => return Ok(status),
+                happened = self.happens() => if let Happened::Ended(failure) = happened {
+                    return Err(failure);
+                },
+                () = &mut late => return Err(Failure::new(
+                    FailureCode::Failed,
+                    format!("the node was started, and its RPC {} does not answer", rpc.url()),
+                )
+                .hint(format!("its log is {}", self.plan.logs.join(NODE_LOG).display()))),
+            }
+        }
+    }
+
+    /// The next thing that the running node does by itself.
+    pub(super) async fn happens(&mut self) -> Happened {
+        let plan = &self.plan;
+        let Some(comet) = &mut self.comet else {
+            return Happened::Ended(Failure::new(FailureCode::Failed, "the node does not run"));
+        };
+        let app_ended = async {
+            match &mut self.app {
+                Some(app) => {
+                    while app.next().await.is_some() {}
+                    ended(APP, plan, APP_LOG, app)
+                }
+                None => std::future::pending().await,
+            }
+        };
+        let said = tokio::select! {
+            failure = app_ended => return Happened::Ended(failure),
+            said = comet.next() => said,
+        };
+        match said {
+            Some(sign) => Happened::Said(sign),
+            None => Happened::Ended(ended("CometBFT", plan, NODE_LOG, comet)),
+        }
+    }
+
+    /// Stops CometBFT alone.
+    pub(super) async fn stop_comet(&mut self) {
+        if let Some(comet) = self.comet.take() {
+            comet.stop(STOP_PATIENCE).await;
+        }
+    }
+
+    /// Stops CometBFT, and then the application where that is ours.
+    pub(super) async fn stop(&mut self) {
+        self.stop_comet().await;
+        if let Some(app) = self.app.take() {
+            app.stop(STOP_PATIENCE).await;
+        }
+        if let Some(folder) = self.temporary.take() {
+            // Nothing of it outlives the process that used it.
+            let _ = std::fs::remove_dir_all(folder);
+        }
+    }
+
+    /// Empties the stopped node and its application, so that a state can be restored
+    /// into them. An application's folder is touched only where the person named it.
+    pub(super) fn empty(&mut self, with_app: bool) -> Result<(), Failure> {
+        self.plan.home.remove_stores(&self.own)?;
+        match &self.plan.app_data {
+            Some(folder) if with_app => {
+                tracing::warn!(folder = %folder.display(), "the application's data is removed");
+                empty_folder(folder)?;
+            }
+            _ => {}
+        }
+        self.journal.window = false;
+        self.save()
+    }
+
+    /// Whether the state of the stopped node's application can be taken away: the
+    /// person named its folder, and it is started with the node and not by others.
+    pub(super) async fn can_empty_app(&self) -> bool {
+        let is_ours = self.plan.app_cmd.is_some() || !listens(self.own.text("", "proxy_app")).await;
+        self.plan.app_data.is_some() && is_ours
+    }
+}
+
+/// The application holds a state that CometBFT knows nothing of.
+pub(super) fn app_in_the_way(height: u64) -> Setback {
+    Setback::everything(
+        Failure::new(
+            FailureCode::Policy,
+            format!(
+                "the application holds the state of height {height} and CometBFT nothing: neither \
+                 a snapshot nor block sync can begin like that"
+            ),
+        )
+        .hint(
+            "name the folder of the application's data with --app-data DIR, so that it may be \
+             emptied (with --app-cmd, where the application is a process of its own), or empty it \
+             yourself and give the same command again",
+        ),
+    )
+}
+
+fn ended(what: &str, plan: &NodePlan, log: &str, process: &Process) -> Failure {
+    let log = plan.logs.join(log);
+    let tail = process.tail();
+    let last = tail.lines().rev().find(|line| !line.trim().is_empty());
+    let last = last.map_or_else(String::new, |line| format!(": {}", line.trim()));
+    Failure::new(FailureCode::Failed, format!("{what} has ended by itself{last}"))
+        .hint(format!("its log is {}", log.display()))
+}
+
+fn put_back(
+    home: &NodeHome,
+    settings: &mut Settings,
+    journal: &mut Journal,
+) -> Result<Vec<String>, Failure> {
+    let left = settings
+        .undo(&journal.settings)
+        .map_err(|error| wrong_settings(&error))?;
+    home.write_settings(settings)?;
+    journal.settings.clear();
+    journal.save(home.folder())?;
+    Ok(left)
+}
+
+fn tell_left(left: &[String], reporter: &Reporter) {
+    if !left.is_empty() {
+        reporter.note(format!(
+            "edited meanwhile in the node's config.toml, and left as it is: {}",
+            left.join(", ")
+        ));
+    }
+}
+
+/// Whether somebody listens at an address of `proxy_app`.
+async fn listens(proxy: &str) -> bool {
+    match proxy.split_once("://") {
+        Some(("unix", path)) => UnixStream::connect(path).await.is_ok(),
+        Some((_, place)) => TcpStream::connect(place).await.is_ok(),
+        None => TcpStream::connect(proxy).await.is_ok(),
+    }
+}
+
+/// A port of loopback that nobody has now.
+fn free_port() -> u16 {
+    let bound = TcpListener::bind(("127.0.0.1", 0)).and_then(|listener| listener.local_addr());
+    bound.map_or(0, |address| address.port())
+}
+
+fn wrong_settings(error: &SettingsError) -> Failure {
+    Failure::new(FailureCode::Usage, format!("the node's config.toml: {error}"))
+        .hint("compare it with the one that `cometbft init` writes")
+}
+
+impl From<NodeHomeError> for Failure {
+    fn from(error: NodeHomeError) -> Self {
+        use std::error::Error as _;
+        let cause = error.source().map_or_else(String::new, |cause| format!(": {cause}"));
+        let message = format!("{error}{cause}");
+        match &error {
+            NodeHomeError::File { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
+                Self::new(FailureCode::Usage, message).hint(
+                    "--node-home names the folder with config/ and data/ of the new node: \
+                     `cometbft init --home DIR` makes one, and the chain's genesis.json goes into it",
+                )
+            }
+            NodeHomeError::File { path, source } => Self::io(path.display(), source),
+            NodeHomeError::Settings { .. } | NodeHomeError::Json { .. } => {
+                Self::new(FailureCode::Usage, message)
+                    .hint("compare it with the one that `cometbft init` writes")
+            }
+            NodeHomeError::NotToEmpty { .. } => Self::new(FailureCode::Usage, message)
+                .hint("--app-data names the folder of the application's data alone"),
+        }
+    }
+}
+
+impl From<StartError> for Failure {
+    fn from(error: StartError) -> Self {
+        Self::new(FailureCode::Failed, format!("{error}: {}", error.source))
+    }
+}

@@ -1,0 +1,185 @@
+//! The settings of a node while it gets its state. Pure.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use toml_edit::Value;
+
+use crate::comet::settings::{Change, Settings};
+
+/// CometBFT's shortest: it sleeps so long before it looks at offers.
+const DISCOVERY_TIME: &str = "5s";
+/// CometBFT's default lets 5 MB/s in; on loopback, and for a state, that is the
+/// ceiling of everything.
+const RECV_RATE: i64 = 512_000_000;
+/// CometBFT's default.
+const TRUST_PERIOD: &str = "168h0m0s";
+
+/// What a light client begins with.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Trust {
+    /// A height.
+    pub(super) height: u64,
+    /// The hash of its block, hex.
+    pub(super) hash: String,
+    /// RPC servers, at least one.
+    pub(super) servers: Vec<String>,
+}
+
+/// Where a node listens while it is restored.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Doors {
+    pub(super) rpc: SocketAddr,
+    pub(super) p2p: SocketAddr,
+}
+
+type Wanted = Vec<(&'static str, &'static str, Value)>;
+
+/// For a node that shall have the local peer (`peer_id`) as its only one: nobody else
+/// can dial in, and it dials nobody. What it is to believe comes over RPC.
+pub(super) fn alone(settings: &Settings, doors: Doors, trust: &Trust, peer_id: &str) -> Vec<Change> {
+    let mut wanted = state_sync(settings, trust);
+    wanted.extend([
+        ("rpc", "laddr", format!("tcp://{}", doors.rpc).into()),
+        ("rpc", "unsafe", true.into()),
+        ("p2p", "laddr", format!("tcp://{}", doors.p2p).into()),
+        ("p2p", "pex", false.into()),
+        ("p2p", "seeds", "".into()),
+        ("p2p", "persistent_peers", "".into()),
+        ("p2p", "max_num_inbound_peers", 0.into()),
+        ("p2p", "unconditional_peer_ids", peer_id.into()),
+        ("p2p", "recv_rate", RECV_RATE.into()),
+    ]);
+    settings.changes(&wanted)
+}
+
+/// For CometBFT's own state sync from its own peers.
+pub(super) fn from_peers(settings: &Settings, trust: &Trust) -> Vec<Change> {
+    settings.changes(&state_sync(settings, trust))
+}
+
+/// For block sync from the first block.
+pub(super) fn from_blocks(settings: &Settings) -> Vec<Change> {
+    settings.changes(&[("statesync", "enable", false.into())])
+}
+
+fn state_sync(settings: &Settings, trust: &Trust) -> Wanted {
+    // CometBFT wants two servers, and takes one twice.
+    let mut servers = trust.servers.clone();
+    if servers.len() == 1 {
+        servers.extend_from_within(..);
+    }
+    let mut wanted: Wanted = vec![
+        ("statesync", "enable", true.into()),
+        ("statesync", "rpc_servers", servers.join(",").into()),
+        ("statesync", "trust_height", signed(trust.height).into()),
+        ("statesync", "trust_hash", trust.hash.as_str().into()),
+        ("statesync", "discovery_time", DISCOVERY_TIME.into()),
+    ];
+    if matches!(settings.text("statesync", "trust_period"), "" | "0" | "0s") {
+        wanted.push(("statesync", "trust_period", TRUST_PERIOD.into()));
+    }
+    wanted
+}
+
+/// Heights are below 2^63 in CometBFT.
+fn signed(height: u64) -> i64 {
+    i64::try_from(height).unwrap_or(i64::MAX)
+}
+
+/// Where a listener of the settings is reached on loopback; `free` gives a port for
+/// one that has none.
+pub(super) fn on_loopback(laddr: &str, free: impl FnOnce() -> u16) -> SocketAddr {
+    let place = laddr.rsplit_once("://").map_or(laddr, |(_, place)| place);
+    let loopback = IpAddr::V4(Ipv4Addr::LOCALHOST);
+    let address = match place.parse::<SocketAddr>() {
+        Ok(address) if address.ip().is_loopback() => address,
+        Ok(address) => SocketAddr::new(loopback, address.port()),
+        // A name, or a socket file.
+        Err(_) => {
+            let port = place.rsplit_once(':').and_then(|(_, port)| port.parse().ok());
+            SocketAddr::new(loopback, port.unwrap_or(0))
+        }
+    };
+    match address.port() {
+        0 => SocketAddr::new(address.ip(), free()),
+        _ => address,
+    }
+}
+
+/// `HOST:PORT` where a listener of the settings is reached from this machine, if it is
+/// one of TCP.
+pub(super) fn reached(laddr: &str) -> Option<String> {
+    let place = laddr.strip_prefix("tcp://").unwrap_or(laddr);
+    let (host, port) = place.rsplit_once(':')?;
+    let port: u16 = port.parse().ok().filter(|port| *port != 0)?;
+    let host = match host {
+        "" | "0.0.0.0" => "127.0.0.1",
+        "[::]" => "[::1]",
+        host => host,
+    };
+    Some(format!("{host}:{port}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn trust() -> Trust {
+        Trust {
+            height: 7,
+            hash: "AB".to_owned(),
+            servers: vec!["http://a:1".to_owned()],
+        }
+    }
+
+    #[test]
+    fn a_node_alone_has_no_door_for_anybody_but_the_local_peer() {
+        let file = "[p2p]\nladdr = \"tcp://0.0.0.0:26656\"\npex = true\nseeds = \"x\"\n\
+                    persistent_peers = \"y\"\nrecv_rate = 1\n[statesync]\ntrust_period = \"9h\"\n";
+        let mut settings = Settings::parse(file).unwrap();
+        let doors = Doors {
+            rpc: "127.0.0.1:1".parse().unwrap(),
+            p2p: "127.0.0.1:2".parse().unwrap(),
+        };
+        let changes = alone(&settings, doors, &trust(), "cafe");
+        settings.apply(&changes).unwrap();
+        assert_eq!(settings.text("p2p", "laddr"), "tcp://127.0.0.1:2");
+        assert!(!settings.switch("p2p", "pex"));
+        assert_eq!(settings.text("p2p", "seeds"), "");
+        assert_eq!(settings.text("p2p", "persistent_peers"), "");
+        assert_eq!(settings.number("p2p", "max_num_inbound_peers"), Some(0));
+        assert_eq!(settings.text("p2p", "unconditional_peer_ids"), "cafe");
+        assert!(settings.switch("rpc", "unsafe"));
+        let servers = settings.text("statesync", "rpc_servers");
+        assert_eq!(servers, "http://a:1,http://a:1");
+        assert_eq!(settings.text("statesync", "trust_period"), "9h", "the person's own");
+        settings.undo(&changes).unwrap();
+        assert_eq!(settings.to_string(), file);
+    }
+
+    #[test]
+    fn a_listener_is_reached_where_it_is_bound() {
+        let reached = |laddr| super::reached(laddr).unwrap_or_default();
+        assert_eq!(reached("tcp://0.0.0.0:26657"), "127.0.0.1:26657");
+        assert_eq!(reached("tcp://[::]:1"), "[::1]:1");
+        assert_eq!(reached("tcp://10.0.0.1:1"), "10.0.0.1:1");
+        for none in ["", "unix:///x.sock", "tcp://0.0.0.0:0"] {
+            assert_eq!(reached(none), "");
+        }
+    }
+
+    #[test]
+    fn listeners_are_found_on_loopback_with_their_ports() {
+        for (laddr, found) in [
+            ("tcp://0.0.0.0:26657", "127.0.0.1:26657"),
+            ("tcp://[::]:5", "127.0.0.1:5"),
+            ("tcp://127.3.2.1:7", "127.3.2.1:7"),
+            ("tcp://localhost:8", "127.0.0.1:8"),
+            ("tcp://0.0.0.0:0", "127.0.0.1:99"),
+            ("unix:///run/rpc.sock", "127.0.0.1:99"),
+            ("", "127.0.0.1:99"),
+        ] {
+            assert_eq!(on_loopback(laddr, || 99), found.parse().unwrap());
+        }
+    }
+}

@@ -1,0 +1,163 @@
+//! The lower rungs, and a node that needs none.
+
+use std::time::{Duration, Instant};
+
+use super::Join;
+use super::follow::{Goal, sync_failed};
+use super::ladder::Setback;
+use super::node::{Happened, app_in_the_way};
+use super::overlay;
+use crate::comet::rpc::{NodeStatus, Rpc};
+use crate::comet::sign::Sign;
+use crate::node::command::{Failure, FailureCode};
+
+/// A node that has blocks may replay them into its application before it answers.
+const RPC_PATIENCE: Duration = Duration::from_secs(600);
+/// Between two looks.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+impl Join {
+    /// A node that has blocks needs no state: it is started as it is, and followed.
+    /// Its height at the tip; nothing for an empty node.
+    pub(super) async fn own_blocks(&mut self) -> Result<Option<u64>, Failure> {
+        if !self.node.has_stores() || self.node.journal.window {
+            return Ok(None);
+        }
+        let Some(height) = self.probe().await? else {
+            return Ok(None);
+        };
+        self.reporter.note(format!(
+            "the node has blocks up to {height} already, so no snapshot is needed; to begin from \
+             one all the same, empty the node first (`cometbft unsafe-reset-all`)"
+        ));
+        self.enter("block sync").await;
+        self.start().await?;
+        let rpc = self.node.own_rpc()?;
+        self.node.first_status(&rpc, RPC_PATIENCE).await?;
+        let goal = Goal {
+            above: height.saturating_sub(1),
+            dials: false,
+            patience: self.options.patience,
+        };
+        let followed = self.follow(&rpc, goal).await;
+        followed.map(Some).map_err(|setback| setback.failure)
+    }
+
+    /// The height of a node that has stores: it is started alone, so that nothing
+    /// begins by itself, asked, and stopped. Nothing when it has no block.
+    async fn probe(&mut self) -> Result<Option<u64>, Failure> {
+        self.reporter.phase("looking how far the node is");
+        let trust = self.chain.trust_below_tip().await?;
+        let doors = self.node.doors();
+        let changes = overlay::alone(self.node.own(), doors, &trust, &self.peer_id.to_string());
+        let reporter = self.reporter.clone();
+        self.node.change_settings(changes, &reporter)?;
+        self.node.start(&reporter).await?;
+        let rpc = Rpc::new(&format!("http://{}", doors.rpc))?;
+        let status = self.node.first_status(&rpc, RPC_PATIENCE).await;
+        self.node.stop().await;
+        self.node.put_settings_back(&reporter)?;
+        Ok(Some(status?.height).filter(|height| *height > 0))
+    }
+
+    /// CometBFT's own state sync from its own peers.
+    pub(super) async fn by_peers(&mut self) -> Result<u64, Setback> {
+        self.enter("state sync from peers").await;
+        let trust = self.chain.trust_below_tip().await;
+        let trust = trust.map_err(Setback::rung)?;
+        let changes = overlay::from_peers(self.node.own(), &trust);
+        let rpc = self.start_with(changes).await?;
+        let status = self.first_status(&rpc).await?;
+        if status.height == 0 {
+            self.wait_for_restore(&rpc).await?;
+        }
+        let goal = Goal {
+            above: status.height,
+            dials: false,
+            patience: self.options.patience,
+        };
+        self.follow(&rpc, goal).await
+    }
+
+    /// All blocks.
+    pub(super) async fn by_blocks(&mut self) -> Result<u64, Setback> {
+        self.enter("block sync from the first block").await;
+        let changes = overlay::from_blocks(self.node.own());
+        let rpc = self.start_with(changes).await?;
+        let status = self.first_status(&rpc).await?;
+        let goal = Goal {
+            above: status.height,
+            dials: false,
+            patience: self.options.patience,
+        };
+        self.follow(&rpc, goal).await
+    }
+
+    async fn start(&mut self) -> Result<(), Failure> {
+        let reporter = self.reporter.clone();
+        self.node.start(&reporter).await
+    }
+
+    /// Starts the node with these settings for a while, emptied where an earlier
+    /// restore left something; its RPC.
+    async fn start_with(
+        &mut self,
+        changes: Vec<crate::comet::settings::Change>,
+    ) -> Result<Rpc, Setback> {
+        let reporter = self.reporter.clone();
+        self.node
+            .change_settings(changes, &reporter)
+            .map_err(Setback::everything)?;
+        if self.node.journal.window {
+            let with_app = self.node.can_empty_app().await;
+            self.node.empty(with_app).map_err(Setback::everything)?;
+        }
+        self.start().await.map_err(Setback::rung)?;
+        self.node.own_rpc().map_err(Setback::everything)
+    }
+
+    async fn first_status(&mut self, rpc: &Rpc) -> Result<NodeStatus, Setback> {
+        let status = self.node.first_status(rpc, RPC_PATIENCE).await;
+        let status = status.map_err(Setback::rung)?;
+        match rpc.app_state().await {
+            Ok(app) if app.height > 0 && status.height == 0 => Err(app_in_the_way(app.height)),
+            _ => Ok(status),
+        }
+    }
+
+    /// Until the application has some state, and as long as something moves.
+    async fn wait_for_restore(&mut self, rpc: &Rpc) -> Result<(), Setback> {
+        self.node.journal.window = true;
+        self.node.save().map_err(Setback::everything)?;
+        let mut moved_at = Instant::now();
+        self.reporter.phase("waiting for a snapshot of CometBFT's peers");
+        loop {
+            tokio::select! {
+                () = self.cancel.cancelled() => {
+                    return Err(Setback::everything(self.interrupted()));
+                }
+                happened = self.node.happens() => match happened {
+                    Happened::Ended(failure) => return Err(Setback::crash(failure)),
+                    Happened::Said(Sign::Failed(why)) => return Err(sync_failed(&why)),
+                    Happened::Said(Sign::Applied | Sign::Offered) => moved_at = Instant::now(),
+                    Happened::Said(Sign::Restored) => return Ok(()),
+                    Happened::Said(Sign::Rejected(why)) => self.reporter.note(why),
+                },
+                () = tokio::time::sleep(LOOK_EVERY) => {}
+            }
+            if rpc.app_state().await.is_ok_and(|app| app.height > 0) {
+                return Ok(());
+            }
+            if moved_at.elapsed() >= self.options.patience {
+                let seconds = self.options.patience.as_secs();
+                return Err(Setback::rung(
+                    Failure::new(
+                        FailureCode::NotFound,
+                        format!("no snapshot of CometBFT's peers came in {seconds} seconds"),
+                    )
+                    .hint("do the node's persistent_peers or seeds make snapshots?"),
+                ));
+            }
+        }
+    }
+}

@@ -1,0 +1,393 @@
+//! The first rung: a snapshot of the swarm, fed by the local peer.
+
+use std::time::Duration;
+
+use super::Join;
+use super::chain::Extent;
+use super::follow::{Goal, sync_failed};
+use super::ladder::Setback;
+use super::node::{Happened, app_in_the_way};
+use super::overlay;
+use crate::comet::rpc::Rpc;
+use crate::comet::sign::Sign;
+use crate::node::command::{
+    Command, Failure, FailureCode, FeedCommand, FetchCommand, FetchTarget, Outcome,
+    SnapshotSummary,
+};
+
+/// With a snapshot at hand, a newer one is looked for only so long.
+const NEWER_TIMEOUT_S: u64 = 10;
+/// Where nodes keep few blocks, a snapshot is taken only while so many of those that
+/// follow it are sure to be there for a while: at a block each second they outlast
+/// CometBFT's discovery and its light client.
+const SPARE_BLOCKS: u64 = 15;
+/// A started node opens its RPC within this; one that replays takes long.
+const RPC_PATIENCE: Duration = Duration::from_secs(120);
+/// A node that was cut off in a restore is emptied and restored again so often.
+const MAX_REPAIRS: u32 = 2;
+/// Chunks handed to the application beyond the snapshot's own before that counts as
+/// going round in circles.
+const SPARE_APPLIES: u32 = 1000;
+/// Offers of one snapshot to the application, likewise.
+const MAX_OFFERS: u32 = 20;
+
+/// What is fed.
+#[derive(Clone, Debug)]
+pub(super) struct Chosen {
+    pub(super) manifest: String,
+    pub(super) height: u64,
+    pub(super) bytes: u64,
+    pub(super) chunks: u32,
+}
+
+impl From<&SnapshotSummary> for Chosen {
+    fn from(found: &SnapshotSummary) -> Self {
+        Self {
+            manifest: found.manifest.clone(),
+            height: found.height,
+            bytes: found.bytes,
+            chunks: found.chunks,
+        }
+    }
+}
+
+/// What a started node turns out to be.
+enum Condition {
+    Empty,
+    /// It has blocks up to here.
+    Following(u64),
+}
+
+impl Join {
+    /// From the search to the tip. The height at which it is there.
+    pub(super) async fn by_swarm(&mut self) -> Result<u64, Setback> {
+        let chosen = self.choose().await?;
+        self.chosen = Some(chosen.clone());
+        self.enter("light client").await;
+        self.reporter.phase(format!(
+            "waiting until the chain is two blocks beyond height {}",
+            chosen.height
+        ));
+        let patience = self.options.patience;
+        let waited = self.chain.wait_for(chosen.height, patience);
+        self.or_interrupted(waited).await?.map_err(Setback::rung)?;
+        let trust = self.chain.trust_for(chosen.height).await.map_err(disagreement)?;
+        self.check_disk(&chosen)?;
+
+        self.enter("node").await;
+        let doors = self.node.doors();
+        let changes = overlay::alone(self.node.own(), doors, &trust, &self.peer_id.to_string());
+        let reporter = self.reporter.clone();
+        self.node
+            .change_settings(changes, &reporter)
+            .map_err(Setback::everything)?;
+        let rpc = Rpc::new(&format!("http://{}", doors.rpc)).map_err(Setback::everything)?;
+        match self.start_empty(&rpc, &chosen).await? {
+            Condition::Following(height) => {
+                self.reporter
+                    .note(format!("the node has blocks up to {height} already"));
+            }
+            Condition::Empty => {
+                self.enter("feed").await;
+                self.feed(&rpc, &doors.p2p.to_string(), &chosen).await?;
+            }
+        }
+        self.enter("block sync").await;
+        let goal = Goal {
+            above: chosen.height,
+            dials: true,
+            patience: self.options.patience,
+        };
+        self.follow(&rpc, goal).await
+    }
+
+    /// A complete, proven snapshot: the one of before, the one that was asked for, or
+    /// the newest.
+    async fn choose(&mut self) -> Result<Chosen, Setback> {
+        self.enter("search and download").await;
+        let extent = self.chain.extent().await;
+        let least = extent.map_or(0, oldest_usable);
+        let own = self.own_snapshots().await.map_err(Setback::rung)?;
+        let usable = |one: &&SnapshotSummary| {
+            one.complete && one.height >= least && !self.is_refused(&one.manifest)
+        };
+        if let Some(wanted) = &self.options.manifest {
+            if self.is_refused(wanted) {
+                return Err(Setback::rung(Failure::new(
+                    FailureCode::Failed,
+                    format!("the node did not take {wanted}, and no other was asked for"),
+                )));
+            }
+            return self.fetch(FetchTarget::Manifest(wanted.clone()), least, None).await;
+        }
+        // A restore that was cut off goes on with the same one.
+        let begun = self.node.journal.manifest.as_ref();
+        let begun = begun.and_then(|id| own.iter().find(|one| one.manifest == *id));
+        if let Some(begun) = begun.filter(usable) {
+            return Ok(begun.into());
+        }
+        let tip = extent.map_or(u64::MAX, |extent| extent.tip);
+        let newest = own.iter().filter(usable).filter(|one| one.height < tip);
+        let newest = newest.max_by_key(|one| one.height);
+        let target = FetchTarget::Chain {
+            chain_id: self.chain.id.clone(),
+            height: None,
+        };
+        let Some(newest) = newest else {
+            return self.fetch(target, least, None).await;
+        };
+        let newer = self
+            .fetch(target, newest.height.saturating_add(1), Some(NEWER_TIMEOUT_S))
+            .await;
+        match newer {
+            Err(setback) if setback.failure.code == FailureCode::NotFound => Ok(newest.into()),
+            other => other,
+        }
+    }
+
+    fn is_refused(&self, manifest: &str) -> bool {
+        self.node.journal.refused.contains(manifest)
+    }
+
+    /// Complete snapshots of the chain in the home.
+    async fn own_snapshots(&self) -> Result<Vec<SnapshotSummary>, Failure> {
+        match self.ask(Command::List).await? {
+            Outcome::List(list) => {
+                let mut own = list.snapshots;
+                own.retain(|one| one.chain_id == self.chain.id);
+                Ok(own)
+            }
+            _ => Err(Failure::other_answer()),
+        }
+    }
+
+    async fn fetch(
+        &mut self,
+        target: FetchTarget,
+        least: u64,
+        timeout_s: Option<u64>,
+    ) -> Result<Chosen, Setback> {
+        let rpc = self.chain.any().await.map_err(Setback::rung)?.full_url();
+        let command = Command::Fetch(FetchCommand {
+            target,
+            bootstrap: self.options.bootstrap.iter().map(ToString::to_string).collect(),
+            node_rpc: Some(rpc),
+            out: None,
+            timeout_s: timeout_s.unwrap_or(self.options.timeout_s),
+            not_below: (least > 0).then_some(least),
+            except: self.node.journal.refused.iter().cloned().collect(),
+        });
+        let fetched = match self.ask(command).await.map_err(Setback::rung)? {
+            Outcome::Fetched(fetched) => fetched,
+            _ => return Err(Setback::rung(Failure::other_answer())),
+        };
+        let own = self.own_snapshots().await.map_err(Setback::rung)?;
+        let found = own.iter().find(|one| one.manifest == fetched.manifest);
+        let chosen: Chosen = found
+            .ok_or_else(|| Setback::rung(Failure::other_answer()))?
+            .into();
+        self.fetched = Some(fetched);
+        Ok(chosen)
+    }
+
+    /// The application writes its state where the node's data is, and CometBFT keeps
+    /// the chunks in its temporary folder meanwhile.
+    fn check_disk(&mut self, chosen: &Chosen) -> Result<(), Setback> {
+        let data = self.node.data();
+        let needed = chosen.bytes;
+        let short = |available: u64| {
+            Setback::everything(
+                Failure::new(
+                    FailureCode::Storage,
+                    format!(
+                        "the disk of {} has {available} bytes, and the snapshot of height {} needs \
+                         about {needed}",
+                        data.display(),
+                        chosen.height
+                    ),
+                )
+                .hint("free some space; what was downloaded stays, and the same command goes on"),
+            )
+        };
+        let Some(available) = free_bytes(&data) else {
+            return Ok(());
+        };
+        if available < needed {
+            return Err(short(available));
+        }
+        let temporary = std::env::temp_dir();
+        if free_bytes(&temporary).is_some_and(|free| free < needed) {
+            if available < needed.saturating_mul(2) {
+                return Err(short(available));
+            }
+            self.reporter.note(format!(
+                "{} is too small for the chunks; CometBFT keeps them beside its data",
+                temporary.display()
+            ));
+            self.node.use_own_temporary().map_err(Setback::everything)?;
+        }
+        Ok(())
+    }
+
+    /// Starts the node so that it can be restored; mends what an earlier restore left
+    /// halfway.
+    async fn start_empty(&mut self, rpc: &Rpc, chosen: &Chosen) -> Result<Condition, Setback> {
+        let mut repairs = 0;
+        loop {
+            let was_cut_off = self.node.journal.window;
+            self.node.journal.manifest = Some(chosen.manifest.clone());
+            self.node.journal.window = true;
+            self.node.save().map_err(Setback::everything)?;
+            let reporter = self.reporter.clone();
+            let started = self.node.start(&reporter).await;
+            let status = match started {
+                Ok(()) => self.node.first_status(rpc, RPC_PATIENCE).await,
+                Err(failure) => Err(failure),
+            };
+            let problem = match status {
+                Ok(status) if status.height > 0 => return Ok(Condition::Following(status.height)),
+                Ok(_) => match self.app_height(rpc).await {
+                    Some(height) if height > 0 => Err(app_in_the_way(height)),
+                    _ => return Ok(Condition::Empty),
+                },
+                Err(failure) => Ok(failure),
+            };
+            self.node.stop().await;
+            let can_empty_app = self.node.can_empty_app().await;
+            match problem {
+                Err(in_the_way) if !can_empty_app => return Err(in_the_way),
+                Ok(failure) if !was_cut_off => return Err(Setback::rung(failure)),
+                _ if repairs >= MAX_REPAIRS => {
+                    return Err(Setback::rung(Failure::new(
+                        FailureCode::Failed,
+                        "the node does not start with an empty state",
+                    )));
+                }
+                _ => {}
+            }
+            repairs += 1;
+            self.reporter.note(
+                "an earlier restore was cut off before the first block: the node is emptied and \
+                 restored again",
+            );
+            self.node.empty(can_empty_app).map_err(Setback::everything)?;
+        }
+    }
+
+    /// Where the application is; nothing when it cannot be asked now.
+    async fn app_height(&self, rpc: &Rpc) -> Option<u64> {
+        Some(rpc.app_state().await.ok()?.height)
+    }
+
+    /// Feeds the running node until its application has the state.
+    async fn feed(&mut self, rpc: &Rpc, p2p: &str, chosen: &Chosen) -> Result<(), Setback> {
+        let chain_rpc = self.chain.any().await.map_err(Setback::rung)?.full_url();
+        let command = Command::Feed(FeedCommand {
+            manifest: chosen.manifest.clone(),
+            node_p2p: format!("{}@{p2p}", self.node_id),
+            node_rpc: rpc.full_url(),
+            chain_rpc: Some(chain_rpc),
+            timeout_s: self.options.patience.as_secs(),
+        });
+        let enough = self.cancel.child_token();
+        let ended = {
+            let asker = self.asker.clone();
+            let feeding = asker.ask(command, enough.clone());
+            tokio::pin!(feeding);
+            let mut circles = Circles::of(chosen);
+            loop {
+                tokio::select! {
+                    fed = &mut feeding => break fed.map(drop).map_err(Setback::snapshot),
+                    happened = self.node.happens() => if let Some(setback) = circles.see(happened) {
+                        // The local peer is let go before anything else is done.
+                        enough.cancel();
+                        let _ = feeding.await;
+                        break Err(setback);
+                    },
+                }
+            }
+        };
+        if self.cancel.is_cancelled() && ended.is_err() {
+            return Err(Setback::everything(self.interrupted()));
+        }
+        ended
+    }
+}
+
+/// Notices a restore that goes round in circles: an application that answers RETRY
+/// without end is handed the same bytes again at once, and nobody else sees it.
+struct Circles {
+    chunks: u32,
+    applied: u32,
+    offered: u32,
+}
+
+impl Circles {
+    fn of(chosen: &Chosen) -> Self {
+        Self {
+            chunks: chosen.chunks,
+            applied: 0,
+            offered: 0,
+        }
+    }
+
+    /// Why the restore cannot come to an end, when that is clear.
+    fn see(&mut self, happened: Happened) -> Option<Setback> {
+        match happened {
+            Happened::Ended(failure) => return Some(Setback::crash(failure)),
+            Happened::Said(Sign::Failed(why)) => return Some(sync_failed(&why)),
+            Happened::Said(Sign::Rejected(why)) => {
+                return Some(Setback::snapshot(
+                    Failure::new(
+                        FailureCode::Failed,
+                        format!("the node does not take the snapshot: {why}"),
+                    )
+                    .hint("its application or its light client refused it: the node's log says more"),
+                ));
+            }
+            Happened::Said(Sign::Applied) => self.applied = self.applied.saturating_add(1),
+            Happened::Said(Sign::Offered) => self.offered = self.offered.saturating_add(1),
+            Happened::Said(Sign::Restored) => {}
+        }
+        let most = self.chunks.saturating_mul(2).saturating_add(SPARE_APPLIES);
+        (self.applied > most || self.offered > MAX_OFFERS).then(|| {
+            Setback::snapshot(
+                Failure::new(
+                    FailureCode::Failed,
+                    format!(
+                        "the application goes round in circles: it was offered the snapshot {} \
+                         times and handed {} chunks of {}",
+                        self.offered, self.applied, self.chunks
+                    ),
+                )
+                .hint("it answers RETRY again and again: its own log may say why"),
+            )
+        })
+    }
+}
+
+/// The oldest snapshot that can still be followed by block sync.
+fn oldest_usable(extent: Extent) -> u64 {
+    match extent.oldest {
+        // All blocks are kept.
+        0 | 1 => 0,
+        oldest => (oldest + SPARE_BLOCKS).min(extent.tip),
+    }
+}
+
+/// Endpoints that contradict each other end everything: no rung can do without trust
+/// in the chain, and somebody is lying.
+fn disagreement(failure: Failure) -> Setback {
+    match failure.code {
+        FailureCode::Verification => Setback::everything(failure),
+        _ => Setback::rung(failure),
+    }
+}
+
+/// Free bytes of the disk of a folder, or of the nearest one above it.
+fn free_bytes(path: &std::path::Path) -> Option<u64> {
+    let found = path
+        .ancestors()
+        .find_map(|path| nix::sys::statvfs::statvfs(path).ok())?;
+    Some(u64::from(found.blocks_available()).saturating_mul(found.fragment_size()))
+}
