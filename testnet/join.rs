@@ -27,7 +27,15 @@ impl Run<'_> {
         // One address is enough: the others are found through the swarm.
         let bootstrap = &providers[0].multiaddr;
         let joined = home
-            .join(snapshot, joiner, bootstrap, validators, self.tools, patience, self.processes)
+            .join(
+                snapshot,
+                joiner,
+                bootstrap,
+                validators,
+                self.tools,
+                patience,
+                self.processes,
+            )
             .await?;
         self.processes.check()?;
         ensure!(

@@ -154,7 +154,9 @@ fn told(joined: &Joined, left: bool) -> String {
     }
     told += match left {
         true => "It is stopped now, with its own settings: start it as usual.",
-        false => "It runs with its own settings now, and this process stays with it. Ctrl-C stops both.",
+        false => {
+            "It runs with its own settings now, and this process stays with it. Ctrl-C stops both."
+        }
     };
     told
 }

@@ -3,7 +3,7 @@
 use clap::Args;
 
 use super::{limits, list, text};
-use crate::node::command::{Command, HarvestStatus, Outcome, Status};
+use crate::node::command::{Command, HarvestStatus, JoinStatus, Outcome, Status};
 
 /// Show what the home holds and what its daemon does
 #[derive(Debug, Args)]
@@ -55,6 +55,9 @@ pub(super) fn text(outcome: &Outcome) -> Option<String> {
             ),
         ));
     }
+    if let Some(join) = &status.join {
+        facts.push(("join", join_line(join)));
+    }
     if let Some(harvest) = &status.harvest {
         facts.push(("harvest", harvest_line(harvest)));
     }
@@ -85,6 +88,18 @@ fn disk(status: &Status) -> String {
         Some(quota) => format!("{used} of {} (quota)", text::bytes(quota)),
         None => used,
     }
+}
+
+/// `swarm, feed, height 10; before: swarm (why)`
+fn join_line(join: &JoinStatus) -> String {
+    let mut line = format!("{}: {}, {}", join.node_home.display(), join.rung, join.phase);
+    if let Some(height) = join.height {
+        line += &format!(", height {height}");
+    }
+    for step in &join.steps {
+        line += &format!("; {} did not hold: {}", step.rung, step.why);
+    }
+    text::safe(&line)
 }
 
 fn harvest_line(harvest: &HarvestStatus) -> String {
@@ -128,6 +143,7 @@ mod tests {
                     upload_slots: 0,
                 },
             },
+            join: None,
             harvest: Some(HarvestStatus {
                 node: "id@host:1".to_owned(),
                 connected: false,

@@ -385,6 +385,9 @@ mod tests {
         node.write_settings(&Settings::parse("y = 2\n").unwrap())
             .unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), "y = 2\n");
-        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o640);
+        assert_eq!(
+            fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+            0o640
+        );
     }
 }

@@ -124,7 +124,10 @@ impl Process {
     /// Tells it to stop, and kills what has not stopped after `patience`.
     pub async fn stop(mut self, patience: Duration) {
         let _ = killpg(self.group, Signal::SIGTERM);
-        if tokio::time::timeout(patience, self.child.wait()).await.is_err() {
+        if tokio::time::timeout(patience, self.child.wait())
+            .await
+            .is_err()
+        {
             tracing::warn!(
                 log = %self.log.display(),
                 seconds = patience.as_secs(),
@@ -230,7 +233,11 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let script = "echo here in $PLACE; echo 'I[1] Snapshot restored height=5' >&2; exit 3";
         let mut process = Process::start(&plan(folder.path(), script)).await.unwrap();
-        let mut next = async || tokio::time::timeout(PATIENCE, process.next()).await.unwrap();
+        let mut next = async || {
+            tokio::time::timeout(PATIENCE, process.next())
+                .await
+                .unwrap()
+        };
         assert_eq!(next().await, Some(Sign::Restored));
         assert_eq!(next().await, None);
         assert!(process.tail().contains("height=5"));

@@ -368,8 +368,8 @@ impl Rpc {
     }
 
     fn hash(&self, text: &str, of: &str) -> Result<Bytes, RpcError> {
-        let hash =
-            hex::decode(text).map_err(|_| self.wrong_header(format!("an {of} hash that is not hex")))?;
+        let hash = hex::decode(text)
+            .map_err(|_| self.wrong_header(format!("an {of} hash that is not hex")))?;
         if hash.len() > MAX_APP_HASH_BYTES {
             return Err(self.wrong_header(format!("an {of} hash of {} bytes", hash.len())));
         }
@@ -538,4 +538,3 @@ fn is_loopback(url: &reqwest::Url) -> bool {
     let bare = host.trim_start_matches('[').trim_end_matches(']');
     host == "localhost" || bare.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
-

@@ -213,7 +213,11 @@ mod tests {
         assert_eq!(changes.len(), 5, "what fits already is no change");
         assert_eq!(settings.undo(&changes).unwrap(), [""; 0]);
         assert_eq!(settings.to_string(), FILE);
-        assert_eq!(settings.undo(&changes).unwrap(), [""; 0], "twice is as once");
+        assert_eq!(
+            settings.undo(&changes).unwrap(),
+            [""; 0],
+            "twice is as once"
+        );
         assert_eq!(settings.to_string(), FILE);
     }
 

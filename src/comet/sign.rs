@@ -24,7 +24,10 @@ pub enum Sign {
     Rejected(String),
 }
 
-const SENTENCES: [(&str, fn(String) -> Sign); 9] = [
+/// What a sentence makes of its line.
+type Make = fn(String) -> Sign;
+
+const SENTENCES: [(&str, Make); 9] = [
     ("State sync failed", Sign::Failed),
     ("Snapshot restored", |_| Sign::Restored),
     ("Offering snapshot to ABCI app", |_| Sign::Offered),

@@ -11,8 +11,8 @@ use serde::{Deserialize, Serialize};
 
 pub use self::outcome::{
     Changed, ChunkDetail, DamagedSummary, DownloadStatus, Dumped, Fed, Fetched, HarvestStatus,
-    Harvested, JoinPhase, JoinStatus, JoinStep, Joined, LimitsNow, Loaded, Noted, Outcome, PeerBytes, SnapshotDetail, SnapshotList,
-    SnapshotSummary, Status, UploadStatus, Verified,
+    Harvested, JoinPhase, JoinStatus, JoinStep, Joined, LimitsNow, Loaded, Noted, Outcome,
+    PeerBytes, SnapshotDetail, SnapshotList, SnapshotSummary, Status, UploadStatus, Verified,
 };
 pub use crate::snapshot::MAX_HEIGHT;
 

@@ -91,6 +91,17 @@ impl CometNode {
         statesync.insert("trust_period".into(), "168h0m0s".into());
         statesync.insert("discovery_time".into(), "5s".into());
         plan.settings.insert("statesync".into(), statesync.into());
+        Self::follower(tools, folder, validator, chain_id, plan)
+    }
+
+    /// An empty node of the chain of `validator`, with its plan's peers.
+    pub fn follower(
+        tools: &CometTools,
+        folder: &Path,
+        validator: &Self,
+        chain_id: &str,
+        plan: NodePlan,
+    ) -> Self {
         let node = Self::make(tools, folder, plan, chain_id);
         fs::copy(
             validator.home.join("config/genesis.json"),

@@ -1,5 +1,7 @@
 //! A CometBFT RPC that says what a test wants.
 
+#![allow(dead_code)] // each test file uses its own part
+
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
@@ -9,6 +11,11 @@ use serde_json::{Value, json};
 /// Answers each question, by its method, with what `result` makes of it. Gives
 /// the URL; it answers until the test's process ends.
 pub fn answering(result: impl Fn(&str) -> Value + Send + Sync + 'static) -> String {
+    answering_to(move |method, _| result(method))
+}
+
+/// The same with the question's parameters.
+pub fn answering_to(result: impl Fn(&str, &Value) -> Value + Send + Sync + 'static) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let url = format!("http://{}", listener.local_addr().expect("an address"));
     let result = Arc::new(result);
@@ -23,9 +30,12 @@ pub fn answering(result: impl Fn(&str) -> Value + Send + Sync + 'static) -> Stri
     url
 }
 
-fn answer(mut socket: TcpStream, result: &impl Fn(&str) -> Value) {
-    let Some(method) = asked(&socket) else { return };
-    let answer = json!({ "jsonrpc": "2.0", "id": 1, "result": result(&method) }).to_string();
+fn answer(mut socket: TcpStream, result: &impl Fn(&str, &Value) -> Value) {
+    let Some((method, params)) = asked(&socket) else {
+        return;
+    };
+    let result = result(&method, &params);
+    let answer = json!({ "jsonrpc": "2.0", "id": 1, "result": result }).to_string();
     let _ = write!(
         socket,
         "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{answer}",
@@ -45,8 +55,8 @@ pub fn status(chain_id: &str, height: u64) -> Value {
     })
 }
 
-/// The method of one request, header and body.
-fn asked(socket: &TcpStream) -> Option<String> {
+/// Method and parameters of one request, header and body.
+fn asked(socket: &TcpStream) -> Option<(String, Value)> {
     let mut request = BufReader::new(socket);
     let mut length = 0;
     loop {
@@ -63,5 +73,6 @@ fn asked(socket: &TcpStream) -> Option<String> {
     let mut body = vec![0; length];
     request.read_exact(&mut body).ok()?;
     let question: Value = serde_json::from_slice(&body).ok()?;
-    Some(question["method"].as_str()?.to_owned())
+    let method = question["method"].as_str()?.to_owned();
+    Some((method, question["params"].clone()))
 }

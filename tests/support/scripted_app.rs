@@ -16,6 +16,7 @@ use clap::Parser as _;
 use nix::sys::signal::Signal;
 
 use app::Options;
+#[allow(unused_imports)] // likewise
 pub use app::server::read_frame;
 use app::server::{Server, Stop};
 

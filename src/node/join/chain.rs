@@ -157,12 +157,12 @@ impl Chain {
         })
     }
 
-    /// Waits until the chain has the blocks that the light client needs for a
+    /// Waits until enough endpoints have the blocks that the light client needs for a
     /// snapshot of this height.
     pub(super) async fn wait_for(&self, height: u64, patience: Duration) -> Result<(), Failure> {
         let needed = height.saturating_add(BLOCKS_AFTER);
         let reached = async {
-            while self.extent().await.is_none_or(|extent| extent.tip < needed) {
+            while !self.have_reached(needed).await {
                 tokio::time::sleep(LOOK_AGAIN).await;
             }
         };
@@ -173,6 +173,15 @@ impl Chain {
             )
             .hint("a snapshot can be verified when two blocks follow it: does the chain go on?")
         })
+    }
+
+    /// Whether as many of the endpoints that answer have a block as have to agree about
+    /// it.
+    async fn have_reached(&self, height: u64) -> bool {
+        let asked = self.statuses().await;
+        let told: Vec<NodeStatus> = asked.into_iter().filter_map(|(_, s)| s.ok()).collect();
+        let there = told.iter().filter(|status| status.height >= height).count();
+        there > 0 && there >= ENOUGH.min(told.len())
     }
 
     /// What a light client can begin with to verify a snapshot of this height.
@@ -209,8 +218,10 @@ impl Chain {
     /// The application hash after a height, in which the endpoints agree.
     pub(super) async fn app_hash_after(&self, height: u64) -> Result<String, Failure> {
         let next = height.saturating_add(1);
-        self.agreed(next, "application", |header| hex::encode_upper(&header.app_hash))
-            .await
+        self.agreed(next, "application", |header| {
+            hex::encode_upper(&header.app_hash)
+        })
+        .await
     }
 
     async fn servers(&self) -> Result<Vec<String>, Failure> {
@@ -230,7 +241,11 @@ impl Chain {
         what: &str,
         pick: fn(&crate::comet::rpc::Header) -> String,
     ) -> Result<String, Failure> {
-        let asked = join_all(self.rpcs.iter().map(async |rpc| (rpc, rpc.header(height).await)));
+        let asked = join_all(
+            self.rpcs
+                .iter()
+                .map(async |rpc| (rpc, rpc.header(height).await)),
+        );
         let mut told: Vec<(String, String)> = Vec::new();
         let mut trouble = None;
         for (rpc, header) in asked.await {
@@ -259,7 +274,9 @@ impl Chain {
             let why = trouble.map_or_else(String::new, |error| format!(": {error}"));
             return Err(Failure::new(
                 FailureCode::Failed,
-                format!("only {first_url} tells block {height}, and one alone is not believed{why}"),
+                format!(
+                    "only {first_url} tells block {height}, and one alone is not believed{why}"
+                ),
             )
             .hint(
                 "name another endpoint with --chain-rpc, or give a block that you trust with \

@@ -25,7 +25,8 @@ impl Join {
     ) -> Result<Joined, Failure> {
         let seconds = self.started.elapsed().as_secs_f64();
         self.enter("own settings").await;
-        self.reporter.phase("the node is at the tip; its own settings come back");
+        self.reporter
+            .phase("the node is at the tip; its own settings come back");
         let reporter = self.reporter.clone();
         if self.options.exit_when_synced {
             self.node.stop().await;
@@ -92,7 +93,8 @@ impl Join {
                 pause = PAUSE_MIN;
             }
             tracing::error!(%failure, seconds = pause.as_secs(), "started again after a pause");
-            self.reporter.note(format!("{}; started again", failure.message));
+            self.reporter
+                .note(format!("{}; started again", failure.message));
             self.node.stop_comet().await;
             cancel.run_until_cancelled(tokio::time::sleep(pause)).await;
             pause = (pause * 2).min(PAUSE_MAX);

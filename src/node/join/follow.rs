@@ -125,7 +125,8 @@ impl Join {
         if walk.told_at.elapsed() >= TELL_EVERY {
             walk.told_at = Instant::now();
             let of = tip.map_or_else(String::new, |tip| format!(" of {tip}"));
-            self.reporter.phase(format!("catching up: block {}{of}", status.height));
+            self.reporter
+                .phase(format!("catching up: block {}{of}", status.height));
         }
         is_there(&self.chain, rpc, &status, tip).await
     }

@@ -13,9 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::node::command::{Failure, FailureCode};
 
 /// A way to the state.
-#[derive(
-    Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Serialize, Deserialize,
-)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Rung {
     /// A snapshot of the swarm, fed by the local peer.
@@ -100,7 +98,9 @@ pub(super) fn next(rung: Rung, kind: Kind, refused: usize, allowed: &[Rung]) -> 
         Kind::Snapshot if rung == Rung::Swarm && refused < MAX_SNAPSHOTS => return Next::Another,
         Kind::Snapshot | Kind::Rung => {}
     }
-    let below = [Rung::Peers, Rung::Blocks].into_iter().filter(|b| *b > rung);
+    let below = [Rung::Peers, Rung::Blocks]
+        .into_iter()
+        .filter(|b| *b > rung);
     match below.clone().find(|below| allowed.contains(below)) {
         Some(below) => Next::Rung(below),
         None if below.count() == 0 => Next::End,
@@ -157,17 +157,32 @@ mod tests {
 
     #[test]
     fn a_crash_is_tried_again_and_then_counts_against_the_snapshot() {
-        let tried: Vec<Kind> = (1..=MAX_CRASHES + 1).map(|n| Kind::Crash.after(n)).collect();
+        let tried: Vec<Kind> = (1..=MAX_CRASHES + 1)
+            .map(|n| Kind::Crash.after(n))
+            .collect();
         assert_eq!(tried.last(), Some(&Kind::Snapshot));
-        assert!(tried[..tried.len() - 1].iter().all(|kind| *kind == Kind::Crash));
+        assert!(
+            tried[..tried.len() - 1]
+                .iter()
+                .all(|kind| *kind == Kind::Crash)
+        );
         assert_eq!(next(Rung::Swarm, Kind::Crash, 9, ALL), Next::Again);
     }
 
     #[test]
     fn the_way_leads_down_and_ends() {
-        assert_eq!(next(Rung::Swarm, Kind::Rung, 0, ALL), Next::Rung(Rung::Peers));
-        assert_eq!(next(Rung::Peers, Kind::Rung, 0, ALL), Next::Rung(Rung::Blocks));
-        assert_eq!(next(Rung::Peers, Kind::Snapshot, 0, ALL), Next::Rung(Rung::Blocks));
+        assert_eq!(
+            next(Rung::Swarm, Kind::Rung, 0, ALL),
+            Next::Rung(Rung::Peers)
+        );
+        assert_eq!(
+            next(Rung::Peers, Kind::Rung, 0, ALL),
+            Next::Rung(Rung::Blocks)
+        );
+        assert_eq!(
+            next(Rung::Peers, Kind::Snapshot, 0, ALL),
+            Next::Rung(Rung::Blocks)
+        );
         assert_eq!(next(Rung::Blocks, Kind::Rung, 0, ALL), Next::End);
         assert_eq!(next(Rung::Swarm, Kind::Everything, 0, ALL), Next::End);
     }
@@ -175,8 +190,14 @@ mod tests {
     #[test]
     fn a_rung_that_is_not_allowed_is_passed_over_and_none_ends_by_policy() {
         let blocks = &[Rung::Swarm, Rung::Blocks];
-        assert_eq!(next(Rung::Swarm, Kind::Rung, 0, blocks), Next::Rung(Rung::Blocks));
-        assert_eq!(next(Rung::Swarm, Kind::Rung, 0, &[Rung::Swarm]), Next::Policy);
+        assert_eq!(
+            next(Rung::Swarm, Kind::Rung, 0, blocks),
+            Next::Rung(Rung::Blocks)
+        );
+        assert_eq!(
+            next(Rung::Swarm, Kind::Rung, 0, &[Rung::Swarm]),
+            Next::Policy
+        );
         let no_blocks = &[Rung::Swarm, Rung::Peers];
         assert_eq!(next(Rung::Peers, Kind::Rung, 0, no_blocks), Next::Policy);
     }

@@ -260,7 +260,8 @@ impl Join {
             Next::End => return Err(failure),
             Next::Policy => return Err(by_policy(failure)),
             Next::Again => {
-                self.reporter.note(format!("{}; trying again", failure.message));
+                self.reporter
+                    .note(format!("{}; trying again", failure.message));
                 rung
             }
             Next::Another => {
@@ -274,7 +275,8 @@ impl Join {
                     Rung::Peers => "the state sync of CometBFT's own peers",
                     Rung::Blocks => "block sync from the first block",
                 };
-                self.reporter.note(format!("{}; next: {way}", failure.message));
+                self.reporter
+                    .note(format!("{}; next: {way}", failure.message));
                 below
             }
         };
@@ -356,10 +358,14 @@ async fn own_daemon(
 
 /// The person wants no lower rung.
 fn by_policy(failure: Failure) -> Failure {
-    let hint = failure.hint.map_or_else(String::new, |hint| format!("{hint}; "));
+    let hint = failure
+        .hint
+        .map_or_else(String::new, |hint| format!("{hint}; "));
     Failure::new(
         FailureCode::Policy,
         format!("{}, and --fallback allows no other way", failure.message),
     )
-    .hint(format!("{hint}--fallback peers,blocks lets the node get its state otherwise"))
+    .hint(format!(
+        "{hint}--fallback peers,blocks lets the node get its state otherwise"
+    ))
 }

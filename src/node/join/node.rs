@@ -357,8 +357,11 @@ fn ended(what: &str, plan: &NodePlan, log: &str, process: &Process) -> Failure {
     let tail = process.tail();
     let last = tail.lines().rev().find(|line| !line.trim().is_empty());
     let last = last.map_or_else(String::new, |line| format!(": {}", line.trim()));
-    Failure::new(FailureCode::Failed, format!("{what} has ended by itself{last}"))
-        .hint(format!("its log is {}", log.display()))
+    Failure::new(
+        FailureCode::Failed,
+        format!("{what} has ended by itself{last}"),
+    )
+    .hint(format!("its log is {}", log.display()))
 }
 
 fn put_back(
@@ -400,14 +403,19 @@ fn free_port() -> u16 {
 }
 
 fn wrong_settings(error: &SettingsError) -> Failure {
-    Failure::new(FailureCode::Usage, format!("the node's config.toml: {error}"))
-        .hint("compare it with the one that `cometbft init` writes")
+    Failure::new(
+        FailureCode::Usage,
+        format!("the node's config.toml: {error}"),
+    )
+    .hint("compare it with the one that `cometbft init` writes")
 }
 
 impl From<NodeHomeError> for Failure {
     fn from(error: NodeHomeError) -> Self {
         use std::error::Error as _;
-        let cause = error.source().map_or_else(String::new, |cause| format!(": {cause}"));
+        let cause = error
+            .source()
+            .map_or_else(String::new, |cause| format!(": {cause}"));
         let message = format!("{error}{cause}");
         match &error {
             NodeHomeError::File { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {

@@ -36,7 +36,12 @@ type Wanted = Vec<(&'static str, &'static str, Value)>;
 
 /// For a node that shall have the local peer (`peer_id`) as its only one: nobody else
 /// can dial in, and it dials nobody. What it is to believe comes over RPC.
-pub(super) fn alone(settings: &Settings, doors: Doors, trust: &Trust, peer_id: &str) -> Vec<Change> {
+pub(super) fn alone(
+    settings: &Settings,
+    doors: Doors,
+    trust: &Trust,
+    peer_id: &str,
+) -> Vec<Change> {
     let mut wanted = state_sync(settings, trust);
     wanted.extend([
         ("rpc", "laddr", format!("tcp://{}", doors.rpc).into()),
@@ -96,7 +101,9 @@ pub(super) fn on_loopback(laddr: &str, free: impl FnOnce() -> u16) -> SocketAddr
         Ok(address) => SocketAddr::new(loopback, address.port()),
         // A name, or a socket file.
         Err(_) => {
-            let port = place.rsplit_once(':').and_then(|(_, port)| port.parse().ok());
+            let port = place
+                .rsplit_once(':')
+                .and_then(|(_, port)| port.parse().ok());
             SocketAddr::new(loopback, port.unwrap_or(0))
         }
     };
@@ -152,7 +159,11 @@ mod tests {
         assert!(settings.switch("rpc", "unsafe"));
         let servers = settings.text("statesync", "rpc_servers");
         assert_eq!(servers, "http://a:1,http://a:1");
-        assert_eq!(settings.text("statesync", "trust_period"), "9h", "the person's own");
+        assert_eq!(
+            settings.text("statesync", "trust_period"),
+            "9h",
+            "the person's own"
+        );
         settings.undo(&changes).unwrap();
         assert_eq!(settings.to_string(), file);
     }

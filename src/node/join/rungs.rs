@@ -130,7 +130,8 @@ impl Join {
         self.node.journal.window = true;
         self.node.save().map_err(Setback::everything)?;
         let mut moved_at = Instant::now();
-        self.reporter.phase("waiting for a snapshot of CometBFT's peers");
+        self.reporter
+            .phase("waiting for a snapshot of CometBFT's peers");
         loop {
             tokio::select! {
                 () = self.cancel.cancelled() => {

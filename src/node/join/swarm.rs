@@ -11,8 +11,7 @@ use super::overlay;
 use crate::comet::rpc::Rpc;
 use crate::comet::sign::Sign;
 use crate::node::command::{
-    Command, Failure, FailureCode, FeedCommand, FetchCommand, FetchTarget, Outcome,
-    SnapshotSummary,
+    Command, Failure, FailureCode, FeedCommand, FetchCommand, FetchTarget, Outcome, SnapshotSummary,
 };
 
 /// With a snapshot at hand, a newer one is looked for only so long.
@@ -71,7 +70,11 @@ impl Join {
         let patience = self.options.patience;
         let waited = self.chain.wait_for(chosen.height, patience);
         self.or_interrupted(waited).await?.map_err(Setback::rung)?;
-        let trust = self.chain.trust_for(chosen.height).await.map_err(disagreement)?;
+        let trust = self
+            .chain
+            .trust_for(chosen.height)
+            .await
+            .map_err(disagreement)?;
         self.check_disk(&chosen)?;
 
         self.enter("node").await;
@@ -118,7 +121,9 @@ impl Join {
                     format!("the node did not take {wanted}, and no other was asked for"),
                 )));
             }
-            return self.fetch(FetchTarget::Manifest(wanted.clone()), least, None).await;
+            return self
+                .fetch(FetchTarget::Manifest(wanted.clone()), least, None)
+                .await;
         }
         // A restore that was cut off goes on with the same one.
         let begun = self.node.journal.manifest.as_ref();
@@ -137,7 +142,11 @@ impl Join {
             return self.fetch(target, least, None).await;
         };
         let newer = self
-            .fetch(target, newest.height.saturating_add(1), Some(NEWER_TIMEOUT_S))
+            .fetch(
+                target,
+                newest.height.saturating_add(1),
+                Some(NEWER_TIMEOUT_S),
+            )
             .await;
         match newer {
             Err(setback) if setback.failure.code == FailureCode::NotFound => Ok(newest.into()),
@@ -170,7 +179,12 @@ impl Join {
         let rpc = self.chain.any().await.map_err(Setback::rung)?.full_url();
         let command = Command::Fetch(FetchCommand {
             target,
-            bootstrap: self.options.bootstrap.iter().map(ToString::to_string).collect(),
+            bootstrap: self
+                .options
+                .bootstrap
+                .iter()
+                .map(ToString::to_string)
+                .collect(),
             node_rpc: Some(rpc),
             out: None,
             timeout_s: timeout_s.unwrap_or(self.options.timeout_s),
@@ -270,7 +284,9 @@ impl Join {
                 "an earlier restore was cut off before the first block: the node is emptied and \
                  restored again",
             );
-            self.node.empty(can_empty_app).map_err(Setback::everything)?;
+            self.node
+                .empty(can_empty_app)
+                .map_err(Setback::everything)?;
         }
     }
 
@@ -342,7 +358,9 @@ impl Circles {
                         FailureCode::Failed,
                         format!("the node does not take the snapshot: {why}"),
                     )
-                    .hint("its application or its light client refused it: the node's log says more"),
+                    .hint(
+                        "its application or its light client refused it: the node's log says more",
+                    ),
                 ));
             }
             Happened::Said(Sign::Applied) => self.applied = self.applied.saturating_add(1),
@@ -389,5 +407,5 @@ fn free_bytes(path: &std::path::Path) -> Option<u64> {
     let found = path
         .ancestors()
         .find_map(|path| nix::sys::statvfs::statvfs(path).ok())?;
-    Some(u64::from(found.blocks_available()).saturating_mul(found.fragment_size()))
+    Some(found.blocks_available().saturating_mul(found.fragment_size()))
 }

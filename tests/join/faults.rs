@@ -1,0 +1,252 @@
+//! The ladder: each fault is made to happen, and the node ends synced by the next rung
+//! or with the exit code and the sentence that its operator asked for.
+//!
+//! Which faults a run tries is drawn from a seed: `SNAPSWARM_FAULT_RUNS` of them
+//! (5 unless told), from `SNAPSWARM_FAULT_SEED` on.
+
+use rand::seq::SliceRandom;
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use crate::fake_rpc;
+use crate::network::{CHAIN, Ended, Network};
+
+/// What a fault ends with.
+struct Expected {
+    code: i32,
+    /// Of the document on stdout, or of the error in it.
+    text: &'static str,
+    /// Where the state comes from, for a node that is synced.
+    rungs: &'static [&'static str],
+}
+
+struct Fault {
+    name: &'static str,
+    /// Of the application.
+    script: &'static str,
+    arguments: &'static [&'static str],
+    expected: Expected,
+}
+
+const SWARM: &[&str] = &["swarm"];
+const BLOCKS: &[&str] = &["blocks"];
+const PEERS: &[&str] = &["peers"];
+
+const fn synced(rungs: &'static [&'static str], code: i32, text: &'static str) -> Expected {
+    Expected { code, text, rungs }
+}
+
+const fn failed(code: i32, text: &'static str) -> Expected {
+    let rungs = &[];
+    Expected { code, text, rungs }
+}
+
+const FAULTS: &[Fault] = &[
+    Fault {
+        name: "the application rejects the first snapshot",
+        script: "offer=rejectx1",
+        arguments: &[],
+        expected: synced(SWARM, 0, "Snapshot rejected"),
+    },
+    Fault {
+        name: "the application rejects every snapshot",
+        script: "offer=reject",
+        arguments: &["--fallback", "blocks"],
+        expected: synced(BLOCKS, 8, "Snapshot rejected"),
+    },
+    Fault {
+        name: "the application rejects the format, and nothing else is wanted",
+        script: "offer=reject-format",
+        arguments: &["--fallback", "none"],
+        expected: failed(7, "--fallback allows no other way"),
+    },
+    Fault {
+        name: "the application aborts once",
+        script: "offer=abortx1",
+        arguments: &[],
+        expected: synced(SWARM, 0, "State sync failed"),
+    },
+    Fault {
+        name: "the application wants to begin again once",
+        script: "apply=retry-snapshot@1x1",
+        arguments: &[],
+        expected: synced(SWARM, 0, ""),
+    },
+    Fault {
+        name: "the application refuses in the middle",
+        script: "apply=reject-snapshot@1x1",
+        arguments: &[],
+        expected: synced(SWARM, 0, "Snapshot rejected"),
+    },
+    Fault {
+        name: "the application aborts in the middle",
+        script: "apply=abort@1x1",
+        arguments: &[],
+        expected: synced(SWARM, 0, "State sync failed"),
+    },
+    Fault {
+        name: "the application asks for the same bytes without end",
+        script: "apply=retry@1x1200",
+        arguments: &[],
+        expected: synced(SWARM, 0, ""),
+    },
+    Fault {
+        name: "the application dies while it restores",
+        script: "die-at-apply=1",
+        arguments: &[],
+        expected: synced(SWARM, 0, "has ended by itself"),
+    },
+    Fault {
+        name: "the application hangs while it restores",
+        script: "hang-at-apply=1x1",
+        arguments: &["--patience", "12"],
+        expected: synced(SWARM, 0, "nothing moved"),
+    },
+    Fault {
+        name: "the restored state is another one",
+        script: "wrong-hash,once",
+        arguments: &[],
+        expected: synced(SWARM, 0, ""),
+    },
+    Fault {
+        name: "nobody provides a snapshot",
+        script: "",
+        arguments: &["--bootstrap", NOBODY, "--timeout", "3"],
+        expected: synced(PEERS, 8, "nobody"),
+    },
+    Fault {
+        name: "nobody provides a snapshot, and nothing else is wanted",
+        script: "",
+        arguments: &["--bootstrap", NOBODY, "--timeout", "3", "--fallback", "none"],
+        expected: failed(7, "--fallback allows no other way"),
+    },
+    Fault {
+        name: "one endpoint alone",
+        script: "",
+        arguments: &["--chain-rpc", "VALIDATOR"],
+        expected: failed(2, "one RPC endpoint alone is not believed"),
+    },
+    Fault {
+        name: "an endpoint that is not there beside one that is",
+        script: "",
+        arguments: &["--chain-rpc", "VALIDATOR,http://127.0.0.1:1", "--fallback", "none"],
+        expected: failed(7, "one alone is not believed"),
+    },
+    Fault {
+        name: "endpoints that disagree",
+        script: "",
+        arguments: &["--chain-rpc", "VALIDATOR,LIAR"],
+        expected: failed(4, "the RPC endpoints disagree"),
+    },
+    Fault {
+        name: "an endpoint of another chain",
+        script: "",
+        arguments: &["--chain-rpc", "VALIDATOR,STRANGER"],
+        expected: failed(2, "another-chain"),
+    },
+];
+
+/// A peer that is nowhere.
+const NOBODY: &str =
+    "/ip4/127.0.0.1/tcp/1/p2p/12D3KooWD3eckifWpRn9wQpMG9R9hX3sD158z7EqHWmweQAJU5SA";
+
+/// What a run is told by the environment.
+fn number(name: &str, usual: u64) -> u64 {
+    let told = std::env::var(name).ok();
+    told.map_or(usual, |text| text.parse().unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_goes_wrong_the_node_is_synced_or_its_operator_knows_why_not() {
+    let network = Network::start().await;
+    let (runs, seed) = (
+        number("SNAPSWARM_FAULT_RUNS", 5),
+        number("SNAPSWARM_FAULT_SEED", rand::rng().random_range(0..1_000_000)),
+    );
+    println!("seed {seed}");
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let mut drawn: Vec<&Fault> = Vec::new();
+    while drawn.len() < runs as usize {
+        let mut all: Vec<&Fault> = FAULTS.iter().collect();
+        all.shuffle(&mut rng);
+        drawn.extend(all);
+    }
+    for (number, fault) in drawn.iter().take(runs as usize).enumerate() {
+        println!("{number}: {}", fault.name);
+        check(&network, fault, number).await;
+    }
+}
+
+async fn check(network: &Network, fault: &Fault, number: usize) {
+    let mut joiner = network.joiner(&format!("fault{number}"));
+    joiner.script = fault.script.to_owned();
+    let arguments = fault.arguments.iter().map(|argument| {
+        argument
+            .replace("VALIDATOR", &network.validator.rpc_url)
+            .replace("LIAR", &liar(network))
+            .replace("STRANGER", &stranger())
+    });
+    let arguments: Vec<String> = arguments.collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let ended = joiner.join(network, &arguments);
+    let Expected { code, text, rungs } = &fault.expected;
+    let told = || {
+        format!(
+            "{}\nstdout: {}\nstderr: {}\napp: {}\nnode: {}",
+            fault.name,
+            ended.ran.stdout(),
+            ended.ran.stderr(),
+            last(&joiner.app_log()),
+            last(&joiner.node_log()),
+        )
+    };
+    assert_eq!(ended.code, Some(*code), "{}", told());
+    assert!(ended.ran.stdout().contains(text), "{text}: {}", told());
+    joiner.assert_as_it_was();
+    if !rungs.is_empty() {
+        let rung = ended.said()["rung"].as_str().unwrap().to_owned();
+        assert!(rungs.contains(&rung.as_str()), "{rung}: {}", told());
+        assert_same_state(network, &ended).await;
+    }
+}
+
+/// The block that the node ended with is the chain's.
+async fn assert_same_state(network: &Network, ended: &Ended) {
+    let said = ended.said();
+    let height = said["height"].as_u64().unwrap();
+    let hash = network.validator.rpc().header(height).await.unwrap().app_hash;
+    assert_eq!(said["app_hash"], hex::encode_upper(hash));
+}
+
+fn last(log: &str) -> String {
+    let lines: Vec<&str> = log.lines().collect();
+    lines[lines.len().saturating_sub(15)..].join("\n")
+}
+
+/// An endpoint that has the chain's height and other blocks.
+fn liar(network: &Network) -> String {
+    let height = std::thread::scope(|scope| {
+        let rpc = network.validator.rpc();
+        let asking = scope.spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .unwrap();
+            runtime.block_on(rpc.status()).unwrap().height
+        });
+        asking.join().unwrap()
+    });
+    fake_rpc::answering_to(move |method, params| match method {
+        "commit" => serde_json::json!({
+            "signed_header": {
+                "header": { "height": params["height"], "app_hash": "AB".repeat(32) },
+                "commit": { "block_id": { "hash": "CD".repeat(32) } },
+            },
+        }),
+        _ => fake_rpc::status(CHAIN, height),
+    })
+}
+
+fn stranger() -> String {
+    fake_rpc::answering(|_| fake_rpc::status("another-chain", 5))
+}

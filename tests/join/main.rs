@@ -1,0 +1,98 @@
+//! `join` with real CometBFT and an application that misbehaves as it is told.
+
+#![allow(clippy::unwrap_used)]
+
+#[path = "../support/comet_nodes.rs"]
+mod comet_nodes;
+#[path = "../support/comet_tools.rs"]
+mod comet_tools;
+#[path = "../support/fake_rpc.rs"]
+mod fake_rpc;
+mod faults;
+mod network;
+#[path = "../support/scripted_app.rs"]
+mod scripted_app;
+#[path = "../support/mod.rs"]
+mod support;
+
+use network::{Network, Running};
+use serde_json::json;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_empty_node_gets_to_the_tip_and_stays_there_with_its_own_settings() {
+    let network = Network::start().await;
+    let joiner = network.joiner("one");
+    let mut command = joiner.command(&network, &[]);
+    // A supervisor, unlike the other tests.
+    let arguments: Vec<_> = command.get_args().map(ToOwned::to_owned).collect();
+    let mut staying = std::process::Command::new(command.get_program());
+    staying.args(arguments.iter().filter(|one| *one != "--exit-when-synced"));
+    command = staying;
+    let mut join = Running::start(command);
+    join.wait_for("own settings come back");
+    let said = join.first_line();
+    assert_eq!(said["rung"], "swarm", "{said}");
+    assert_eq!(said["steps"], json!([]));
+    assert_eq!(said["fetched"]["proven"], true);
+    joiner.assert_as_it_was();
+    let height = said["height"].as_u64().unwrap();
+    assert!(height > said["snapshot_height"].as_u64().unwrap() + 1);
+    joiner.node.wait_for_height(height + 3).await;
+    assert_eq!(
+        joiner.node.rpc().app_hash_after(height).await.unwrap(),
+        network.validator.rpc().app_hash_after(height).await.unwrap(),
+    );
+    // What it has it serves, and its status tells of the join.
+    let status = joiner.home.run(["status"]).ok();
+    assert_eq!(status["running"], true);
+    assert_eq!(status["join"]["phase"], "synced");
+    // A node that ends is started again.
+    let before = joiner.node.rpc().status().await.unwrap().height;
+    support::kill(node_of(&joiner), nix::sys::signal::Signal::SIGKILL);
+    join.wait_for("started again");
+    joiner.node.wait_for_height(before + 3).await;
+    // Told to stop, it stops the node, too.
+    support::kill(join.child.id(), nix::sys::signal::Signal::SIGTERM);
+    assert_eq!(support::wait(&mut join.child).code(), Some(0));
+    assert!(joiner.node.rpc().status().await.is_err());
+
+    // The same command again follows on with the blocks that are there.
+    let again = joiner.join(&network, &[]);
+    assert_eq!(again.code, Some(0), "{}", again.ran.stderr());
+    assert_eq!(again.said()["rung"], "none");
+    joiner.assert_as_it_was();
+}
+
+/// The process that listens at the joiner's RPC.
+fn node_of(joiner: &network::Joiner) -> u32 {
+    let home = joiner.node.home.to_str().unwrap().to_owned();
+    let is_it = |entry: &std::fs::DirEntry| {
+        let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        let line = String::from_utf8_lossy(&line).into_owned();
+        line.contains(&home) && line.contains("cometbft") && !line.contains("join")
+    };
+    let processes = std::fs::read_dir("/proc").unwrap();
+    let found = processes.map_while(Result::ok).find(is_it).unwrap();
+    found.file_name().to_str().unwrap().parse().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_join_that_is_killed_in_any_phase_goes_on_when_it_is_started_again() {
+    let network = Network::start().await;
+    for (name, text) in [
+        ("download", "fetching "),
+        ("node", "starting CometBFT"),
+        ("feed", "snapshot offered"),
+        ("restore", "the node has all chunks"),
+        ("window", "catching up"),
+        ("blocks", "the first block after the snapshot is stored"),
+        ("settings", "own settings come back"),
+    ] {
+        let joiner = network.joiner(name);
+        joiner.join_until(&network, text);
+        let ended = joiner.join(&network, &[]);
+        assert_eq!(ended.code, Some(0), "{name}: {}", ended.ran.stderr());
+        joiner.assert_as_it_was();
+        println!("{name}: {}", ended.said()["rung"]);
+    }
+}

@@ -1,0 +1,312 @@
+//! A small chain with a provider, and empty nodes that join it.
+
+use std::io::{BufRead, BufReader};
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use toml::Table;
+
+use crate::comet_nodes::{CometNode, NodePlan, wait_until};
+use crate::comet_tools::comet_tools;
+use crate::scripted_app::{AppProcess, SCRIPTED_APP};
+use crate::support::{Daemon, Home, Ran};
+
+pub const CHAIN: &str = "join-real-1";
+
+/// Cuts the state of the tests into a few chunks.
+const CHUNK_BYTES: &str = "60000";
+/// Nothing takes longer, except for a hang.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Two full nodes, one of which makes the blocks, and a daemon that harvests from it.
+pub struct Network {
+    pub validator: CometNode,
+    /// Another endpoint of the chain.
+    pub follower: CometNode,
+    pub provider: Home,
+    pub daemon: Option<Daemon>,
+    /// They live as long as it.
+    _apps: Vec<AppProcess>,
+    folder: tempfile::TempDir,
+}
+
+fn plan(mut settings: Table) -> NodePlan {
+    // All come from one address.
+    let p2p = settings.entry("p2p").or_insert(Table::new().into());
+    let p2p = p2p.as_table_mut().unwrap();
+    p2p.insert("allow_duplicate_ip".into(), true.into());
+    NodePlan {
+        snapshot_interval: 5,
+        block_ms: 700,
+        p2p_rate: 512_000_000,
+        settings,
+    }
+}
+
+fn peers_of(node: &CometNode) -> Table {
+    let mut p2p = Table::new();
+    p2p.insert("persistent_peers".into(), node.address().to_string().into());
+    let mut settings = Table::new();
+    settings.insert("p2p".into(), p2p.into());
+    settings
+}
+
+/// CometBFT waits for the disk several times for each block; three nodes on one disk
+/// are slower than their chain.
+fn in_memory() -> tempfile::TempDir {
+    let memory = tempfile::tempdir_in("/dev/shm");
+    memory.or_else(|_| tempfile::tempdir()).unwrap()
+}
+
+impl Network {
+    /// A chain that makes a snapshot every five blocks, the newest of which the
+    /// provider has.
+    pub async fn start() -> Self {
+        let folder = in_memory();
+        let at = |name: &str| folder.path().join(name);
+        let options = ["--snapshot-interval", "5", "--chunk-bytes", CHUNK_BYTES];
+        let tools = comet_tools();
+        let mut validator =
+            CometNode::validator(&tools, &at("validator"), CHAIN, plan(Table::new()));
+        let apps = vec![
+            AppProcess::start(&at("app"), &options),
+            AppProcess::start(&at("app2"), &options),
+        ];
+        validator.start_before(&apps[0].address);
+        validator.wait_for_height(1).await;
+        let mut follower = CometNode::follower(
+            &tools,
+            &at("follower"),
+            &validator,
+            CHAIN,
+            plan(peers_of(&validator)),
+        );
+        follower.start_before(&apps[1].address);
+        validator.write_state(20, 20_000).await;
+        follower.wait_for_height(2).await;
+        let provider = Home::new();
+        let mut network = Self {
+            validator,
+            follower,
+            provider,
+            daemon: None,
+            _apps: apps,
+            folder,
+        };
+        network.start_provider().await;
+        network
+    }
+
+    /// Starts the provider's daemon; ends when it has a snapshot.
+    pub async fn start_provider(&mut self) {
+        let node = self.validator.address().to_string();
+        let rpc = &self.validator.rpc_url;
+        self.daemon = Some(self.provider.start(["--harvest", &node, "--node-rpc", rpc]));
+        wait_until("a snapshot at the provider", async || {
+            let listed = self.provider.run(["list"]).ok();
+            let all = listed["snapshots"].as_array().unwrap();
+            all.iter().any(|one| one["proven"] == true && one["chunks"].as_u64() > Some(3))
+        })
+        .await;
+    }
+
+    /// `URL,URL`
+    pub fn rpcs(&self) -> String {
+        format!("{},{}", self.validator.rpc_url, self.follower.rpc_url)
+    }
+
+    pub fn bootstrap(&self) -> String {
+        self.daemon.as_ref().unwrap().address()
+    }
+
+    /// An empty node.
+    pub fn joiner(&self, name: &str) -> Joiner {
+        let folder = self.folder.path().join(name);
+        let node = CometNode::follower(
+            &comet_tools(),
+            &folder.join("node"),
+            &self.validator,
+            CHAIN,
+            plan(peers_of(&self.validator)),
+        );
+        let app = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let app = format!("tcp://{app}");
+        let mut settings = Table::new();
+        settings.insert("proxy_app".into(), app.clone().into());
+        node.configure(settings);
+        let config = std::fs::read_to_string(node.home.join("config/config.toml")).unwrap();
+        Joiner {
+            node,
+            home: Home::new(),
+            app,
+            folder,
+            config,
+            script: String::new(),
+        }
+    }
+}
+
+/// An empty node, its application, and a home of snapswarm.
+pub struct Joiner {
+    pub node: CometNode,
+    pub home: Home,
+    pub script: String,
+    app: String,
+    folder: PathBuf,
+    config: String,
+}
+
+/// How a join ended.
+pub struct Ended {
+    pub ran: Ran,
+    pub code: Option<i32>,
+}
+
+impl Ended {
+    /// What it said on stdout.
+    pub fn said(&self) -> Value {
+        serde_json::from_slice(&self.ran.0.stdout)
+            .unwrap_or_else(|_| panic!("{}\n{}", self.ran.stdout(), self.ran.stderr()))
+    }
+}
+
+impl Joiner {
+    pub fn app_data(&self) -> PathBuf {
+        self.folder.join("app")
+    }
+
+    fn app_command(&self) -> String {
+        let folder = self.folder.display();
+        let script = match self.script.as_str() {
+            "" => String::new(),
+            script => format!(" --script '{script}'"),
+        };
+        format!(
+            "exec {SCRIPTED_APP} --listen {} --data {folder}/app --marks {folder}/marks \
+             --log {folder}/app.log --quiet --empty-check --snapshot-interval 5 \
+             --chunk-bytes {CHUNK_BYTES}{script}",
+            self.app
+        )
+    }
+
+    /// `snapswarm join` with what all have, and more.
+    pub fn command(&self, network: &Network, more: &[&str]) -> Command {
+        let node = self.node.home.display();
+        let cometbft = comet_tools().cometbft;
+        let node_cmd = format!("exec {} start --home {node}", cometbft.display());
+        let mut command = self.home.command(["join", "--exit-when-synced"]);
+        if !more.contains(&"--chain-rpc") {
+            command.args(["--chain-rpc", &network.rpcs()]);
+        }
+        command
+            .arg("--node-home")
+            .arg(&self.node.home)
+            .args(["--node-cmd", &node_cmd, "--app-cmd", &self.app_command()])
+            .arg("--app-data")
+            .arg(self.app_data())
+            .args(["--patience", "20", "--timeout", "20"])
+            .args(more);
+        if network.daemon.is_some() && !more.contains(&"--bootstrap") {
+            command.args(["--bootstrap", &network.bootstrap()]);
+        }
+        command
+    }
+
+    /// Joins, to the end.
+    pub fn join(&self, network: &Network, more: &[&str]) -> Ended {
+        let output = self.command(network, more).output().unwrap();
+        let code = output.status.code();
+        Ended { ran: Ran(output), code }
+    }
+
+    /// Joins until a line of its progress has this text; then it is killed.
+    pub fn join_until(&self, network: &Network, text: &str) {
+        let mut join = Running::start(self.command(network, &[]));
+        join.wait_for(text);
+        join.kill();
+    }
+
+    /// That everything is as its operator left it.
+    pub fn assert_as_it_was(&self) {
+        let now = std::fs::read_to_string(self.node.home.join("config/config.toml")).unwrap();
+        assert_eq!(now, self.config, "the node's own settings");
+        assert!(!self.node.home.join("snapswarm-join.json").exists());
+    }
+
+    /// What its application logged.
+    pub fn app_log(&self) -> String {
+        read(&self.folder.join("app.log"))
+    }
+
+    /// What CometBFT logged.
+    pub fn node_log(&self) -> String {
+        read(&self.home.path().join("logs/node.log"))
+    }
+}
+
+fn read(path: &Path) -> String {
+    std::fs::read_to_string(path).unwrap_or_default()
+}
+
+/// A join under way; killed when it is dropped.
+pub struct Running {
+    pub child: Child,
+    lines: mpsc::Receiver<String>,
+    seen: String,
+}
+
+impl Running {
+    pub fn start(mut command: Command) -> Self {
+        let command = command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let (sender, lines) = mpsc::channel();
+        let stderr = BufReader::new(child.stderr.take().unwrap());
+        std::thread::spawn(move || {
+            for line in stderr.lines().map_while(Result::ok) {
+                if sender.send(line).is_err() {
+                    return;
+                }
+            }
+        });
+        Self {
+            child,
+            lines,
+            seen: String::new(),
+        }
+    }
+
+    pub fn wait_for(&mut self, text: &str) {
+        let end = Instant::now() + PATIENCE;
+        while let Ok(line) = self.lines.recv_timeout(end - Instant::now()) {
+            self.seen += &line;
+            self.seen.push('\n');
+            if line.contains(text) {
+                return;
+            }
+        }
+        panic!("'{text}' is nowhere in:\n{}", self.seen);
+    }
+
+    /// The first line on stdout.
+    pub fn first_line(&mut self) -> Value {
+        let mut line = String::new();
+        let mut stdout = BufReader::new(self.child.stdout.take().unwrap());
+        stdout.read_line(&mut line).unwrap();
+        serde_json::from_str(&line).unwrap_or_else(|_| panic!("{line}\n{}", self.seen))
+    }
+
+    pub fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
