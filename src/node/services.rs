@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use libp2p::{Multiaddr, PeerId};
 use tokio::sync::{Notify, broadcast};
 
-use super::command::{DownloadStatus, Failure, HarvestStatus, LimitsNow};
+use super::command::{DownloadStatus, Failure, FolderStatus, HarvestStatus, LimitsNow};
 use super::failure::blocking;
 use super::harvest::Intake;
 use super::library::StoreLibrary;
@@ -40,6 +40,7 @@ pub(super) struct Services {
     limits: Mutex<LimitsNow>,
     downloads: Mutex<BTreeMap<ManifestId, DownloadStatus>>,
     harvest: Mutex<Option<HarvestStatus>>,
+    sdk_snapshots: Mutex<Option<FolderStatus>>,
     /// What is taken from nodes and applications, one at a time.
     pub(super) intake: tokio::sync::Mutex<Intake>,
     shelf_changed: Notify,
@@ -213,6 +214,7 @@ impl Services {
             limits: Mutex::new(limits),
             downloads: Mutex::default(),
             harvest: Mutex::default(),
+            sdk_snapshots: Mutex::default(),
             intake: tokio::sync::Mutex::new(Intake::load(home)),
             shelf_changed: Notify::new(),
             announcing: tokio::sync::Mutex::default(),
@@ -333,6 +335,14 @@ impl Services {
 
     pub(super) fn set_harvest(&self, status: HarvestStatus) {
         *lock(&self.harvest) = Some(status);
+    }
+
+    pub(super) fn sdk_snapshots(&self) -> Option<FolderStatus> {
+        lock(&self.sdk_snapshots).clone()
+    }
+
+    pub(super) fn set_sdk_snapshots(&self, status: FolderStatus) {
+        *lock(&self.sdk_snapshots) = Some(status);
     }
 }
 
