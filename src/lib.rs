@@ -11,6 +11,7 @@
 //! | [`net`] | network | libp2p: DHT, catalogue exchange, piece streams |
 //! | [`comet`] | network | CometBFT from outside: RPC and the peer protocol |
 //! | [`abci`] | network | the ABCI adapter between CometBFT and the application |
+//! | [`sdk`] | application | the snapshot folder of a Cosmos SDK node as a source |
 //! | [`api`] | network | control socket, read-only HTTP status and metrics |
 //! | [`node`] | hall | the only place where rooms meet: start, stop, the three paths |
 //! | [`cli`] | door | one file for each verb |
@@ -39,6 +40,7 @@ pub mod comet;
 pub mod config;
 pub mod net;
 pub mod node;
+pub mod sdk;
 pub mod snapshot;
 pub mod store;
 pub mod sync;

@@ -9,7 +9,7 @@ use crate::comet::Node;
 use crate::load;
 use crate::report::{self, Share};
 use crate::run::{Run, at_height};
-use crate::swarm::{Home, Provider};
+use crate::swarm::{Home, JoinOrder, Provider};
 
 impl Run<'_> {
     /// Has `join` bring the new node to the tip, and looks at what it says of the way.
@@ -26,16 +26,14 @@ impl Run<'_> {
         let patience = Duration::from_secs(patience.fetch + patience.restore + patience.catch_up);
         // One address is enough: the others are found through the swarm.
         let bootstrap = &providers[0].multiaddr;
+        let order = JoinOrder {
+            snapshot,
+            node: joiner,
+            bootstrap,
+            validators,
+        };
         let joined = home
-            .join(
-                snapshot,
-                joiner,
-                bootstrap,
-                validators,
-                self.tools,
-                patience,
-                self.processes,
-            )
+            .join(&order, self.tools, patience, self.processes)
             .await?;
         self.processes.check()?;
         ensure!(

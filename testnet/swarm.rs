@@ -115,14 +115,17 @@ impl Home {
     /// the node is there.
     pub async fn join(
         &self,
-        snapshot: &SnapshotSummary,
-        node: &Node,
-        bootstrap: &str,
-        validators: &[Node],
+        order: &JoinOrder<'_>,
         tools: &Tools,
         patience: Duration,
         processes: &mut Processes,
     ) -> anyhow::Result<Joined> {
+        let JoinOrder {
+            snapshot,
+            node,
+            bootstrap,
+            validators,
+        } = order;
         let urls = validators.iter().map(|validator| validator.rpc.url());
         let urls: Vec<&str> = urls.take(2).collect();
         let (node_home, app_data) = (node.home(), node.app_data());
@@ -141,6 +144,18 @@ impl Home {
         serde_json::from_str(&line)
             .with_context(|| format!("{}: join says otherwise than agreed: {line}", self.name))
     }
+}
+
+/// What a new node is to join, and how.
+pub struct JoinOrder<'a> {
+    /// The snapshot that it shall restore.
+    pub snapshot: &'a SnapshotSummary,
+    /// The empty node.
+    pub node: &'a Node,
+    /// A peer of the swarm.
+    pub bootstrap: &'a str,
+    /// Whose RPCs it believes.
+    pub validators: &'a [Node],
 }
 
 /// A daemon that harvests from a validator and serves what it has.

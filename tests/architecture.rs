@@ -28,6 +28,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "net",
             "comet",
             "abci",
+            "sdk",
             "xian",
             "ledger",
             "snapshot",
@@ -42,8 +43,8 @@ const EDGES: &[(&str, &[&str])] = &[
     (
         "telemetry",
         &[
-            "api", "store", "net", "comet", "abci", "xian", "ledger", "snapshot", "sync", "wire",
-            "state",
+            "api", "store", "net", "comet", "abci", "sdk", "xian", "ledger", "snapshot", "sync",
+            "wire", "state",
         ],
     ),
     ("api", &["snapshot", "sync", "wire", "state"]),
@@ -51,6 +52,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("net", &["snapshot", "sync", "wire", "state"]),
     ("comet", &["snapshot", "sync", "wire", "state"]),
     ("abci", &["snapshot", "sync", "wire", "state"]),
+    ("sdk", &["snapshot"]),
     ("xian", &["snapshot", "sync", "wire", "state"]),
     ("ledger", &["snapshot", "sync", "wire", "state"]),
     ("sync", &["snapshot"]),

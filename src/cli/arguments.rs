@@ -173,6 +173,22 @@ mod tests {
                 "https://h",
             ],
             &[
+                "start",
+                "--sdk-snapshots",
+                "data/snapshots",
+                "--node-rpc",
+                "https://h",
+            ],
+            &[
+                "start",
+                "--sdk-snapshots",
+                "/d",
+                "--harvest",
+                NODE,
+                "--node-rpc",
+                "https://h",
+            ],
+            &[
                 "feed",
                 CID,
                 "--node-p2p",

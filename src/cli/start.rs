@@ -1,8 +1,9 @@
 //! `snapswarm start`
 
 use std::io::{self, IsTerminal};
+use std::path::PathBuf;
 
-use clap::Args;
+use clap::{ArgGroup, Args};
 use libp2p::Multiaddr;
 
 use super::{Door, first_line, home, interrupt, text};
@@ -19,7 +20,9 @@ use crate::node::{
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
     snapswarm start --listen /ip4/0.0.0.0/tcp/26670\n  \
-    snapswarm start --harvest 6d7f...@127.0.0.1:26656 --node-rpc http://127.0.0.1:26657")]
+    snapswarm start --harvest 6d7f...@127.0.0.1:26656 --node-rpc http://127.0.0.1:26657\n  \
+    snapswarm start --sdk-snapshots ~/.appd/data/snapshots --node-rpc http://127.0.0.1:26657")]
+#[command(group(ArgGroup::new("source").args(["harvest", "sdk_snapshots"]).multiple(true)))]
 pub(super) struct Arguments {
     /// Address to listen on, instead of the configured ones; may be repeated
     #[arg(long, value_name = "MULTIADDR", value_parser = super::arguments::multiaddr)]
@@ -37,8 +40,15 @@ pub(super) struct Arguments {
     /// yourself is neither counted nor removed.
     #[arg(long, value_name = "ID@HOST:PORT", value_parser = super::arguments::node_address, requires = "node_rpc")]
     harvest: Option<String>,
+    /// Take every new snapshot from this folder of a running Cosmos SDK node
+    ///
+    /// It is the node's data/snapshots. Its files are read and never changed; a
+    /// snapshot is taken when the node has finished it and the chain is two blocks
+    /// further. Beside --harvest or alone; the same are kept as there.
+    #[arg(long, value_name = "DIR", requires = "node_rpc")]
+    sdk_snapshots: Option<PathBuf>,
     /// The RPC of that node, which tells the application hash
-    #[arg(long, value_name = "URL", value_parser = super::arguments::rpc_url, requires = "harvest")]
+    #[arg(long, value_name = "URL", value_parser = super::arguments::rpc_url, requires = "source")]
     node_rpc: Option<String>,
 }
 
@@ -51,6 +61,7 @@ impl Arguments {
             bootstrap: self.bootstrap.clone(),
             external_addresses: self.external_address.clone(),
             harvest: self.harvest.clone(),
+            sdk_snapshots: self.sdk_snapshots.clone(),
             node_rpc: self.node_rpc.clone(),
         };
         let daemon = match Daemon::start(door.home, config, options).await {

@@ -3,7 +3,7 @@
 use clap::Args;
 
 use super::{limits, list, text};
-use crate::node::command::{Command, HarvestStatus, JoinStatus, Outcome, Status};
+use crate::node::command::{Command, FolderStatus, HarvestStatus, JoinStatus, Outcome, Status};
 
 /// Show what the home holds and what its daemon does
 #[derive(Debug, Args)]
@@ -61,6 +61,9 @@ pub(super) fn text(outcome: &Outcome) -> Option<String> {
     if let Some(harvest) = &status.harvest {
         facts.push(("harvest", harvest_line(harvest)));
     }
+    if let Some(folder) = &status.sdk_snapshots {
+        facts.push(("harvest", folder_line(folder)));
+    }
     facts.push(("disk", disk(status)));
     let mut out = text::facts(&facts);
     out.push('\n');
@@ -92,7 +95,12 @@ fn disk(status: &Status) -> String {
 
 /// `swarm, feed, height 10; before: swarm (why)`
 fn join_line(join: &JoinStatus) -> String {
-    let mut line = format!("{}: {}, {}", join.node_home.display(), join.rung, join.phase);
+    let mut line = format!(
+        "{}: {}, {}",
+        join.node_home.display(),
+        join.rung,
+        join.phase
+    );
     if let Some(height) = join.height {
         line += &format!(", height {height}");
     }
@@ -108,14 +116,24 @@ fn harvest_line(harvest: &HarvestStatus) -> String {
     } else {
         "not connected"
     };
-    let newest = harvest
-        .newest_height
-        .map_or_else(String::new, |height| format!(", newest height {height}"));
-    let error = harvest
-        .last_error
+    let more = newest_and_error(harvest.newest_height, harvest.last_error.as_deref());
+    format!("{}: {state}{more}", harvest.node)
+}
+
+fn folder_line(folder: &FolderStatus) -> String {
+    let more = newest_and_error(folder.newest_height, folder.last_error.as_deref());
+    let waiting = folder
+        .waiting
         .as_ref()
-        .map_or_else(String::new, |error| format!(", last error: {error}"));
-    format!("{}: {state}{newest}{error}", harvest.node)
+        .map_or_else(String::new, |why| format!(", not taken: {why}"));
+    format!("{}: read{more}{waiting}", folder.folder)
+}
+
+fn newest_and_error(newest_height: Option<u64>, last_error: Option<&str>) -> String {
+    let newest =
+        newest_height.map_or_else(String::new, |height| format!(", newest height {height}"));
+    let error = last_error.map_or_else(String::new, |error| format!(", last error: {error}"));
+    format!("{newest}{error}")
 }
 
 #[cfg(test)]
@@ -150,12 +168,19 @@ mod tests {
                 newest_height: Some(9),
                 last_error: Some("\u{1b}[2Jgone".to_owned()),
             }),
+            sdk_snapshots: Some(FolderStatus {
+                folder: "/data/\u{1b}[2J".to_owned(),
+                newest_height: Some(8),
+                waiting: Some("height 10, format 3: why".to_owned()),
+                last_error: None,
+            }),
         };
         let text = text(&Outcome::Status(Box::new(status))).unwrap();
         for part in [
             "version 1.2.3",
             "not connected",
             "newest height 9",
+            "newest height 8, not taken: height 10, format 3: why",
             "2.0 KiB of 4.0 KiB",
         ] {
             assert!(text.contains(part), "{part}: {text}");

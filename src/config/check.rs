@@ -1,5 +1,7 @@
 //! What a type cannot say about settings and arguments.
 
+use std::path::Path;
+
 use libp2p::{Multiaddr, PeerId, multiaddr::Protocol};
 
 use super::{ByteSize, Config, ConfigError, UploadConfig};
@@ -72,14 +74,27 @@ impl Config {
     }
 
     fn check_harvest(&self) -> Result<(), ConfigError> {
-        match (&self.harvest.node, &self.harvest.rpc) {
-            (None, None) => Ok(()),
-            (Some(node), Some(rpc)) => {
-                check_node_address(node).map_err(|problem| key("harvest.node", problem))?;
+        let harvest = &self.harvest;
+        if let Some(node) = &harvest.node {
+            check_node_address(node).map_err(|problem| key("harvest.node", problem))?;
+        }
+        if harvest.sdk_snapshots.as_deref() == Some(Path::new("")) {
+            return Err(key("harvest.sdk_snapshots", "must name a folder"));
+        }
+        let has_source = harvest.node.is_some() || harvest.sdk_snapshots.is_some();
+        match &harvest.rpc {
+            Some(rpc) if has_source => {
                 check_rpc_url(rpc).map_err(|problem| key("harvest.rpc", problem))
             }
-            (Some(_), None) => Err(key("harvest.rpc", "must be set when harvest.node is")),
-            (None, Some(_)) => Err(key("harvest.node", "must be set when harvest.rpc is")),
+            Some(_) => Err(key(
+                "harvest.node",
+                "must be set when harvest.rpc is, or harvest.sdk_snapshots",
+            )),
+            None if has_source => Err(key(
+                "harvest.rpc",
+                "must be set when harvest.node or harvest.sdk_snapshots is",
+            )),
+            None => Ok(()),
         }
     }
 }
@@ -206,6 +221,15 @@ mod tests {
             (
                 "[harvest]\nnode = \"x@127.0.0.1:1\"\nrpc = \"http://127.0.0.1:1\"",
                 "harvest.node",
+            ),
+            ("[harvest]\nsdk_snapshots = \"data\"", "harvest.rpc"),
+            (
+                "[harvest]\nsdk_snapshots = \"\"\nrpc = \"http://127.0.0.1:1\"",
+                "harvest.sdk_snapshots",
+            ),
+            (
+                "[harvest]\nsdk_snapshots = \"data\"\nrpc = \"127.0.0.1:1\"",
+                "harvest.rpc",
             ),
             ("[api]\nhttp = \"0.0.0.0:80\"", "api.http"),
             ("[api]\nhttp = \"localhost\"", "api.http"),

@@ -213,9 +213,11 @@ profile = "open"
 what = "manifests+chunks"
 
 [harvest]
-# A CometBFT node whose new snapshots are taken: its p2p address, and its RPC,
-# which tells the application hash. Both, or none.
+# A CometBFT node whose new snapshots are taken: its RPC, which tells the
+# application hash, with its p2p address, or with the folder in which a Cosmos SDK
+# node keeps its snapshots, or with both.
 # node = "0123456789abcdef0123456789abcdef01234567@127.0.0.1:26656"
+# sdk_snapshots = "/home/me/.appd/data/snapshots"
 # rpc = "http://127.0.0.1:26657"
 
 [adapter]
@@ -274,6 +276,7 @@ mod tests {
         full.upload.bytes_per_s = Some(super::super::ByteSize(1));
         full.upload.slots = Some(1);
         full.harvest.node = Some("x".to_owned());
+        full.harvest.sdk_snapshots = Some("x".into());
         full.harvest.rpc = Some("x".to_owned());
         let template = Config::commented("public");
         for (section, keys) in toml::Table::try_from(&full).unwrap() {

@@ -239,14 +239,18 @@ pub enum AnnounceWhat {
     Manifests,
 }
 
-/// `[harvest]`: both keys, or none.
+/// `[harvest]`: none of the keys, or `rpc` and one or both of the others.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct HarvestConfig {
     /// `ID@HOST:PORT` of the node's p2p listener.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub node: Option<String>,
-    /// URL of its RPC, for the application hash.
+    /// The folder in which a Cosmos SDK node keeps its snapshots; relative to the
+    /// home.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sdk_snapshots: Option<PathBuf>,
+    /// URL of the node's RPC, for the application hash.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rpc: Option<String>,
 }
@@ -280,5 +284,11 @@ impl Config {
     /// The pre-shared key's file, seen from `home`.
     pub fn psk_file(&self, home: &Path) -> Option<PathBuf> {
         self.network.psk_file.as_ref().map(|file| home.join(file))
+    }
+
+    /// The snapshot folder of a Cosmos SDK node, seen from `home`.
+    pub fn sdk_snapshots(&self, home: &Path) -> Option<PathBuf> {
+        let folder = self.harvest.sdk_snapshots.as_ref();
+        folder.map(|folder| home.join(folder))
     }
 }

@@ -10,9 +10,10 @@ use libp2p::Multiaddr;
 use serde::{Deserialize, Serialize};
 
 pub use self::outcome::{
-    Changed, ChunkDetail, DamagedSummary, DownloadStatus, Dumped, Fed, Fetched, HarvestStatus,
-    Harvested, JoinPhase, JoinStatus, JoinStep, Joined, LimitsNow, Loaded, Noted, Outcome,
-    PeerBytes, SnapshotDetail, SnapshotList, SnapshotSummary, Status, UploadStatus, Verified,
+    Changed, ChunkDetail, DamagedSummary, DownloadStatus, Dumped, Fed, Fetched, FolderStatus,
+    HarvestStatus, Harvested, JoinPhase, JoinStatus, JoinStep, Joined, LimitsNow, Loaded, Noted,
+    Outcome, PeerBytes, SnapshotDetail, SnapshotList, SnapshotSummary, Status, UploadStatus,
+    Verified,
 };
 pub use crate::snapshot::MAX_HEIGHT;
 
@@ -316,7 +317,10 @@ pub struct StartOptions {
     /// `ID@HOST:PORT` of a CometBFT node whose snapshots are taken; comes with
     /// [`Self::node_rpc`].
     pub harvest: Option<String>,
-    /// URL of its RPC.
+    /// The folder in which a Cosmos SDK node keeps its snapshots; comes with
+    /// [`Self::node_rpc`].
+    pub sdk_snapshots: Option<PathBuf>,
+    /// URL of the node's RPC.
     pub node_rpc: Option<String>,
 }
 

@@ -21,7 +21,7 @@ use super::command::{
     Command, Failure, FailureCode, Outcome, Progress, StartOptions, Started, Status,
 };
 use super::failure::blocking;
-use super::harvest::Harvest;
+use super::harvest::{FolderHarvest, Harvest};
 use super::remote::{Carrier, Door};
 use super::services::{Presence, Services, any_listen};
 use super::status;
@@ -44,6 +44,7 @@ pub struct Daemon {
     page: HttpServer,
     socket: control::ControlSocket,
     harvest: Option<Harvest>,
+    folder: Option<FolderHarvest>,
 }
 
 impl Daemon {
@@ -58,11 +59,20 @@ impl Daemon {
             .clone()
             .zip(options.node_rpc.clone())
             .or_else(|| config.harvest.node.clone().zip(config.harvest.rpc.clone()));
+        let folder = options
+            .sdk_snapshots
+            .clone()
+            .zip(options.node_rpc.clone())
+            .or_else(|| config.sdk_snapshots(home).zip(config.harvest.rpc.clone()));
         let http = config.api.http;
         let services = join_swarm(home, config, options).await?;
         let page = http::bind(http).await?;
         let harvest = match harvest {
             Some((node, rpc)) => Some(Harvest::new(services.clone(), &node, &rpc)?),
+            None => None,
+        };
+        let folder = match folder {
+            Some((dir, rpc)) => Some(FolderHarvest::new(services.clone(), dir, &rpc)?),
             None => None,
         };
         let socket = control::bind(&home.join(SOCKET_NAME)).await?;
@@ -77,6 +87,7 @@ impl Daemon {
             page,
             socket,
             harvest,
+            folder,
         })
     }
 
@@ -103,6 +114,9 @@ impl Daemon {
         tasks.spawn(keep_house(self.services.clone(), cancel.clone()));
         if let Some(harvest) = self.harvest {
             tasks.spawn(harvest.run(cancel.clone()));
+        }
+        if let Some(folder) = self.folder {
+            tasks.spawn(folder.run(cancel.clone()));
         }
         cancel.cancelled().await;
         let ended = tokio::time::timeout(STOP_TIMEOUT, async {

@@ -1,12 +1,14 @@
 //! The first path, from a running node: every new snapshot that a CometBFT node
-//! offers to its peers is taken over its p2p port, and published.
+//! offers to its peers is taken over its p2p port, or read from its disk (`folder`),
+//! and published.
 //!
-//! The peer protocol does not tell the application hash; the node's RPC does, as
-//! soon as block H+1 is there. What is published is therefore proven, and the RPC
-//! must be of the chain that the node named.
+//! Neither way tells the application hash; the node's RPC does, as soon as block H+1
+//! is there. What is published is therefore proven, and the RPC must be of the chain
+//! that the node named.
 
 mod app;
 mod choice;
+mod folder;
 mod intake;
 mod memory;
 
@@ -16,6 +18,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 pub(super) use self::app::take_from_app;
+pub(super) use self::folder::FolderHarvest;
 pub(super) use self::intake::Intake;
 use self::intake::{AppHashes, Order};
 use super::command::{Failure, FailureCode, HarvestStatus};
@@ -42,8 +45,7 @@ pub(super) struct Harvest {
     rpc: Rpc,
     stop: Stop,
     newest_height: Option<u64>,
-    /// The trouble that was last logged, until all is well.
-    told: Option<String>,
+    told: Told,
 }
 
 impl Harvest {
@@ -60,11 +62,11 @@ impl Harvest {
         });
         Ok(Self {
             services,
+            told: Told::new(node.to_string()),
             node,
             rpc,
             stop: Stop::new(),
             newest_height: None,
-            told: None,
         })
     }
 
@@ -79,7 +81,7 @@ impl Harvest {
         });
         while let Err(failure) = self.rounds(&cancel).await {
             tracing::error!(node = %self.node, error = %failure, "the harvest is broken");
-            self.told = Some(failure.message.clone());
+            self.told.last = Some(failure.message.clone());
             self.tell(false, Some(failure.message));
             let pause = tokio::time::sleep(BROKEN_PAUSE);
             if cancel.run_until_cancelled(pause).await.is_none() {
@@ -150,23 +152,10 @@ impl Harvest {
         Ok((harvester, round.trouble))
     }
 
-    /// Shows in the status how it stands. The log hears only of a change: the
-    /// same trouble comes back with every round.
+    /// Shows in the status how it stands.
     fn tell(&mut self, connected: bool, last_error: Option<String>) {
-        if last_error != self.told {
-            match &last_error {
-                Some(error) => tracing::warn!(node = %self.node, error, "harvest trouble"),
-                None => tracing::info!(node = %self.node, "the harvest is well again"),
-            }
-            self.told.clone_from(&last_error);
-        }
-        let newest = self.services.store.list();
-        self.newest_height = newest
-            .iter()
-            .filter(|stored| stored.origin == Origin::Harvested && stored.complete)
-            .map(|stored| stored.manifest.height())
-            .max()
-            .or(self.newest_height);
+        self.told.tell(last_error.as_deref());
+        self.newest_height = newest_harvested(&self.services).or(self.newest_height);
         self.services.set_harvest(HarvestStatus {
             node: self.node.to_string(),
             connected,
@@ -174,4 +163,54 @@ impl Harvest {
             last_error,
         });
     }
+}
+
+/// What the log was told of one source's trouble. It hears only of a change: the same
+/// trouble comes back with every round.
+struct Told {
+    source: String,
+    /// Until all is well.
+    last: Option<String>,
+}
+
+impl Told {
+    fn new(source: String) -> Self {
+        Self { source, last: None }
+    }
+
+    fn tell(&mut self, trouble: Option<&str>) {
+        if trouble == self.last.as_deref() {
+            return;
+        }
+        match trouble {
+            Some(error) => tracing::warn!(source = self.source, error, "harvest trouble"),
+            None => tracing::info!(source = self.source, "the harvest is well again"),
+        }
+        self.last = trouble.map(str::to_owned);
+    }
+}
+
+/// The newest height on the shelf that came by itself.
+fn newest_harvested(services: &Services) -> Option<u64> {
+    let stored = services.store.list().into_iter();
+    stored
+        .filter(|stored| stored.origin == Origin::Harvested && stored.complete)
+        .map(|stored| stored.manifest.height())
+        .max()
+}
+
+/// Does something when the token is cancelled, until the guard is dropped.
+fn on_cancel(
+    cancel: &CancellationToken,
+    then: impl FnOnce() + Send + 'static,
+) -> tokio_util::sync::DropGuard {
+    let (cancel, over) = (cancel.clone(), CancellationToken::new());
+    let guard = over.clone().drop_guard();
+    tokio::spawn(async move {
+        tokio::select! {
+            () = cancel.cancelled() => then(),
+            () = over.cancelled() => {}
+        }
+    });
+    guard
 }

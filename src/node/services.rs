@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use libp2p::{Multiaddr, PeerId};
 use tokio::sync::{Notify, broadcast};
 
-use super::command::{DownloadStatus, Failure, HarvestStatus, JoinStatus, LimitsNow};
+use super::command::{DownloadStatus, Failure, FolderStatus, HarvestStatus, JoinStatus, LimitsNow};
 use super::failure::blocking;
 use super::harvest::Intake;
 use super::library::StoreLibrary;
@@ -41,6 +41,7 @@ pub(super) struct Services {
     downloads: Mutex<BTreeMap<ManifestId, DownloadStatus>>,
     harvest: Mutex<Option<HarvestStatus>>,
     join: Mutex<Option<JoinStatus>>,
+    sdk_snapshots: Mutex<Option<FolderStatus>>,
     /// What is taken from nodes and applications, one at a time.
     pub(super) intake: tokio::sync::Mutex<Intake>,
     shelf_changed: Notify,
@@ -215,6 +216,7 @@ impl Services {
             downloads: Mutex::default(),
             harvest: Mutex::default(),
             join: Mutex::default(),
+            sdk_snapshots: Mutex::default(),
             intake: tokio::sync::Mutex::new(Intake::load(home)),
             shelf_changed: Notify::new(),
             announcing: tokio::sync::Mutex::default(),
@@ -343,6 +345,14 @@ impl Services {
 
     pub(super) fn set_harvest(&self, status: HarvestStatus) {
         *lock(&self.harvest) = Some(status);
+    }
+
+    pub(super) fn sdk_snapshots(&self) -> Option<FolderStatus> {
+        lock(&self.sdk_snapshots).clone()
+    }
+
+    pub(super) fn set_sdk_snapshots(&self, status: FolderStatus) {
+        *lock(&self.sdk_snapshots) = Some(status);
     }
 }
 

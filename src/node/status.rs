@@ -28,6 +28,7 @@ pub(super) fn of_daemon(services: &Services) -> Status {
         },
         harvest: services.harvest(),
         join: services.join(),
+        sdk_snapshots: services.sdk_snapshots(),
     }
 }
 
@@ -53,6 +54,7 @@ pub(super) fn of_home(store: &Store, quota_bytes: Option<u64>) -> Result<Status,
         },
         harvest: None,
         join: None,
+        sdk_snapshots: None,
     })
 }
 
@@ -96,11 +98,19 @@ pub(super) fn sample(services: &Services) -> Sample {
             free_bytes: services.store.free_bytes(),
             faults: read(&counters.storage_faults),
         },
-        harvest: services.harvest().map(|harvest| HarvestSample {
-            connected: harvest.connected,
-            newest_height: harvest.newest_height.unwrap_or(0),
-            snapshots: read(&counters.harvests_done),
-            errors: read(&counters.harvests_failed),
-        }),
+        harvest: harvest_sample(services),
     }
+}
+
+fn harvest_sample(services: &Services) -> Option<HarvestSample> {
+    let (node, folder) = (services.harvest(), services.sdk_snapshots());
+    let newest_of_node = node.as_ref().and_then(|node| node.newest_height);
+    let newest_of_folder = folder.as_ref().and_then(|folder| folder.newest_height);
+    (node.is_some() || folder.is_some()).then(|| HarvestSample {
+        connected: node.map(|node| node.connected),
+        folder_well: folder.map(|folder| folder.last_error.is_none()),
+        newest_height: newest_of_node.max(newest_of_folder).unwrap_or(0),
+        snapshots: read(&services.counters.harvests_done),
+        errors: read(&services.counters.harvests_failed),
+    })
 }

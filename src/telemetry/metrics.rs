@@ -94,8 +94,10 @@ pub struct StoreSample {
 /// The harvest.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct HarvestSample {
-    /// Whether the node's p2p connection stands.
-    pub connected: bool,
+    /// Whether the node's p2p connection stands, where it is asked over that.
+    pub connected: Option<bool>,
+    /// Whether the node's snapshot folder is read without trouble, where it is read.
+    pub folder_well: Option<bool>,
     /// Newest height taken.
     pub newest_height: u64,
     /// Snapshots taken since start.
@@ -263,11 +265,14 @@ impl StoreSample {
 
 impl HarvestSample {
     fn register(&self, table: &mut Table) {
-        table.gauge(
-            "harvest_connected",
-            "Whether the node's p2p connection stands",
-            u64::from(self.connected),
-        );
+        if let Some(connected) = self.connected {
+            let help = "Whether the node's p2p connection stands";
+            table.gauge("harvest_connected", help, u64::from(connected));
+        }
+        if let Some(well) = self.folder_well {
+            let help = "Whether the node's snapshot folder is read without trouble";
+            table.gauge("harvest_folder_well", help, u64::from(well));
+        }
         table.gauge(
             "harvest_newest_height",
             "Newest height taken from the node",
@@ -306,6 +311,8 @@ mod tests {
                 ..StoreSample::default()
             },
             harvest: Some(HarvestSample {
+                connected: Some(true),
+                folder_well: Some(false),
                 newest_height: 42,
                 ..HarvestSample::default()
             }),
@@ -341,6 +348,8 @@ mod tests {
         for line in [
             "snapswarm_peers 3",
             "snapswarm_bans_total 77",
+            "snapswarm_harvest_connected 1",
+            "snapswarm_harvest_folder_well 0",
             "snapswarm_harvest_newest_height 42",
             "snapswarm_disk_quota_bytes 9",
             "snapswarm_start_time_seconds 1700000000",

@@ -98,6 +98,8 @@ async fn wrong_use_exits_with_2_and_a_sentence_and_as_json_with_a_document() {
         &["fetch", CID, "--bootstrap", "/ip4/127.0.0.1/tcp/1"],
         &["fetch", CID, "--node-rpc", "127.0.0.1:26657"],
         &["start", "--harvest", NODE],
+        &["start", "--sdk-snapshots", "data/snapshots"],
+        &["start", "--node-rpc", "http://h"],
         &["start", "--listen", "localhost:1"],
         &[
             "feed",

@@ -117,7 +117,14 @@ const FAULTS: &[Fault] = &[
     Fault {
         name: "nobody provides a snapshot, and nothing else is wanted",
         script: "",
-        arguments: &["--bootstrap", NOBODY, "--timeout", "3", "--fallback", "none"],
+        arguments: &[
+            "--bootstrap",
+            NOBODY,
+            "--timeout",
+            "3",
+            "--fallback",
+            "none",
+        ],
         expected: failed(7, "--fallback allows no other way"),
     },
     Fault {
@@ -129,7 +136,12 @@ const FAULTS: &[Fault] = &[
     Fault {
         name: "an endpoint that is not there beside one that is",
         script: "",
-        arguments: &["--chain-rpc", "VALIDATOR,http://127.0.0.1:1", "--fallback", "none"],
+        arguments: &[
+            "--chain-rpc",
+            "VALIDATOR,http://127.0.0.1:1",
+            "--fallback",
+            "none",
+        ],
         expected: failed(7, "one alone is not believed"),
     },
     Fault {
@@ -161,7 +173,10 @@ async fn whatever_goes_wrong_the_node_is_synced_or_its_operator_knows_why_not() 
     let network = Network::start().await;
     let (runs, seed) = (
         number("SNAPSWARM_FAULT_RUNS", 5),
-        number("SNAPSWARM_FAULT_SEED", rand::rng().random_range(0..1_000_000)),
+        number(
+            "SNAPSWARM_FAULT_SEED",
+            rand::rng().random_range(0..1_000_000),
+        ),
     );
     println!("seed {seed}");
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
@@ -214,7 +229,13 @@ async fn check(network: &Network, fault: &Fault, number: usize) {
 async fn assert_same_state(network: &Network, ended: &Ended) {
     let said = ended.said();
     let height = said["height"].as_u64().unwrap();
-    let hash = network.validator.rpc().header(height).await.unwrap().app_hash;
+    let hash = network
+        .validator
+        .rpc()
+        .header(height)
+        .await
+        .unwrap()
+        .app_hash;
     assert_eq!(said["app_hash"], hex::encode_upper(hash));
 }
 

@@ -40,7 +40,12 @@ async fn an_empty_node_gets_to_the_tip_and_stays_there_with_its_own_settings() {
     joiner.node.wait_for_height(height + 3).await;
     assert_eq!(
         joiner.node.rpc().app_hash_after(height).await.unwrap(),
-        network.validator.rpc().app_hash_after(height).await.unwrap(),
+        network
+            .validator
+            .rpc()
+            .app_hash_after(height)
+            .await
+            .unwrap(),
     );
     // What it has it serves, and its status tells of the join.
     let status = joiner.home.run(["status"]).ok();

@@ -109,7 +109,8 @@ impl Network {
         wait_until("a snapshot at the provider", async || {
             let listed = self.provider.run(["list"]).ok();
             let all = listed["snapshots"].as_array().unwrap();
-            all.iter().any(|one| one["proven"] == true && one["chunks"].as_u64() > Some(3))
+            all.iter()
+                .any(|one| one["proven"] == true && one["chunks"].as_u64() > Some(3))
         })
         .await;
     }
@@ -133,7 +134,10 @@ impl Network {
             CHAIN,
             plan(peers_of(&self.validator)),
         );
-        let app = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let app = TcpListener::bind("127.0.0.1:0")
+            .unwrap()
+            .local_addr()
+            .unwrap();
         let app = format!("tcp://{app}");
         let mut settings = Table::new();
         settings.insert("proxy_app".into(), app.clone().into());
@@ -220,7 +224,10 @@ impl Joiner {
     pub fn join(&self, network: &Network, more: &[&str]) -> Ended {
         let output = self.command(network, more).output().unwrap();
         let code = output.status.code();
-        Ended { ran: Ran(output), code }
+        Ended {
+            ran: Ran(output),
+            code,
+        }
     }
 
     /// Joins until a line of its progress has this text; then it is killed.

@@ -340,6 +340,8 @@ pub struct Status {
     /// The join that this home's daemon was last told of.
     #[serde(default)]
     pub join: Option<JoinStatus>,
+    /// The folder of a Cosmos SDK node, where one is configured.
+    pub sdk_snapshots: Option<FolderStatus>,
 }
 
 /// A download under way.
@@ -377,6 +379,19 @@ pub struct HarvestStatus {
     pub connected: bool,
     /// Newest height harvested.
     pub newest_height: Option<u64>,
+    /// What went wrong last, if anything did since the last success.
+    pub last_error: Option<String>,
+}
+
+/// The snapshot folder of a Cosmos SDK node.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct FolderStatus {
+    /// The folder.
+    pub folder: String,
+    /// Newest height harvested.
+    pub newest_height: Option<u64>,
+    /// Why the newest snapshot that lies there is not here, where that is so.
+    pub waiting: Option<String>,
     /// What went wrong last, if anything did since the last success.
     pub last_error: Option<String>,
 }

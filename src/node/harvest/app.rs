@@ -8,6 +8,7 @@ use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
 
 use super::intake::{AppHashes, Order};
+use super::on_cancel;
 use crate::abci::{Address, AppSource};
 use crate::comet::peer::Stop;
 use crate::node::command::{AppOffer, Failure, FailureCode, HarvestCommand, Harvested};
@@ -58,20 +59,4 @@ fn offer(told: &AppOffer) -> Result<Offer, Failure> {
         hash: bytes("hash", &told.hash)?,
         metadata: bytes("metadata", &told.metadata)?,
     })
-}
-
-/// Does something when the token is cancelled, until the guard is dropped.
-fn on_cancel(
-    cancel: &CancellationToken,
-    then: impl FnOnce() + Send + 'static,
-) -> tokio_util::sync::DropGuard {
-    let (cancel, over) = (cancel.clone(), CancellationToken::new());
-    let guard = over.clone().drop_guard();
-    tokio::spawn(async move {
-        tokio::select! {
-            () = cancel.cancelled() => then(),
-            () = over.cancelled() => {}
-        }
-    });
-    guard
 }

@@ -16,8 +16,8 @@ use crate::comet::rpc::{Rpc, RpcError};
 use crate::node::command::Failure;
 use crate::node::failure::blocking;
 use crate::node::services::{Services, count};
-use crate::snapshot::{ManifestId, Offer, SnapshotFields, Source};
-use crate::store::{DamagedFile, Origin};
+use crate::snapshot::{ManifestId, Offer, SnapshotFields, Source, SourceError};
+use crate::store::{DamagedFile, Origin, StoreError};
 
 /// What is remembered from round to round.
 pub(in crate::node) struct Intake {
@@ -56,6 +56,8 @@ enum Taken {
     Published(ManifestId),
     /// Block H+1 is not there yet; the next round sees it.
     NotYet,
+    /// The source pruned it while it was read.
+    Gone,
     Failed(Failure),
 }
 
@@ -106,6 +108,16 @@ impl Intake {
                     round.taken.push(id);
                 }
                 Taken::NotYet => round.waiting.push(name),
+                Taken::Gone => {
+                    let (height, format) = name;
+                    tracing::info!(height, format, "a snapshot went away while it was taken");
+                    // A source that goes on listing it has trouble of its own.
+                    let why = format!(
+                        "the snapshot of height {height}, format {format} is listed, and not there"
+                    );
+                    self.choice.failed(key, why, Instant::now());
+                    round.waiting.push(name);
+                }
                 Taken::Failed(failure) => {
                     count(&services.counters.harvests_failed);
                     let why = format!(
@@ -221,9 +233,31 @@ async fn take<S: Source + 'static>(
             services.shelf_changed().await;
             Taken::Published(id)
         }
-        Err(failure) => Taken::Failed(failure),
+        Err(Untaken::Gone) => Taken::Gone,
+        Err(Untaken::Failed(failure)) => Taken::Failed(failure),
     };
     Ok((source, taken))
+}
+
+/// Why a snapshot was not published.
+enum Untaken {
+    Gone,
+    Failed(Failure),
+}
+
+impl From<SourceError> for Untaken {
+    fn from(error: SourceError) -> Self {
+        match error {
+            SourceError::Gone { .. } => Self::Gone,
+            SourceError::Failed(_) => Self::Failed(error.into()),
+        }
+    }
+}
+
+impl From<StoreError> for Untaken {
+    fn from(error: StoreError) -> Self {
+        Self::Failed(error.into())
+    }
 }
 
 fn publish(
@@ -233,7 +267,7 @@ fn publish(
     offer: &Offer,
     app_hash: Bytes,
     stop: &Stop,
-) -> Result<ManifestId, Failure> {
+) -> Result<ManifestId, Untaken> {
     let mut spool = services.store.publish()?.leaving_space();
     let mut snapshot = source.open(offer)?;
     let mut is_first = true;
@@ -245,9 +279,8 @@ fn publish(
         }
         spool.push(&chunk)?;
         if stop.is_stopped() {
-            return Err(Failure::interrupted(
-                "it is taken when the daemon runs again",
-            ));
+            let interrupted = Failure::interrupted("it is taken when the daemon runs again");
+            return Err(Untaken::Failed(interrupted));
         }
     }
     let fields = SnapshotFields {

@@ -407,5 +407,9 @@ fn free_bytes(path: &std::path::Path) -> Option<u64> {
     let found = path
         .ancestors()
         .find_map(|path| nix::sys::statvfs::statvfs(path).ok())?;
-    Some(found.blocks_available().saturating_mul(found.fragment_size()))
+    Some(
+        found
+            .blocks_available()
+            .saturating_mul(found.fragment_size()),
+    )
 }
