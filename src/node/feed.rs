@@ -6,6 +6,8 @@ mod watch;
 
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -19,8 +21,9 @@ use super::command::{Failure, FailureCode, Fed, FeedCommand};
 use super::failure::blocking;
 use super::progress::Reporter;
 use super::shelf;
+use crate::abci::stub;
 use crate::comet::peer::{
-    ChunkSource, FedStats, FeedSettings, Identity, NodeAddress, PeerError, Stop, feed,
+    ChunkSource, FedStats, FeedEvent, FeedSettings, Identity, NodeAddress, PeerError, Stop, feed,
 };
 use crate::comet::rpc::Rpc;
 use crate::snapshot::{Manifest, Offer};
@@ -64,11 +67,8 @@ pub(super) async fn feed_node(
     let (archive, app_hash) = ready.await.ok_or_else(interrupted)??;
     let manifest = archive.manifest().clone();
     let identity = comet_identity(store.home()).await?;
-    reporter.phase(format!(
-        "offering height {} to {node} as peer {}",
-        manifest.height(),
-        identity.id()
-    ));
+    reporter.note(format!("meeting the node {node} as peer {}", identity.id()));
+    reporter.phase(format!("feeding the node with height {}", manifest.height()));
 
     let stop = Stop::new();
     let (events, mut heard) = mpsc::channel(EVENT_QUEUE);
@@ -79,7 +79,12 @@ pub(super) async fn feed_node(
     };
     let offer = offer(&manifest);
     let feeding_stop = stop.clone();
-    let chunks = ArchiveChunks(archive);
+    let stubs = Stubs::default();
+    let chunks = ArchiveChunks {
+        archive,
+        stubs: stubs.clone(),
+    };
+    let connection = stubs.clone();
     let mut feeding = tokio::task::spawn_blocking(move || {
         feed(
             &settings,
@@ -87,12 +92,15 @@ pub(super) async fn feed_node(
             &offer,
             &chunks,
             &mut |event| {
+                if matches!(event, FeedEvent::Disconnected { .. }) {
+                    connection.forbid();
+                }
                 let _ = events.try_send(event);
             },
             &feeding_stop,
         )
     });
-    let mut watch = Watch::new(&rpc, &manifest, &app_hash, reporter, patience);
+    let mut watch = Watch::new(&rpc, &manifest, &app_hash, reporter, patience, stubs);
     let end = tokio::select! {
         end = watch.until_restored(&mut heard, cancel) => end,
         ended = &mut feeding => Err(too_early(ended)),
@@ -177,15 +185,43 @@ fn offer(manifest: &Manifest) -> Offer {
     }
 }
 
+/// Whether stubs may stand for chunks: while the connection stands on which the node's
+/// application was found behind an adapter that holds the snapshot. The adapter puts the
+/// bytes in, so that they need not pass the peer protocol.
+#[derive(Clone, Default)]
+struct Stubs(Arc<AtomicBool>);
+
+impl Stubs {
+    fn allow(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    /// The next connection may lead to a node without an adapter.
+    fn forbid(&self) {
+        self.0.store(false, Ordering::Relaxed);
+    }
+
+    fn are_allowed(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
 /// Chunks of a sealed archive, as the peer protocol takes them.
-struct ArchiveChunks(Archive);
+struct ArchiveChunks {
+    archive: Archive,
+    stubs: Stubs,
+}
 
 impl ChunkSource for ArchiveChunks {
     fn chunk(&self, index: u32) -> io::Result<Bytes> {
-        let manifest = self.0.manifest();
+        let manifest = self.archive.manifest();
         let index = manifest
             .chunk_index(index)
             .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "no such chunk"))?;
-        self.0.read_chunk(index).map_err(io::Error::other)
+        if self.stubs.are_allowed() {
+            let chunk = manifest.unique_chunk(manifest.unique_at(index));
+            return Ok(stub(&chunk.id));
+        }
+        self.archive.read_chunk(index).map_err(io::Error::other)
     }
 }

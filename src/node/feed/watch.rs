@@ -18,15 +18,30 @@ use std::pin::Pin;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use serde::Deserialize;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::interrupted;
+use super::{Stubs, interrupted};
 use crate::comet::peer::FeedEvent;
 use crate::comet::rpc::{AppState, Restored, Rpc, RpcError};
 use crate::node::command::{Failure, FailureCode};
 use crate::node::progress::{Meter, Reporter};
 use crate::snapshot::Manifest;
+
+/// What an adapter answers to for itself, and no application of CometBFT does.
+const ADAPTER_SNAPSHOTS: &str = "/snapshots";
+
+/// An adapter's answer, as far as it is read.
+#[derive(Deserialize)]
+struct OwnSnapshots {
+    snapshots: Vec<OwnSnapshot>,
+}
+
+#[derive(Deserialize)]
+struct OwnSnapshot {
+    manifest: String,
+}
 
 /// How often the node is asked whether it has restored the snapshot.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -53,6 +68,10 @@ fn work_limit(patience: Duration) -> Duration {
 
 /// A question to the node's RPC that is under way.
 type Question = Pin<Box<dyn Future<Output = Result<Seen, RpcError>> + Send>>;
+
+/// Whether an adapter that holds the snapshot stands before the node's application:
+/// being asked.
+type Asking = Pin<Box<dyn Future<Output = bool> + Send>>;
 
 /// What the node's RPC says of the restore.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -97,6 +116,8 @@ pub(super) struct Watch<'a> {
     /// Offers since the connection stands.
     offers: u32,
     last_trouble: Option<String>,
+    stubs: Stubs,
+    asking: Option<Asking>,
 }
 
 impl<'a> Watch<'a> {
@@ -107,8 +128,11 @@ impl<'a> Watch<'a> {
         app_hash: &'a Bytes,
         reporter: &'a Reporter,
         patience: Duration,
+        stubs: Stubs,
     ) -> Self {
         Self {
+            stubs,
+            asking: None,
             rpc,
             manifest,
             app_hash,
@@ -140,6 +164,7 @@ impl<'a> Watch<'a> {
             tokio::select! {
                 () = cancel.cancelled() => return Err(interrupted()),
                 Some(event) = heard.recv() => self.heard(event, Instant::now()),
+                () = allowed(&mut self.asking) => self.stubs_are_taken(),
                 seen = answer(&mut question) => {
                     question = None;
                     if self.is_restored(seen, Instant::now())? {
@@ -178,6 +203,35 @@ impl<'a> Watch<'a> {
                 },
             })
         })
+    }
+
+    /// Bytes of a chunk.
+    fn size(&self, index: u32) -> u64 {
+        let index = self.manifest.chunk_index(index);
+        index.map_or(0, |index| {
+            u64::from(
+                self.manifest
+                    .unique_chunk(self.manifest.unique_at(index))
+                    .size,
+            )
+        })
+    }
+
+    fn ask_for_adapter(&self) -> Asking {
+        let (rpc, wanted) = (self.rpc.clone(), self.manifest.id().to_string());
+        Box::pin(async move {
+            let told = rpc.query(ADAPTER_SNAPSHOTS).await.ok().flatten();
+            let told = told.and_then(|json| serde_json::from_slice::<OwnSnapshots>(&json).ok());
+            told.is_some_and(|own| own.snapshots.iter().any(|one| one.manifest == wanted))
+        })
+    }
+
+    fn stubs_are_taken(&mut self) {
+        self.stubs.allow();
+        self.reporter.note(
+            "the node's application is behind an adapter that has the snapshot: only the names of \
+             the chunks are sent",
+        );
     }
 
     fn is_stuck(&self, now: Instant) -> bool {
@@ -245,6 +299,7 @@ impl<'a> Watch<'a> {
                     self.moved_at = now;
                 }
                 self.offers = 0;
+                self.asking = Some(self.ask_for_adapter());
                 self.reporter
                     .note(format!("connected; the node runs CometBFT {version}"));
             }
@@ -255,13 +310,13 @@ impl<'a> Watch<'a> {
                 }
                 self.reporter.note("snapshot offered");
             }
-            FeedEvent::ChunkSent { index, bytes } => {
+            FeedEvent::ChunkSent { index, .. } => {
                 let first = !std::mem::replace(&mut self.sent[index as usize], true);
                 self.working_since = None;
                 self.offers = self.offers.min(OFFERS_OF_A_CONNECTION);
                 if first {
                     self.moved_at = now;
-                    self.sent_bytes += bytes;
+                    self.sent_bytes += self.size(index);
                 }
                 self.meter.tell(self.sent_bytes, 1);
                 if first && self.sent.iter().all(|sent| *sent) {
@@ -270,7 +325,10 @@ impl<'a> Watch<'a> {
                         .phase("the node has all chunks; its application restores the state");
                 }
             }
-            FeedEvent::Disconnected { why } => self.trouble(why),
+            FeedEvent::Disconnected { why } => {
+                self.asking = None;
+                self.trouble(why);
+            }
         }
     }
 
@@ -400,6 +458,18 @@ fn seen_of(app: AppState, height: u64, app_hash: &Bytes) -> Seen {
         Seen::OtherState {
             app_hash: app.app_hash,
         }
+    }
+}
+
+/// Ends when an adapter is there that has the snapshot; never otherwise.
+async fn allowed(asking: &mut Option<Asking>) {
+    let is_there = match asking {
+        Some(question) => question.await,
+        None => std::future::pending().await,
+    };
+    *asking = None;
+    if !is_there {
+        std::future::pending::<()>().await;
     }
 }
 

@@ -61,15 +61,22 @@ impl Join {
         self.chain.app_hash_after(height.checked_sub(1)?).await.ok()
     }
 
-    /// After a setback that ends the join: nothing is left running or changed. What
-    /// is to be gone on with stays written down.
+    /// After a setback that ends the join: nothing is left running or changed, and a
+    /// node in the middle of a restore is an empty one again.
     pub(super) async fn leave(&mut self) {
         self.node.stop().await;
         let reporter = self.reporter.clone();
-        self.node.journal.refused.clear();
-        self.node.journal.rung = Rung::Swarm;
-        let put_back = self.node.put_settings_back(&reporter);
-        if let Err(failure) = put_back.and_then(|()| self.node.save()) {
+        let with_app = self.node.can_empty_app().await;
+        let emptied = match self.node.journal.window {
+            true => self.node.empty(with_app),
+            false => Ok(()),
+        };
+        let put_back = emptied.and_then(|()| self.node.put_settings_back(&reporter));
+        let forgotten = put_back.and_then(|()| {
+            self.node.journal = Default::default();
+            self.node.save()
+        });
+        if let Err(failure) = forgotten {
             tracing::error!(%failure, "the node's own settings are not back");
             reporter.note(format!(
                 "the node's own settings are not back: {}; the same command tries again",

@@ -84,7 +84,9 @@ impl Join {
                 }
                 happened = self.node.happens() => match happened {
                     Happened::Ended(failure) => return Err(Setback::crash(failure)),
-                    Happened::Said(Sign::Failed(why)) => return Err(sync_failed(&why)),
+                    Happened::Said(Sign::Failed(why)) => {
+                        return Err(self.node.or_crash(sync_failed(&why)).await);
+                    }
                     Happened::Said(_) => {}
                 },
             }

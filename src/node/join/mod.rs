@@ -251,7 +251,7 @@ impl Join {
         }
         let refused = self.node.journal.refused.len();
         let next = ladder::next(rung, kind, refused, &self.options.fallback);
-        tracing::warn!(rung = rung.name(), why = %failure, "a rung of the ladder did not hold");
+        tracing::info!(rung = rung.name(), why = %failure, "a rung of the ladder did not hold");
         self.steps.push(JoinStep {
             rung: rung.name().to_owned(),
             why: failure.message.clone(),

@@ -24,6 +24,8 @@ use crate::node::progress::Reporter;
 const STOP_PATIENCE: Duration = Duration::from_secs(20);
 /// An application that is started listens within this.
 const APP_PATIENCE: Duration = Duration::from_secs(60);
+/// A node that lost its application ends within this.
+const CRASH_PATIENCE: Duration = Duration::from_secs(1);
 /// Between two looks at something that is being started.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 /// What CometBFT keeps of chunks lies in its temporary folder; this one is made where
@@ -290,6 +292,19 @@ impl Node {
             Some(sign) => Happened::Said(sign),
             None => Happened::Ended(ended("CometBFT", plan, NODE_LOG, comet)),
         }
+    }
+
+    /// The reason behind a setback: a node whose application dies tells of a failed
+    /// restore first and ends then.
+    pub(super) async fn or_crash(&mut self, setback: Setback) -> Setback {
+        let ends = async {
+            loop {
+                if let Happened::Ended(failure) = self.happens().await {
+                    return Setback::crash(failure);
+                }
+            }
+        };
+        tokio::time::timeout(CRASH_PATIENCE, ends).await.unwrap_or(setback)
     }
 
     /// Stops CometBFT alone.

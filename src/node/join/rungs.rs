@@ -139,7 +139,9 @@ impl Join {
                 }
                 happened = self.node.happens() => match happened {
                     Happened::Ended(failure) => return Err(Setback::crash(failure)),
-                    Happened::Said(Sign::Failed(why)) => return Err(sync_failed(&why)),
+                    Happened::Said(Sign::Failed(why)) => {
+                        return Err(self.node.or_crash(sync_failed(&why)).await);
+                    }
                     Happened::Said(Sign::Applied | Sign::Offered) => moved_at = Instant::now(),
                     Happened::Said(Sign::Restored) => return Ok(()),
                     Happened::Said(Sign::Rejected(why)) => self.reporter.note(why),

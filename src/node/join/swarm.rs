@@ -315,6 +315,7 @@ impl Join {
                 tokio::select! {
                     fed = &mut feeding => break fed.map(drop).map_err(Setback::snapshot),
                     happened = self.node.happens() => if let Some(setback) = circles.see(happened) {
+                        let setback = self.node.or_crash(setback).await;
                         // The local peer is let go before anything else is done.
                         enough.cancel();
                         let _ = feeding.await;

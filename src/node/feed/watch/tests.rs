@@ -32,7 +32,14 @@ fn watching(test: impl FnOnce(&mut Watch, &mut mpsc::Receiver<Progress>, Instant
     let reporter = Reporter::new(sender);
     let (rpc, manifest) = (Rpc::new("http://127.0.0.1:1").unwrap(), manifest(2));
     let app_hash = manifest.app_hash().unwrap().clone();
-    let mut watch = Watch::new(&rpc, &manifest, &app_hash, &reporter, PATIENCE);
+    let mut watch = Watch::new(
+        &rpc,
+        &manifest,
+        &app_hash,
+        &reporter,
+        PATIENCE,
+        Stubs::default(),
+    );
     test(&mut watch, &mut told, Instant::now());
 }
 
