@@ -9,6 +9,7 @@ use clap::Args;
 use clap::builder::PossibleValuesParser;
 use libp2p::Multiaddr;
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
 use super::{Door, PROGRESS_QUEUE, first_line, home, interrupt, text};
 use crate::node::command::{Failure, Joined};
@@ -31,6 +32,26 @@ const LOWER_RUNG: u8 = 8;
     snapswarm join --chain-rpc https://a.example,https://b.example --node-home ~/.wasmd \\\n    \
       --node-cmd 'wasmd start'")]
 pub(super) struct Arguments {
+    #[command(flatten)]
+    node: NodeArguments,
+    /// Take this snapshot and no other
+    #[arg(long, value_name = "CID", value_parser = super::arguments::cid)]
+    cid: Option<String>,
+    /// What may be tried when the swarm does not bring the node to the tip: the state
+    /// sync of CometBFT's own peers, block sync from the first block, none of both
+    #[arg(long, value_name = "WAY[,WAY]", value_delimiter = ',', default_value = "peers,blocks", value_parser = PossibleValuesParser::new(["peers", "blocks", "none"]))]
+    fallback: Vec<String>,
+    /// Peer to begin with, beside the configured ones; may be repeated
+    #[arg(long, value_name = "MULTIADDR", value_parser = super::arguments::bootstrap)]
+    bootstrap: Vec<Multiaddr>,
+    /// How long to look for somebody who has a snapshot
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=31_536_000))]
+    timeout: u64,
+}
+
+/// The node that gets a state, and its chain.
+#[derive(Debug, Args)]
+pub(super) struct NodeArguments {
     /// RPC endpoints of the chain, at least two, which must agree
     #[arg(long, value_name = "URL[,URL...]", required = true, value_delimiter = ',', value_parser = super::arguments::rpc_url)]
     chain_rpc: Vec<String>,
@@ -50,25 +71,12 @@ pub(super) struct Arguments {
     /// Stop the node once it is synced, instead of staying with it
     #[arg(long)]
     exit_when_synced: bool,
-    /// Take this snapshot and no other
-    #[arg(long, value_name = "CID", value_parser = super::arguments::cid)]
-    cid: Option<String>,
     /// A block that you trust, instead of what the endpoints agree in
     #[arg(long, value_name = "H", requires = "trust_hash", value_parser = super::arguments::height())]
     trust_height: Option<u64>,
     /// Its hash
     #[arg(long, value_name = "HEX", requires = "trust_height", value_parser = super::arguments::hex_bytes)]
     trust_hash: Option<String>,
-    /// What may be tried when the swarm does not bring the node to the tip: the state
-    /// sync of CometBFT's own peers, block sync from the first block, none of both
-    #[arg(long, value_name = "WAY[,WAY]", value_delimiter = ',', default_value = "peers,blocks", value_parser = PossibleValuesParser::new(["peers", "blocks", "none"]))]
-    fallback: Vec<String>,
-    /// Peer to begin with, beside the configured ones; may be repeated
-    #[arg(long, value_name = "MULTIADDR", value_parser = super::arguments::bootstrap)]
-    bootstrap: Vec<Multiaddr>,
-    /// How long to look for somebody who has a snapshot
-    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=31_536_000))]
-    timeout: u64,
     /// How long nothing may move, in any phase, before the next way is tried
     #[arg(long, value_name = "SECONDS", default_value_t = 300, value_parser = clap::value_parser!(u64).range(1..=31_536_000))]
     patience: u64,
@@ -76,70 +84,88 @@ pub(super) struct Arguments {
 
 impl Arguments {
     pub(super) async fn run(&self, door: &Door<'_>) -> Result<ExitCode, Failure> {
-        let cancel = interrupt::listen(door.screen.clone())?;
-        let config = home::open(door.home, false, door.screen)?;
-        let (progress, mut news) = mpsc::channel(PROGRESS_QUEUE);
-        let options = self.options()?;
-        let joining = async {
-            let mut join =
-                Join::begin(door.home, config, options, progress, cancel.clone()).await?;
-            let joined = join.until_synced().await?;
-            Ok::<_, Failure>((join, joined))
-        };
-        let (mut join, joined) = door
-            .shown(joining, &mut news)
-            .await
-            .map_err(super::how_to_go_on)?;
-        let code = match joined.rung.as_str() {
-            "peers" | "blocks" => ExitCode::from(LOWER_RUNG),
-            _ => ExitCode::SUCCESS,
-        };
-        let told = match door.json || !io::stdout().is_terminal() {
-            true => text::safe_json(&serde_json::json!(joined).to_string()),
-            false => told(&joined, self.exit_when_synced),
-        };
-        if let Err(error) = first_line(told.trim_end()) {
-            tracing::warn!(%error, "the outcome cannot be written to stdout");
-        }
-        if self.exit_when_synced {
-            if !join.is_served_by_others() {
-                let hint = "`snapswarm start` shares the snapshot with others.";
-                door.screen.line(hint);
-            }
-            join.close().await;
-        } else {
-            door.shown(join.supervise(), &mut news).await?;
-        }
-        Ok(code)
-    }
-
-    fn options(&self) -> Result<JoinOptions, Failure> {
         let rung = |word: &String| match word.as_str() {
             "peers" => Some(Rung::Peers),
             "blocks" => Some(Rung::Blocks),
             _ => None,
         };
+        let cancel = interrupt::listen(door.screen.clone())?;
+        let options = JoinOptions {
+            bootstrap: self.bootstrap.clone(),
+            manifest: self.cid.clone(),
+            fallback: self.fallback.iter().filter_map(rung).collect(),
+            timeout_s: self.timeout,
+            only_here: false,
+            ..self.node.options()?
+        };
+        bring(door, options, cancel).await
+    }
+}
+
+impl NodeArguments {
+    /// With what the home has, and nothing else.
+    pub(super) fn options(&self) -> Result<JoinOptions, Failure> {
         Ok(JoinOptions {
             chain_rpc: self.chain_rpc.clone(),
             node_home: home::absolute(&self.node_home)?,
             app_cmd: self.app_cmd.clone(),
             node_cmd: self.node_cmd.clone(),
             app_data: self.app_data.as_deref().map(home::absolute).transpose()?,
-            bootstrap: self.bootstrap.clone(),
-            manifest: self.cid.clone(),
+            bootstrap: Vec::new(),
+            manifest: None,
+            only_here: true,
             trust: self.trust_height.zip(self.trust_hash.clone()),
-            fallback: self.fallback.iter().filter_map(rung).collect(),
-            timeout_s: self.timeout,
+            fallback: Vec::new(),
+            timeout_s: 0,
             patience: Duration::from_secs(self.patience),
             exit_when_synced: self.exit_when_synced,
         })
     }
 }
 
+/// Brings a node to the tip, tells how, and stays with it or leaves.
+pub(super) async fn bring(
+    door: &Door<'_>,
+    options: JoinOptions,
+    cancel: CancellationToken,
+) -> Result<ExitCode, Failure> {
+    let config = home::open(door.home, false, door.screen)?;
+    let (progress, mut news) = mpsc::channel(PROGRESS_QUEUE);
+    let (leaves, only_here) = (options.exit_when_synced, options.only_here);
+    let joining = async {
+        let mut join = Join::begin(door.home, config, options, progress, cancel).await?;
+        let joined = join.until_synced().await?;
+        Ok::<_, Failure>((join, joined))
+    };
+    let joined = door.shown(joining, &mut news).await;
+    let (mut join, joined) = joined.map_err(super::how_to_go_on)?;
+    let code = match joined.rung.as_str() {
+        "peers" | "blocks" => ExitCode::from(LOWER_RUNG),
+        _ => ExitCode::SUCCESS,
+    };
+    let told = match door.json || !io::stdout().is_terminal() {
+        true => text::safe_json(&serde_json::json!(joined).to_string()),
+        false => told(&joined, leaves),
+    };
+    if let Err(error) = first_line(told.trim_end()) {
+        tracing::warn!(%error, "the outcome cannot be written to stdout");
+    }
+    if leaves {
+        if !join.is_served_by_others() && !only_here {
+            door.screen
+                .line("`snapswarm start` shares the snapshot with others.");
+        }
+        join.close().await;
+    } else {
+        door.shown(join.supervise(), &mut news).await?;
+    }
+    Ok(code)
+}
+
 /// The outcome for a person.
 fn told(joined: &Joined, left: bool) -> String {
     let from = match (joined.rung.as_str(), joined.snapshot_height) {
-        ("swarm", Some(height)) => format!("from the swarm's snapshot of height {height}"),
+        ("swarm", Some(height)) => format!("from the snapshot of height {height}"),
         ("peers", _) => "by the state sync of CometBFT's own peers".to_owned(),
         ("blocks", _) => "by block sync from the first block".to_owned(),
         _ => "with the blocks that it had".to_owned(),

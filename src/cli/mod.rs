@@ -28,6 +28,7 @@ mod limits;
 mod list;
 mod load;
 mod pin;
+mod restore;
 mod show;
 mod start;
 mod status;
@@ -44,6 +45,7 @@ use std::{
 
 use clap::{Parser, Subcommand, error::ErrorKind};
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
 use self::{arguments::Cid, screen::Screen};
 use crate::{
@@ -91,6 +93,7 @@ enum Verb {
     Init(init::Arguments),
     Load(load::Arguments),
     Join(join::Arguments),
+    Restore(restore::Arguments),
     Start(start::Arguments),
     Fetch(fetch::Arguments),
     Feed(feed::Arguments),
@@ -160,6 +163,7 @@ impl Cli {
         };
         match &self.verb {
             Verb::Join(arguments) => return arguments.run(&door).await,
+            Verb::Restore(arguments) => return arguments.run(&door).await,
             Verb::Init(arguments) => arguments.run(&door),
             Verb::Start(arguments) => arguments.run(&door).await,
             Verb::Adapter(arguments) => arguments.run(&door).await,
@@ -201,6 +205,15 @@ impl Door<'_> {
 
     async fn carry_out(&self, command: Command) -> Result<Outcome, Failure> {
         let cancel = interrupt::listen(self.screen.clone())?;
+        self.carry_out_until(command, cancel).await
+    }
+
+    /// The same for a verb that does more than one thing.
+    async fn carry_out_until(
+        &self,
+        command: Command,
+        cancel: CancellationToken,
+    ) -> Result<Outcome, Failure> {
         let (progress, mut news) = mpsc::channel(PROGRESS_QUEUE);
         let work = async {
             match remote::ask(self.home, &command, progress.clone(), cancel.clone()).await {

@@ -68,7 +68,10 @@ pub(super) async fn feed_node(
     let manifest = archive.manifest().clone();
     let identity = comet_identity(store.home()).await?;
     reporter.note(format!("meeting the node {node} as peer {}", identity.id()));
-    reporter.phase(format!("feeding the node with height {}", manifest.height()));
+    reporter.phase(format!(
+        "feeding the node with height {}",
+        manifest.height()
+    ));
 
     let stop = Stop::new();
     let (events, mut heard) = mpsc::channel(EVENT_QUEUE);

@@ -86,7 +86,7 @@ const FAULTS: &[Fault] = &[
     },
     Fault {
         name: "the application asks for the same bytes without end",
-        script: "apply=retry@1x1200",
+        script: "apply=retry-forever@1x1200",
         arguments: &[],
         expected: synced(SWARM, 0, ""),
     },

@@ -10,6 +10,7 @@ mod comet_tools;
 mod fake_rpc;
 mod faults;
 mod network;
+mod others;
 #[path = "../support/scripted_app.rs"]
 mod scripted_app;
 #[path = "../support/mod.rs"]

@@ -171,6 +171,13 @@ pub struct Ended {
 }
 
 impl Ended {
+    fn of(mut command: Command) -> Self {
+        let output = command.output().unwrap();
+        let code = output.status.code();
+        let ran = Ran(output);
+        Self { ran, code }
+    }
+
     /// What it said on stdout.
     pub fn said(&self) -> Value {
         serde_json::from_slice(&self.ran.0.stdout)
@@ -197,23 +204,54 @@ impl Joiner {
         )
     }
 
-    /// `snapswarm join` with what all have, and more.
-    pub fn command(&self, network: &Network, more: &[&str]) -> Command {
+    /// What every verb is told that brings this node to the tip.
+    fn tell(&self, command: &mut Command) {
         let node = self.node.home.display();
         let cometbft = comet_tools().cometbft;
         let node_cmd = format!("exec {} start --home {node}", cometbft.display());
-        let mut command = self.home.command(["join", "--exit-when-synced"]);
+        command
+            .arg("--exit-when-synced")
+            .arg("--node-home")
+            .arg(&self.node.home)
+            .args(["--node-cmd", &node_cmd, "--patience", "20"]);
+    }
+
+    /// And what is told where the application is started, too.
+    fn tell_app(&self, command: &mut Command) {
+        command
+            .args(["--app-cmd", &self.app_command()])
+            .arg("--app-data")
+            .arg(self.app_data());
+    }
+
+    /// `snapswarm join` with what all have, and more.
+    pub fn command(&self, network: &Network, more: &[&str]) -> Command {
+        let mut command = self.command_before_app(network, more);
+        self.tell_app(&mut command);
+        command
+    }
+
+    /// Before an application that others start.
+    pub fn join_before_app(&self, network: &Network, more: &[&str]) -> Ended {
+        Ended::of(self.command_before_app(network, more))
+    }
+
+    /// `snapswarm restore`, to the end.
+    pub fn restore(&self, car: &str, more: &[&str]) -> Ended {
+        let mut command = self.home.command(["restore", car]);
+        self.tell(&mut command);
+        self.tell_app(&mut command);
+        command.args(more);
+        Ended::of(command)
+    }
+
+    fn command_before_app(&self, network: &Network, more: &[&str]) -> Command {
+        let mut command = self.home.command(["join"]);
+        self.tell(&mut command);
         if !more.contains(&"--chain-rpc") {
             command.args(["--chain-rpc", &network.rpcs()]);
         }
-        command
-            .arg("--node-home")
-            .arg(&self.node.home)
-            .args(["--node-cmd", &node_cmd, "--app-cmd", &self.app_command()])
-            .arg("--app-data")
-            .arg(self.app_data())
-            .args(["--patience", "20", "--timeout", "20"])
-            .args(more);
+        command.args(["--timeout", "20"]).args(more);
         if network.daemon.is_some() && !more.contains(&"--bootstrap") {
             command.args(["--bootstrap", &network.bootstrap()]);
         }

@@ -61,7 +61,7 @@ use super::command::{
     Progress, StartOptions,
 };
 use super::progress::Reporter;
-use super::{Daemon, remote};
+use super::{Daemon, remote, run_local};
 use crate::comet::node_home::NodeHome;
 use crate::comet::peer::NodeId;
 use crate::config::Config;
@@ -88,6 +88,8 @@ pub struct JoinOptions {
     pub bootstrap: Vec<Multiaddr>,
     /// This snapshot and no other.
     pub manifest: Option<String>,
+    /// Only what the home has already: nothing is asked of the swarm.
+    pub only_here: bool,
     /// A block that the person trusts: height and hash in hex.
     pub trust: Option<(u64, String)>,
     /// Rungs below the swarm that may be used.
@@ -128,15 +130,21 @@ struct OwnDaemon {
     stop: CancellationToken,
 }
 
-/// Asks the home's daemon.
+/// Asks the home's daemon, or does without one.
 #[derive(Clone)]
 struct Asker {
     home: PathBuf,
     progress: mpsc::Sender<Progress>,
+    /// The settings of a home that has no daemon and needs none.
+    alone: Option<Config>,
 }
 
 impl Asker {
     async fn ask(&self, command: Command, cancel: CancellationToken) -> Result<Outcome, Failure> {
+        if let Some(config) = &self.alone {
+            let progress = self.progress.clone();
+            return run_local(&self.home, config.clone(), command, progress, cancel).await;
+        }
         let asked = remote::ask(&self.home, &command, self.progress.clone(), cancel);
         asked.await.unwrap_or_else(|| {
             Err(Failure::new(
@@ -178,7 +186,12 @@ impl Join {
         chain.check(&reporter).await?;
         std::fs::create_dir_all(home).map_err(|error| Failure::io(home.display(), &error))?;
         let peer_id = super::feed::comet_identity(home).await?.id();
-        let daemon = own_daemon(home, config, &options).await?;
+        let (mut daemon, mut alone) = (None, None);
+        match (has_daemon(home).await?, options.only_here) {
+            (true, _) => {}
+            (false, true) => alone = Some(config),
+            (false, false) => daemon = Some(own_daemon(home, config, &options).await?),
+        }
         Ok(Self {
             chain,
             node,
@@ -188,6 +201,7 @@ impl Join {
             asker: Asker {
                 home: home.to_owned(),
                 progress,
+                alone,
             },
             cancel,
             started,
@@ -333,19 +347,19 @@ impl Join {
     }
 }
 
-/// The daemon of the home: nothing when one runs already.
+/// Whether a daemon of the home runs.
+async fn has_daemon(home: &Path) -> Result<bool, Failure> {
+    let (progress, _) = mpsc::channel(1);
+    let asked = remote::ask(home, &Command::Status, progress, CancellationToken::new());
+    asked.await.transpose().map(|status| status.is_some())
+}
+
+/// A daemon of the home in this process.
 async fn own_daemon(
     home: &Path,
     config: Config,
     options: &JoinOptions,
-) -> Result<Option<OwnDaemon>, Failure> {
-    let (progress, _) = mpsc::channel(1);
-    let asked = remote::ask(home, &Command::Status, progress, CancellationToken::new());
-    match asked.await {
-        Some(Ok(_)) => return Ok(None),
-        Some(Err(failure)) => return Err(failure),
-        None => {}
-    }
+) -> Result<OwnDaemon, Failure> {
     let start = StartOptions {
         bootstrap: options.bootstrap.clone(),
         ..StartOptions::default()
@@ -353,7 +367,7 @@ async fn own_daemon(
     let daemon = Daemon::start(home, config, start).await?;
     let stop = CancellationToken::new();
     let task = tokio::spawn(daemon.run(stop.clone()));
-    Ok(Some(OwnDaemon { task, stop }))
+    Ok(OwnDaemon { task, stop })
 }
 
 /// The person wants no lower rung.

@@ -121,6 +121,10 @@ impl Join {
                     format!("the node did not take {wanted}, and no other was asked for"),
                 )));
             }
+            let here = own.iter().find(|one| one.manifest == *wanted);
+            if let Some(here) = here.filter(|one| one.complete) {
+                return Ok(here.into());
+            }
             return self
                 .fetch(FetchTarget::Manifest(wanted.clone()), least, None)
                 .await;
@@ -176,6 +180,18 @@ impl Join {
         least: u64,
         timeout_s: Option<u64>,
     ) -> Result<Chosen, Setback> {
+        if self.options.only_here {
+            return Err(Setback::rung(
+                Failure::new(
+                    FailureCode::NotFound,
+                    format!(
+                        "no complete snapshot of {} is in the home that this node could restore",
+                        self.chain.id
+                    ),
+                )
+                .hint("`snapswarm list` shows what is there; `snapswarm join` asks the swarm"),
+            ));
+        }
         let rpc = self.chain.any().await.map_err(Setback::rung)?.full_url();
         let command = Command::Fetch(FetchCommand {
             target,
