@@ -293,6 +293,7 @@ fn an_end_of_cometbft_in_the_middle_of_a_frame_reaches_the_application() {
     let app = FakeApp::start(obliging(0, b""));
     let between = Between::start(&app.address);
     let mut node: Node = between.node();
+    node.call(check_tx("whole"));
     node.send_bytes(&framed(check_tx("cut"))[..4]);
     drop(node);
     eventually("the application sees the end", || app.ended() == 1);

@@ -11,7 +11,7 @@ use serde_json::json;
 use tokio::runtime::Handle;
 
 use super::daemon::{Daemon, Watch};
-use super::prefer::{Advice, Progress, Situation, advise};
+use super::prefer::{Advice, Situation, advise};
 use crate::abci::{Chain, Offered, Snapshots, Standing, Verdict, Verified};
 use crate::comet::rpc::Rpc;
 use crate::config::OfferPolicy;
@@ -24,6 +24,8 @@ use crate::store::{Archive, Stamp, Store, StoreSettings, Stored};
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
 /// The chain's RPC is asked within CometBFT's own patience.
 const RPC_TIMEOUT: Duration = Duration::from_secs(10);
+/// A download whose file was not written for so long makes no progress.
+const STALLED_AFTER: Duration = Duration::from_secs(120);
 /// Snapshots with a chunk that cannot be read are told once each; more than a home
 /// has.
 const MAX_UNREADABLE: usize = 256;
@@ -37,7 +39,6 @@ pub(super) struct OwnSnapshots {
     runtime: Handle,
     daemon: Watch,
     looked: Mutex<Option<Looked>>,
-    progress: Mutex<Progress>,
     /// Snapshots of which it was told that a chunk cannot be read.
     unreadable: Mutex<BTreeSet<ManifestId>>,
 }
@@ -68,7 +69,6 @@ impl OwnSnapshots {
             daemon: Watch::new(home, runtime.clone()),
             runtime,
             looked: Mutex::default(),
-            progress: Mutex::default(),
             unreadable: Mutex::default(),
         }
     }
@@ -141,35 +141,6 @@ impl OwnSnapshots {
         Some((store, found))
     }
 
-    /// What is known when an offer comes that is not here.
-    fn situation(&self, chain: &Chain, offered: &Offered, all: &[Stored]) -> Situation {
-        let moving = match self.daemon.look() {
-            Daemon::Running(daemon) => {
-                let downloads = daemon.downloads();
-                lock(&self.progress).moving(downloads, Instant::now())
-            }
-            Daemon::Silent(_) | Daemon::Strange(_) => BTreeSet::new(),
-        };
-        let is_moving = |stored: &Stored| {
-            !stored.complete && moving.contains(&stored.manifest.id().to_string())
-        };
-        let chain_id = chain.id.clone().or_else(|| only_chain(all));
-        let of_chain = |stored: &&Stored| Some(stored.manifest.chain_id()) == chain_id.as_deref();
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-        let now = now.unwrap_or_default().as_secs();
-        let came = |stored: &Stored| {
-            let usable = stored.complete && stored.manifest.app_hash().is_some();
-            usable.then(|| Duration::from_secs(now.saturating_sub(stored.added_unix_s)))
-        };
-        Situation {
-            is_coming: all.iter().any(|one| is_moving(one) && is_it(one, offered)),
-            another_is_coming: all.iter().filter(of_chain).any(is_moving),
-            another_is_here: all.iter().filter(of_chain).filter_map(came).min(),
-            since_first: offered.since_first,
-            may_wait: offered.may_wait,
-        }
-    }
-
     fn tell_unreadable(&self, manifest: &Manifest, chunk: u32, error: &io::Error) {
         let (height, format) = (manifest.height(), manifest.format());
         let mut told = lock(&self.unreadable);
@@ -189,6 +160,34 @@ impl OwnSnapshots {
 fn is_it(stored: &Stored, offered: &Offered) -> bool {
     offer_of(&stored.manifest) == offered.offer
         && stored.manifest.app_hash() == Some(&offered.app_hash)
+}
+
+/// What is known when an offer comes that is not here.
+fn situation(chain: &Chain, offered: &Offered, all: &[Stored]) -> Situation {
+    let chain_id = chain.id.clone().or_else(|| only_chain(all));
+    let of_chain = |stored: &&Stored| Some(stored.manifest.chain_id()) == chain_id.as_deref();
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    let now = now.unwrap_or_default().as_secs();
+    let came = |stored: &Stored| {
+        let usable = stored.complete && stored.manifest.app_hash().is_some();
+        usable.then(|| Duration::from_secs(now.saturating_sub(stored.added_unix_s)))
+    };
+    Situation {
+        is_coming: all.iter().any(|one| is_moving(one) && is_it(one, offered)),
+        another_is_coming: all.iter().filter(of_chain).any(is_moving),
+        another_is_here: all.iter().filter(of_chain).filter_map(came).min(),
+        since_first: offered.since_first,
+        may_wait: offered.may_wait,
+    }
+}
+
+/// Whether somebody is bringing the rest of a snapshot: a daemon of any version, or a
+/// `fetch` without one. The file tells it best.
+fn is_moving(stored: &Stored) -> bool {
+    let written = || std::fs::metadata(&stored.file)?.modified();
+    // A time to come is one of another clock, and now.
+    let age = |time: SystemTime| SystemTime::now().duration_since(time).unwrap_or_default();
+    !stored.complete && written().is_ok_and(|time| age(time) <= STALLED_AFTER)
 }
 
 /// The chain of a home that has snapshots of one only.
@@ -248,7 +247,7 @@ impl Snapshots for OwnSnapshots {
         if self.policy == OfferPolicy::Any {
             return Verdict::Unchecked;
         }
-        match advise(self.policy, &self.situation(chain, offered, &all)) {
+        match advise(self.policy, &situation(chain, offered, &all)) {
             Advice::Pass => Verdict::Unchecked,
             Advice::Wait(reason) => Verdict::Wait(reason.to_owned()),
             Advice::Reject(reason) => Verdict::Reject(reason.to_owned()),

@@ -4,8 +4,7 @@
 //! lives. So an offer of the very snapshot that the swarm is bringing waits for the
 //! rest of it, and others are rejected only while something better is to be had.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::config::OfferPolicy;
 
@@ -13,9 +12,6 @@ use crate::config::OfferPolicy;
 /// first offer; and what came longer before that than this is no reason to reject:
 /// peers may not offer it any more.
 const PREFER_FOR: Duration = Duration::from_secs(30 * 60);
-/// A download that has brought nothing for so long makes no progress.
-const STALLED_AFTER: Duration = Duration::from_secs(120);
-
 /// What is known when an offer comes that is not here.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(super) struct Situation {
@@ -59,36 +55,6 @@ pub(super) fn advise(policy: OfferPolicy, situation: &Situation) -> Advice {
         Advice::Reject("it is not here, and another one that came lately is")
     } else {
         Advice::Pass
-    }
-}
-
-/// Which downloads move.
-#[derive(Default)]
-pub(super) struct Progress {
-    /// By CID: bytes that were here, and since when. No more than the daemon tells.
-    seen: BTreeMap<String, (u64, Instant)>,
-}
-
-impl Progress {
-    /// Takes in the downloads as they are now; gives those that move.
-    pub(super) fn moving(
-        &mut self,
-        downloads: Vec<(String, u64)>,
-        now: Instant,
-    ) -> BTreeSet<String> {
-        let before = std::mem::take(&mut self.seen);
-        for (manifest, done) in downloads {
-            let since = match before.get(&manifest) {
-                Some((had, since)) if *had == done => *since,
-                _ => now,
-            };
-            self.seen.insert(manifest, (done, since));
-        }
-        let moving = |since: &Instant| now.duration_since(*since) <= STALLED_AFTER;
-        let seen = self.seen.iter();
-        seen.filter(|(_, (_, since))| moving(since))
-            .map(|(manifest, _)| manifest.clone())
-            .collect()
     }
 }
 
@@ -148,23 +114,5 @@ mod tests {
         }
         let old = here(PREFER_FOR + Duration::from_secs(1));
         assert_eq!(advise(PreferSwarm, &old), Advice::Pass);
-    }
-
-    #[test]
-    fn a_download_moves_until_it_has_brought_nothing_for_a_while() {
-        let mut progress = Progress::default();
-        let start = Instant::now();
-        let mut moving = |done: &[(&str, u64)], after: Duration| {
-            let downloads = done.iter().map(|(one, done)| ((*one).to_owned(), *done));
-            let moving = progress.moving(downloads.collect(), start + after);
-            moving.into_iter().collect::<Vec<_>>()
-        };
-        let second = Duration::from_secs(1);
-        assert_eq!(moving(&[("a", 1), ("b", 1)], Duration::ZERO), ["a", "b"]);
-        assert_eq!(moving(&[("a", 2), ("b", 1)], 100 * second), ["a", "b"]);
-        assert_eq!(moving(&[("a", 2), ("b", 1)], 121 * second), ["a"]);
-        assert_eq!(moving(&[("a", 2), ("b", 9)], 221 * second), ["b"]);
-        assert_eq!(moving(&[], 222 * second), [""; 0]);
-        assert_eq!(moving(&[("a", 2)], 223 * second), ["a"], "begun anew");
     }
 }

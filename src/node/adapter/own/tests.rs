@@ -1,7 +1,5 @@
-use std::io::{BufRead, BufReader, Write};
 use std::ops::ControlFlow;
 use std::os::unix::net::UnixListener;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde_json::Value;
 
@@ -47,26 +45,6 @@ impl House {
         let manifest = manifest.unwrap();
         drop(self.store().begin_download(manifest.clone()).unwrap());
         manifest
-    }
-
-    /// A daemon that downloads this; each answer has more bytes.
-    fn downloading(&self, manifest: &Manifest) {
-        let (id, done) = (manifest.id().to_string(), AtomicU64::new(0));
-        self.answering(move || {
-            let done = done.fetch_add(1, Ordering::SeqCst);
-            json!({ "downloads": [{ "manifest": id, "done": done }] })
-        });
-    }
-
-    fn answering(&self, status: impl Fn() -> Value + Send + 'static) {
-        let socket = self.folder.path().join(crate::api::control::SOCKET_NAME);
-        let listener = UnixListener::bind(socket).unwrap();
-        std::thread::spawn(move || {
-            for stream in listener.incoming().flatten() {
-                let _ = BufReader::new(&stream).read_line(&mut String::new());
-                let _ = writeln!(&stream, "{}", json!({ "ok": status() }));
-            }
-        });
     }
 }
 
@@ -256,7 +234,6 @@ fn the_very_snapshot_that_the_swarm_is_bringing_waits_until_it_is_here() {
     for policy in [OfferPolicy::SwarmOnly, OfferPolicy::PreferSwarm] {
         let house = House::new();
         let manifest = house.begin("a", 10);
-        house.downloading(&manifest);
         let own = house.own(policy);
         let ask = |offered: &Offered| name(&own.offered(&chain(None, 0), offered));
         assert_eq!(ask(&offered(&manifest)), "wait");
@@ -275,11 +252,15 @@ fn a_download_of_another_chain_or_one_that_nobody_carries_on_is_no_reason_to_rej
     let manifest = house.begin("a", 10);
     let own = house.own(OfferPolicy::PreferSwarm);
     let ask = |id| name(&own.offered(&chain(Some(id), 0), &strange(&manifest)));
-    assert_eq!(ask("a"), "unchecked", "no daemon runs");
-    house.downloading(&manifest);
-    std::thread::sleep(Duration::from_millis(1001));
-    assert_eq!(ask("b"), "unchecked");
     assert_eq!(ask("a"), "reject");
+    assert_eq!(ask("b"), "unchecked");
+    let file = house.store().list().remove(0).file;
+    let long_ago = SystemTime::now() - STALLED_AFTER - Duration::from_secs(9);
+    let file = std::fs::File::options().append(true).open(file).unwrap();
+    file.set_modified(long_ago).unwrap();
+    assert_eq!(ask("a"), "unchecked");
+    let verdict = own.offered(&chain(Some("a"), 0), &offered(&manifest));
+    assert_eq!(name(&verdict), "unchecked", "nor to wait");
 }
 
 #[test]
