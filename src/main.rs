@@ -17,9 +17,10 @@ fn main() -> ExitCode {
         Err(code) => return code,
     };
     let screen = Screen::new();
-    if let Err(error) = telemetry::start(cli.logs(), screen.clone()) {
-        return cli.fail(&error);
-    }
+    let logs = match telemetry::start(cli.logs(), screen.clone()) {
+        Ok(logs) => logs,
+        Err(error) => return cli.fail(&error),
+    };
     let runtime = match tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -29,6 +30,7 @@ fn main() -> ExitCode {
     };
     let ended = runtime.block_on(cli.run(&screen));
     runtime.shutdown_timeout(LAST_WRITES_TIMEOUT);
+    logs.finish(LAST_WRITES_TIMEOUT);
     match ended {
         Ok(code) => code,
         Err(failure) => cli.fail(&failure),

@@ -146,6 +146,9 @@ async fn a_chain_behind_adapters_is_harvested_served_and_joined_whatever_becomes
     let fetch = ["fetch", &manifest, "--bootstrap", &daemon.address()];
     let fetched = other.run(fetch).ok();
     assert!(fetched["bytes"].as_u64().unwrap() > 2_000_000);
+    kill(daemon.pid(), nix::sys::signal::Signal::SIGSTOP);
+    let status = query(&validator, "/sync_status").await;
+    assert_eq!(status["daemon"], false, "it hangs: {status}");
     kill(daemon.pid(), nix::sys::signal::Signal::SIGKILL);
     let now = validator.rpc().status().await.unwrap().height;
     validator.wait_for_height(now + 3).await;
@@ -173,4 +176,28 @@ async fn a_chain_behind_adapters_is_harvested_served_and_joined_whatever_becomes
     strict.start_before(&own.listen);
     follows(&strict, &validator, height).await;
     assert!(own.has_logged("has the trusted application hash"));
+    strict.kill();
+
+    // One whose home is still bringing that very snapshot waits for the rest of it.
+    let source = other.start::<_, &str>([]);
+    let slowly = ["limits", "--upload-bytes-per-s", "150kB"];
+    other.run(slowly).ok();
+    let late = Home::new();
+    let mut fetching = late
+        .command(["fetch", &manifest, "--bootstrap", &source.address()])
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    wait_until("the beginning of a download", async || {
+        let listed = late.run(["list"]).ok();
+        listed["snapshots"][0]["complete"] == false
+    })
+    .await;
+    let mut hasty = joiner(&folder.path().join("hasty"), &validator, height).await;
+    let app = hasty.start_app();
+    let own = Adapter::start(&late, &app, &arguments);
+    hasty.start_before(&own.listen);
+    follows(&hasty, &validator, height).await;
+    assert!(own.has_logged("a snapshot that CometBFT offers waits"));
+    assert!(fetching.wait().unwrap().success());
 }

@@ -2,20 +2,29 @@
 
 use std::fmt;
 use std::io;
-use std::path::PathBuf;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::sync::oneshot;
 
 use super::AbciError;
+
+/// An application on the same machine or beside it answers at once; an address from
+/// which nothing comes back takes the system two minutes.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// `tcp://HOST:PORT`, `unix://PATH`, or `HOST:PORT`.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Address {
     /// A TCP address; the host may be a name.
     Tcp(String),
-    /// A Unix socket.
+    /// A Unix socket; its path is absolute, because others are told of it that have
+    /// another working folder.
     Unix(PathBuf),
 }
 
@@ -26,7 +35,10 @@ impl FromStr for Address {
         let wrong = || AbciError::Address(text.to_owned());
         let (scheme, rest) = text.split_once("://").unwrap_or(("tcp", text));
         match scheme {
-            "unix" if !rest.is_empty() => Ok(Self::Unix(rest.into())),
+            "unix" => {
+                let path = std::path::absolute(rest).map_err(|_| wrong())?;
+                Ok(Self::Unix(path))
+            }
             "tcp" => {
                 let (host, port) = rest.rsplit_once(':').ok_or_else(wrong)?;
                 let is_port = port.parse::<u16>().is_ok();
@@ -57,16 +69,36 @@ pub(super) type WriteSide = Box<dyn AsyncWrite + Send + Unpin>;
 /// An open port.
 pub(super) enum Listener {
     Tcp(TcpListener),
-    Unix(UnixListener, UnlinkOnDrop),
+    /// The file goes before the listener closes: while it is there somebody answers,
+    /// so nobody takes it for abandoned and puts another in its place.
+    Unix(UnlinkOnDrop, UnixListener),
 }
 
-/// A Unix socket's file goes with its listener.
-pub(super) struct UnlinkOnDrop(PathBuf);
+/// A Unix socket's file goes with its listener, unless another lies there by now.
+pub(super) struct UnlinkOnDrop {
+    path: PathBuf,
+    inode: Option<u64>,
+}
+
+impl UnlinkOnDrop {
+    fn new(path: &Path) -> Self {
+        Self {
+            path: path.to_owned(),
+            inode: inode(path),
+        }
+    }
+}
 
 impl Drop for UnlinkOnDrop {
     fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.0);
+        if self.inode.is_some() && inode(&self.path) == self.inode {
+            let _ = std::fs::remove_file(&self.path);
+        }
     }
+}
+
+fn inode(path: &Path) -> Option<u64> {
+    Some(std::fs::symlink_metadata(path).ok()?.ino())
 }
 
 impl Listener {
@@ -84,7 +116,7 @@ impl Listener {
                     }
                     bound => bound?,
                 };
-                Ok(Self::Unix(bound, UnlinkOnDrop(path.clone())))
+                Ok(Self::Unix(UnlinkOnDrop::new(path), bound))
             }
         }
     }
@@ -93,31 +125,54 @@ impl Listener {
     pub(super) fn address(&self) -> io::Result<Address> {
         Ok(match self {
             Self::Tcp(listener) => Address::Tcp(listener.local_addr()?.to_string()),
-            Self::Unix(_, path) => Address::Unix(path.0.clone()),
+            Self::Unix(file, _) => Address::Unix(file.path.clone()),
         })
     }
 
     pub(super) async fn accept(&self) -> io::Result<(ReadSide, WriteSide)> {
         match self {
             Self::Tcp(listener) => tcp(listener.accept().await?.0),
-            Self::Unix(listener, _) => Ok(unix(listener.accept().await?.0)),
+            Self::Unix(_, listener) => Ok(unix(listener.accept().await?.0)),
         }
     }
 }
 
-async fn is_abandoned(path: &std::path::Path) -> bool {
+async fn is_abandoned(path: &Path) -> bool {
     use std::os::unix::fs::FileTypeExt;
     let is_socket = std::fs::metadata(path).is_ok_and(|meta| meta.file_type().is_socket());
     let refused = |error: io::Error| error.kind() == io::ErrorKind::ConnectionRefused;
     is_socket && UnixStream::connect(path).await.is_err_and(refused)
 }
 
-/// Connects to an address.
+/// Connects to an address, or gives up after [`CONNECT_TIMEOUT`].
 pub(super) async fn connect(address: &Address) -> io::Result<(ReadSide, WriteSide)> {
-    match address {
-        Address::Tcp(address) => tcp(TcpStream::connect(address).await?),
-        Address::Unix(path) => Ok(unix(UnixStream::connect(path).await?)),
+    let connecting = async {
+        match address {
+            Address::Tcp(address) => {
+                tcp(TcpStream::connect(resolve(address).await?.as_slice()).await?)
+            }
+            Address::Unix(path) => Ok(unix(UnixStream::connect(path).await?)),
+        }
+    };
+    let given_up = |_| Err(io::ErrorKind::TimedOut.into());
+    let connected = tokio::time::timeout(CONNECT_TIMEOUT, connecting).await;
+    connected.unwrap_or_else(given_up)
+}
+
+/// Finds the addresses of a `HOST:PORT`, a name on a thread of its own: on the
+/// runtime's blocking threads it would wait behind a disk that hangs. A connection
+/// has two such threads at most: a name server that is silent is given up by the
+/// system within about as long as a connection here.
+async fn resolve(address: &str) -> io::Result<Vec<SocketAddr>> {
+    if let Ok(address) = address.parse() {
+        return Ok(vec![address]);
     }
+    let (found, finding) = oneshot::channel();
+    let name = address.to_owned();
+    std::thread::Builder::new()
+        .name("resolve".to_owned())
+        .spawn(move || found.send(name.to_socket_addrs().map(Iterator::collect)))?;
+    finding.await.map_err(io::Error::other)?
 }
 
 fn tcp(stream: TcpStream) -> io::Result<(ReadSide, WriteSide)> {
@@ -143,10 +198,12 @@ mod tests {
             ("localhost:1", "tcp://localhost:1"),
             ("[::1]:26658", "tcp://[::1]:26658"),
             ("unix:///run/app.sock", "unix:///run/app.sock"),
-            ("unix://app.sock", "unix://app.sock"),
         ] {
             assert_eq!(text.parse::<Address>().unwrap().to_string(), full);
         }
+        let relative = "unix://app.sock".parse::<Address>().unwrap().to_string();
+        let here = std::env::current_dir().unwrap();
+        assert_eq!(relative, format!("unix://{}/app.sock", here.display()));
         for text in [
             "",
             "127.0.0.1",
@@ -171,8 +228,26 @@ mod tests {
         assert!(Listener::bind(&address).await.is_err());
         drop(listener);
         assert!(!path.exists());
+        // One whose place another took leaves that alone.
+        let first = Listener::bind(&address).await.unwrap();
+        std::fs::rename(&path, folder.path().join("aside")).unwrap();
+        let second = Listener::bind(&address).await.unwrap();
+        drop(first);
+        assert!(path.exists());
+        drop(second);
         std::fs::write(&path, "a file of somebody").unwrap();
         assert!(Listener::bind(&address).await.is_err());
         assert!(path.exists());
+    }
+
+    #[tokio::test]
+    async fn a_name_is_found_and_one_that_is_none_is_an_error() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let found = resolve(&format!("localhost:{port}")).await.unwrap();
+        assert!(found.iter().all(|address| address.port() == port));
+        let address = Address::Tcp(format!("localhost:{port}"));
+        connect(&address).await.map(drop).unwrap();
+        assert!(resolve("no name:1").await.is_err());
     }
 }

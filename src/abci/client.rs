@@ -51,8 +51,8 @@ pub(super) fn info(app: &Address, timeout: Duration) -> Result<AppInfo, AbciErro
     }
 }
 
-trait Stream: Read + Write + Send {}
-impl<T: Read + Write + Send> Stream for T {}
+trait Stream: Read + Write + Send + Sync {}
+impl<T: Read + Write + Send + Sync> Stream for T {}
 
 struct Client {
     address: Address,

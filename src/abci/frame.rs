@@ -1,5 +1,9 @@
 //! Frames: a length as a varint, then so many bytes of protobuf (facts/cometbft-state-sync.md,
 //! "ABCI on the socket"). They are cut where they begin and moved on as they are.
+//!
+//! Small frames are collected before they are written. Whoever waits for more first
+//! writes the whole frames that it has: among them may be the Flush for which the
+//! other side waits before it sends more.
 
 use std::io;
 
@@ -13,8 +17,8 @@ use super::walk::Walker;
 const BUFFER_BYTES: usize = 64 << 10;
 /// The same while a long frame goes by: fewer wake-ups of the other side.
 const LONG_BUFFER_BYTES: usize = 512 << 10;
-/// A length has at most ten bytes, the key of a call at most three.
-const MAX_LENGTH_BYTES: usize = 10;
+/// A varint of 64 bits has at most ten bytes.
+const MAX_VARINT_BYTES: usize = 10;
 
 /// The beginning of a frame.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -62,12 +66,14 @@ impl FrameReader {
     }
 
     /// The next frame's beginning, which stays here; nothing at the end of the
-    /// stream. Nothing is lost when it is dropped.
-    pub(super) async fn head(&mut self) -> io::Result<Option<Head>> {
+    /// stream. What was moved to `to` leaves before more is waited for. Nothing is
+    /// lost when it is dropped while that waits for nobody.
+    pub(super) async fn head(&mut self, to: &mut FrameWriter) -> io::Result<Option<Head>> {
         loop {
             if let Some(head) = parse(&self.buffer)? {
                 return Ok(Some(head));
             }
+            to.flush().await?;
             if !self.fill().await? {
                 return match self.buffer.is_empty() {
                     true => Ok(None),
@@ -77,10 +83,12 @@ impl FrameReader {
         }
     }
 
-    /// Takes a whole frame: all of its bytes, and where its body begins.
-    pub(super) async fn take(&mut self, head: Head) -> io::Result<Frame> {
+    /// Takes a whole frame: all of its bytes, and where its body begins. What was
+    /// moved to `to` leaves before more is waited for.
+    pub(super) async fn take(&mut self, head: Head, to: &mut FrameWriter) -> io::Result<Frame> {
         let len = head.prefix + head.body as usize;
         while self.buffer.len() < len {
+            to.flush().await?;
             self.buffer.reserve(len - self.buffer.len());
             if self.from.read_buf(&mut self.buffer).await? == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
@@ -98,11 +106,12 @@ impl FrameReader {
         to: &mut FrameWriter,
         mut walker: Option<&mut Walker>,
     ) -> io::Result<()> {
-        to.push(&self.buffer[..head.prefix]).await?;
+        to.push_part(&self.buffer[..head.prefix]).await?;
         self.buffer.advance(head.prefix);
         let mut left = head.body;
         while left > 0 {
             if self.buffer.is_empty() {
+                to.flush_whole().await?;
                 let wanted = usize::try_from(left).unwrap_or(LONG_BUFFER_BYTES);
                 self.buffer
                     .reserve(wanted.clamp(BUFFER_BYTES, LONG_BUFFER_BYTES));
@@ -114,10 +123,11 @@ impl FrameReader {
             if let Some(walker) = &mut walker {
                 walker.walk(&self.buffer[..step]);
             }
-            to.push(&self.buffer[..step]).await?;
+            to.push_part(&self.buffer[..step]).await?;
             self.buffer.advance(step);
             left -= step as u64;
         }
+        to.end_frame();
         Ok(())
     }
 
@@ -167,13 +177,13 @@ fn parse(buffer: &[u8]) -> io::Result<Option<Head>> {
 /// A varint at the front and how many bytes it has; nothing while it is cut off.
 fn varint(buffer: &[u8]) -> io::Result<Option<(u64, usize)>> {
     let mut value = 0;
-    for (at, byte) in buffer.iter().take(MAX_LENGTH_BYTES).enumerate() {
+    for (at, byte) in buffer.iter().take(MAX_VARINT_BYTES).enumerate() {
         value |= u64::from(byte & 0x7f) << (7 * at);
         if byte & 0x80 == 0 {
             return Ok(Some((value, at + 1)));
         }
     }
-    if buffer.len() < MAX_LENGTH_BYTES {
+    if buffer.len() < MAX_VARINT_BYTES {
         return Ok(None);
     }
     let problem = "a frame begins with no length";
@@ -184,16 +194,33 @@ fn varint(buffer: &[u8]) -> io::Result<Option<(u64, usize)>> {
 pub(super) struct FrameWriter {
     to: WriteSide,
     buffer: BytesMut,
+    /// Whether a frame ends in the buffer: somebody may wait for it.
+    has_whole: bool,
 }
 
 impl FrameWriter {
     pub(super) fn new(to: WriteSide) -> Self {
         let buffer = BytesMut::with_capacity(BUFFER_BYTES);
-        Self { to, buffer }
+        Self {
+            to,
+            buffer,
+            has_whole: false,
+        }
     }
 
-    /// Takes bytes; they are written when there are many, or at [`Self::flush`].
-    pub(super) async fn push(&mut self, bytes: &[u8]) -> io::Result<()> {
+    /// Takes a whole frame; it is written with others when there are many, or at
+    /// [`Self::flush`].
+    pub(super) async fn push(&mut self, frame: &[u8]) -> io::Result<()> {
+        self.push_part(frame).await?;
+        self.end_frame();
+        Ok(())
+    }
+
+    fn end_frame(&mut self) {
+        self.has_whole = !self.buffer.is_empty();
+    }
+
+    async fn push_part(&mut self, bytes: &[u8]) -> io::Result<()> {
         if self.buffer.len() + bytes.len() <= BUFFER_BYTES {
             self.buffer.extend_from_slice(bytes);
             return Ok(());
@@ -207,8 +234,18 @@ impl FrameWriter {
         if !self.buffer.is_empty() {
             self.to.write_all(&self.buffer).await?;
             self.buffer.clear();
+            self.has_whole = false;
         }
         Ok(())
+    }
+
+    /// Writes all that was taken if a whole frame is among it. A part alone is of no
+    /// use to anybody yet, and a long frame in small parts would cost a write each.
+    async fn flush_whole(&mut self) -> io::Result<()> {
+        match self.has_whole {
+            true => self.flush().await,
+            false => Ok(()),
+        }
     }
 }
 
@@ -277,10 +314,10 @@ mod tests {
                 let mut to = FrameWriter::new(Box::new(out));
                 let mut from = FrameReader::new(Box::new(Slow(bytes.clone(), 0, step)));
                 let mut heads = Vec::new();
-                while let Some(head) = from.head().await.unwrap() {
+                while let Some(head) = from.head(&mut to).await.unwrap() {
                     heads.push((head.body, head.call));
                     if hold {
-                        let frame = from.take(head).await.unwrap();
+                        let frame = from.take(head, &mut to).await.unwrap();
                         assert_eq!(frame.body.len() as u64, head.body);
                         to.push(&frame.bytes).await.unwrap();
                     } else {
@@ -301,15 +338,15 @@ mod tests {
     async fn what_is_no_frame_is_told_and_can_still_be_moved_on() {
         for bytes in [vec![0xff; 20], vec![5, 1], vec![0x80]] {
             let mut from = FrameReader::new(Box::new(Slow(bytes.clone(), 0, 100)));
-            let ended = match from.head().await {
-                Ok(Some(head)) => from.take(head).await.is_err(),
+            let (out, mut seen) = tokio::io::duplex(100);
+            let mut to = FrameWriter::new(Box::new(out));
+            let ended = match from.head(&mut to).await {
+                Ok(Some(head)) => from.take(head, &mut to).await.is_err(),
                 other => other.is_err(),
             };
             assert!(ended, "{bytes:?}");
-            let (out, mut seen) = tokio::io::duplex(100);
-            from.forward_all(&mut FrameWriter::new(Box::new(out)))
-                .await
-                .unwrap();
+            from.forward_all(&mut to).await.unwrap();
+            drop(to);
             let mut passed = Vec::new();
             seen.read_to_end(&mut passed).await.unwrap();
             assert_eq!(passed, bytes);
@@ -317,9 +354,10 @@ mod tests {
         // An empty frame, and calls with numbers that nobody has.
         for bytes in [vec![0], vec![1, 0x80], vec![3, 0xff, 0xff, 0x7f]] {
             let mut from = FrameReader::new(Box::new(Slow(bytes.clone(), 0, 100)));
-            let head = from.head().await.unwrap().unwrap();
+            let mut to = FrameWriter::new(Box::new(tokio::io::sink()));
+            let head = from.head(&mut to).await.unwrap().unwrap();
             assert_eq!(head.body as usize + 1, bytes.len());
-            assert_eq!(from.take(head).await.unwrap().bytes, bytes);
+            assert_eq!(from.take(head, &mut to).await.unwrap().bytes, bytes);
         }
     }
 }

@@ -41,24 +41,32 @@ pub(super) mod field {
 /// other.
 pub(super) const EXCEPTION: u32 = 1;
 
-/// Results of ApplySnapshotChunk.
-pub(super) mod applied {
+/// Results of OfferSnapshot.
+pub(super) mod offer_result {
     pub(crate) const ACCEPT: i32 = 1;
+    /// Another snapshot may do; CometBFT does not offer this one again while its
+    /// process lives.
+    pub(crate) const REJECT: i32 = 3;
+}
+
+/// Results of ApplySnapshotChunk.
+pub(super) mod apply_result {
+    pub(crate) const ACCEPT: i32 = 1;
+    pub(crate) const ABORT: i32 = 2;
     pub(crate) const RETRY: i32 = 3;
+    pub(crate) const RETRY_SNAPSHOT: i32 = 4;
     pub(crate) const REJECT_SNAPSHOT: i32 = 5;
 }
 
-/// OfferSnapshot's REJECT: another snapshot may do.
-const OFFER_REJECT: i32 = 3;
-
-/// What stands for a chunk whose bytes the adapter has: this, and the chunk's
-/// SHA-256. The local peer feeds it instead of the bytes.
+/// Begins what stands for a chunk: this, and the chunk's SHA-256.
 const STUB_MARK: &[u8; 16] = b"snapswarm stub 1";
 
 /// Bytes of a stub.
 pub const STUB_BYTES: usize = STUB_MARK.len() + 32;
 
-/// The stub of a chunk.
+/// The stub of a chunk. A peer of CometBFT that knows of an adapter with the same
+/// snapshot behind it may give this instead of the bytes; the adapter puts the bytes
+/// in its place. It never reaches an application.
 pub fn stub(chunk: &ChunkId) -> Bytes {
     let mut bytes = Vec::with_capacity(STUB_BYTES);
     bytes.extend_from_slice(STUB_MARK);
@@ -66,14 +74,20 @@ pub fn stub(chunk: &ChunkId) -> Bytes {
     bytes.into()
 }
 
-/// A request's call; nothing when it is not understood.
-pub(super) fn request(body: &[u8]) -> Option<request::Value> {
-    Request::decode(body).ok()?.value
+/// Whether bytes stand for some chunk.
+pub(super) fn is_stub(bytes: &[u8]) -> bool {
+    bytes.len() == STUB_BYTES && bytes.starts_with(STUB_MARK)
+}
+
+/// A request's call; nothing when it is not understood. A chunk in it stays where it
+/// is and is not copied.
+pub(super) fn request(body: &Bytes) -> Option<request::Value> {
+    Request::decode(body.clone()).ok()?.value
 }
 
 /// An answer's.
-pub(super) fn response(body: &[u8]) -> Option<response::Value> {
-    Response::decode(body).ok()?.value
+pub(super) fn response(body: &Bytes) -> Option<response::Value> {
+    Response::decode(body.clone()).ok()?.value
 }
 
 /// The frame of an answer.
@@ -108,7 +122,7 @@ pub(super) fn answer_load(chunk: Option<Bytes>) -> Bytes {
 }
 
 pub(super) fn answer_reject() -> Bytes {
-    let result = OFFER_REJECT;
+    let result = offer_result::REJECT;
     answer(response::Value::OfferSnapshot(ResponseOfferSnapshot {
         result,
     }))
@@ -191,7 +205,7 @@ mod tests {
             Bytes::from_static(b"x"),
         );
         assert_eq!(u32::from(apply[1] >> 3), call::APPLY_SNAPSHOT_CHUNK);
-        let Some(request::Value::ApplySnapshotChunk(apply)) = request(&apply[1..]) else {
+        let Some(request::Value::ApplySnapshotChunk(apply)) = request(&apply.slice(1..)) else {
             panic!("not an apply");
         };
         assert_eq!(apply.chunk, "x");
@@ -205,6 +219,7 @@ mod tests {
         let bytes = stub(&chunk);
         assert_eq!(bytes.len(), STUB_BYTES);
         assert!(bytes.ends_with(chunk.0.as_bytes()));
+        assert!(is_stub(&bytes) && !is_stub(&bytes[1..]) && !is_stub(&[0; STUB_BYTES]));
         assert_ne!(bytes, stub(&ChunkId(sha256(b"y"))));
     }
 }

@@ -11,9 +11,10 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::address::{self, Listener, ReadSide, WriteSide};
+use super::frame::FrameReader;
 use super::relay::{End, relay};
 use super::session::Session;
-use super::{AbciError, Address, Chain, Restoring, Snapshots};
+use super::{AbciError, Address, Chain, Restoring, Snapshots, Standing, Times};
 
 /// CometBFT has four connections; a second process of it that is started by
 /// mistake, and people who look, have a few more.
@@ -32,6 +33,8 @@ pub struct AdapterSettings {
     pub listen: Address,
     /// The chain, where it is known; else it is learnt from InitChain.
     pub chain_id: Option<String>,
+    /// How long things may take.
+    pub times: Times,
 }
 
 /// An adapter with its port open.
@@ -43,7 +46,7 @@ pub struct Adapter {
 
 /// What the adapter has learnt, for whoever works beside it.
 #[derive(Clone)]
-pub struct Learnt(Arc<Session>);
+pub struct Learnt(pub(super) Arc<Session>);
 
 impl Learnt {
     /// What is known of the chain.
@@ -57,6 +60,12 @@ impl Learnt {
         self.0.app_hash(height)
     }
 
+    /// Whether the application hash after a height is never told here, because the
+    /// block went by before this adapter ran, or too long ago.
+    pub fn is_past(&self, height: u64) -> bool {
+        self.0.is_past(height)
+    }
+
     /// Changes with each commit.
     pub fn commits(&self) -> watch::Receiver<u64> {
         self.0.commits()
@@ -65,6 +74,11 @@ impl Learnt {
     /// The restore under way.
     pub fn restoring(&self) -> Option<Restoring> {
         self.0.restoring()
+    }
+
+    /// What is going on.
+    pub fn standing(&self) -> Standing {
+        self.0.standing()
     }
 }
 
@@ -80,9 +94,8 @@ impl Adapter {
         };
         let listener = Listener::bind(&settings.listen).await.map_err(failed)?;
         let address = listener.address().map_err(failed)?;
-        let session = Session::new(settings.app, settings.chain_id, snapshots);
         Ok(Self {
-            session: Arc::new(session),
+            session: Arc::new(Session::new(settings, snapshots)),
             listener,
             address,
         })
@@ -125,9 +138,19 @@ impl Adapter {
 }
 
 async fn connection(session: Arc<Session>, number: u32, node: (ReadSide, WriteSide)) {
-    let app = app_side(&session.app, number).await;
+    let (mut from, to) = (FrameReader::new(node.0), node.1);
+    // What CometBFT asks before it is gone does not reach an application that comes
+    // after.
+    let app = tokio::select! {
+        biased;
+        () = from.closed() => {
+            tracing::info!(number, "CometBFT left before the application was there");
+            return;
+        }
+        app = app_side(&session.app, number) => app,
+    };
     tracing::debug!(number, "connected");
-    match relay(session, node, app).await {
+    match relay(session, number, (from, to), app).await {
         End::Node => tracing::info!(number, "CometBFT closed its connection; its end follows"),
         End::App => tracing::warn!(
             number,

@@ -1,105 +1,121 @@
 //! What the four connections of one application share: what is known of the
-//! chain, and the restore under way. Calls of [`Snapshots`] leave from here, each
-//! with its time and its harmless answer.
+//! chain, and the restore under way. Here is answered what peers and people ask for;
+//! what CometBFT brings is judged in `judge`.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use tendermint_proto::v0_38::abci::RequestApplySnapshotChunk;
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
 
-use super::client::{self, AppInfo};
 use super::memory::Memory;
-use super::message::{self, applied, stub};
-use super::{Address, Chain, MAX_LISTED, Restoring, Snapshots, Verdict, Verified};
-use crate::snapshot::hash::sha256;
-use crate::snapshot::{ChunkId, Offer};
-
-/// A peer waits 10 s for a list or a chunk, and there are others to ask.
-const SERVE_TIMEOUT: Duration = Duration::from_secs(8);
-/// What CometBFT offers waits for a decision so long. It has no limit of its own,
-/// but with nodes that prune, blocks vanish meanwhile.
-const OFFER_TIMEOUT: Duration = Duration::from_secs(10);
-/// A chunk of ours is read from a disk.
-const READ_TIMEOUT: Duration = Duration::from_secs(60);
-/// The application's Info after a restore.
-const INFO_TIMEOUT: Duration = Duration::from_secs(30);
-/// An own chunk that cannot be read is tried again so often before the snapshot is
-/// given up.
-const MAX_UNREADABLE: u32 = 3;
+use super::message;
+use super::restore::Restore;
+use super::work::{Crew, Purpose};
+use super::{
+    AdapterSettings, Address, Chain, MAX_LISTED, Restoring, Served, Snapshots, Standing, Times,
+};
 
 /// One application under the adapter.
 pub(super) struct Session {
     pub(super) app: Address,
-    snapshots: Arc<dyn Snapshots>,
+    pub(super) times: Times,
+    pub(super) snapshots: Arc<dyn Snapshots>,
     state: Mutex<State>,
     committed: watch::Sender<u64>,
+    pub(super) crew: Crew,
+    pub(super) counts: Counts,
 }
 
-struct State {
+pub(super) struct State {
     memory: Memory,
-    restore: Option<Restore>,
+    pub(super) restore: Option<Restore>,
+    /// Why an offer was rejected last: CometBFT comes with the same ones, and peers
+    /// can make up more.
+    pub(super) rejected: Option<String>,
 }
 
-/// A restore under way.
-struct Restore {
-    proposal: Proposal,
-    applied: u32,
-    replaced: u32,
-    unreadable: u32,
+#[derive(Default)]
+pub(super) struct Counts {
+    lists: AtomicU64,
+    chunks: AtomicU64,
+    missing: AtomicU64,
+    pub(super) unconfirmed: AtomicU64,
 }
 
-/// What the application is asked to restore.
-pub(super) struct Proposal {
-    offer: Offer,
-    app_hash: Bytes,
-    verified: Option<Arc<dyn Verified>>,
+/// What is answered here.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Question {
+    List,
+    Chunk {
+        height: u64,
+        format: u32,
+        chunk: u32,
+    },
+    Snapshots,
+    SyncStatus,
 }
 
-/// What becomes of an OfferSnapshot.
-pub(super) enum Offered {
-    /// It goes on to the application.
-    Forward(Proposal),
-    /// It is rejected.
-    Reject,
-}
+impl Question {
+    /// The question behind a query's path, where it is one of ours.
+    pub(super) fn of_path(path: &str) -> Option<Self> {
+        match path {
+            "/snapshots" => Some(Self::Snapshots),
+            "/sync_status" => Some(Self::SyncStatus),
+            _ => None,
+        }
+    }
 
-/// What becomes of an ApplySnapshotChunk.
-pub(super) enum Apply {
-    /// It goes on as it is, or with these bytes instead; the sender, when the bytes
-    /// were wrong.
-    Forward(Option<Bytes>, Option<String>),
-    /// It is answered here.
-    Answer(Bytes),
+    /// The answer when there is no other.
+    pub(super) fn harmless(self) -> Bytes {
+        match self {
+            Self::List => message::answer_list(Vec::new()),
+            Self::Chunk { .. } => message::answer_load(None),
+            Self::Snapshots | Self::SyncStatus => message::answer_query(b"{}".to_vec(), 0),
+        }
+    }
 }
 
 impl Session {
-    pub(super) fn new(
-        app: Address,
-        chain_id: Option<String>,
-        snapshots: Arc<dyn Snapshots>,
-    ) -> Self {
+    pub(super) fn new(settings: AdapterSettings, snapshots: Arc<dyn Snapshots>) -> Self {
         Self {
-            app,
+            app: settings.app,
+            times: settings.times,
             snapshots,
             state: Mutex::new(State {
-                memory: Memory::of(chain_id),
+                memory: Memory::of(settings.chain_id),
                 restore: None,
+                rejected: None,
             }),
             committed: watch::Sender::new(0),
+            crew: Crew::new(),
+            counts: Counts::default(),
         }
     }
 
     /// Plain data stays whole even if a holder panicked.
-    fn state(&self) -> MutexGuard<'_, State> {
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Changes what is known of the chain.
     pub(super) fn learn(&self, change: impl FnOnce(&mut Memory)) {
         change(&mut self.state().memory);
+    }
+
+    /// A chain begins.
+    pub(super) fn genesis(&self, chain_id: String) {
+        self.learn(|memory| memory.genesis(chain_id));
+        let chain = self.chain();
+        if let (Some(said), Some(named)) = (chain.id, chain.contradicted_by) {
+            tracing::error!(
+                said,
+                named,
+                "CometBFT begins another chain than --chain-id says: snapshots are neither \
+                 served nor taken"
+            );
+        }
     }
 
     pub(super) fn chain(&self) -> Chain {
@@ -110,9 +126,13 @@ impl Session {
         self.state().memory.app_hash(height)
     }
 
+    pub(super) fn is_past(&self, height: u64) -> bool {
+        self.state().memory.is_past(height)
+    }
+
     /// A block was committed.
     pub(super) fn committed(&self) {
-        let tip = self.chain().tip;
+        let tip = self.state().memory.chain.tip;
         self.committed.send_replace(tip);
     }
 
@@ -121,324 +141,107 @@ impl Session {
         self.committed.subscribe()
     }
 
+    pub(super) fn standing(&self) -> Standing {
+        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        Standing {
+            restoring: self.restoring(),
+            served: Served {
+                lists: count(&self.counts.lists),
+                chunks: count(&self.counts.chunks),
+                missing_chunks: count(&self.counts.missing),
+                refused: self.crew.refused(),
+                unconfirmed_restores: count(&self.counts.unconfirmed),
+            },
+        }
+    }
+
     pub(super) fn restoring(&self) -> Option<Restoring> {
-        self.state().restore.as_ref().map(|restore| Restoring {
-            offer: restore.proposal.offer.clone(),
-            checked: restore.proposal.verified.is_some(),
-            applied: restore.applied,
-            replaced: restore.replaced,
-        })
+        self.state().restore.as_ref().map(Restore::view)
     }
 
-    /// Answers ListSnapshots.
-    pub(super) async fn list(&self) -> Bytes {
+    /// Answers what is answered here.
+    pub(super) async fn answer(&self, question: Question) -> Bytes {
+        let answer = match question {
+            Question::List => self.list().await,
+            Question::Chunk {
+                height,
+                format,
+                chunk,
+            } => Some(self.load(height, format, chunk).await),
+            Question::Snapshots => {
+                let ask = |snapshots: &dyn Snapshots, chain: &Chain| snapshots.snapshots(chain);
+                self.query(ask).await
+            }
+            Question::SyncStatus => {
+                let standing = self.standing();
+                let ask = move |snapshots: &dyn Snapshots, chain: &Chain| {
+                    snapshots.sync_status(chain, &standing)
+                };
+                self.query(ask).await
+            }
+        };
+        answer.unwrap_or_else(|| question.harmless())
+    }
+
+    async fn list(&self) -> Option<Bytes> {
+        count(&self.counts.lists);
         let chain = self.chain();
+        if chain.contradicted_by.is_some() {
+            return None;
+        }
         let ask = move |snapshots: &dyn Snapshots| snapshots.list(&chain);
-        let mut offers = self.ask("a list of snapshots", SERVE_TIMEOUT, ask).await;
-        let offers = offers.get_or_insert_default();
+        let mut offers = self.ask(Purpose::List, self.times.serve, ask).await?;
         offers.truncate(MAX_LISTED);
-        message::answer_list(std::mem::take(offers))
+        Some(message::answer_list(offers))
     }
 
-    /// Answers LoadSnapshotChunk.
-    pub(super) async fn load(&self, height: u64, format: u32, chunk: u32) -> Bytes {
+    async fn load(&self, height: u64, format: u32, chunk: u32) -> Bytes {
         let chain = self.chain();
-        let ask = move |snapshots: &dyn Snapshots| snapshots.chunk(&chain, height, format, chunk);
-        let found = self.ask("a chunk", SERVE_TIMEOUT, ask).await.flatten();
+        let found = if chain.contradicted_by.is_some() {
+            None
+        } else {
+            let ask =
+                move |snapshots: &dyn Snapshots| snapshots.chunk(&chain, height, format, chunk);
+            let asked = self.ask(Purpose::Chunk, self.times.serve, ask);
+            asked.await.flatten()
+        };
         if found.is_none() {
-            tracing::warn!(
+            // A peer asks for whatever it likes.
+            count(&self.counts.missing);
+            tracing::debug!(
                 height,
                 format,
                 chunk,
                 "a peer asks for a chunk that is not here"
             );
+        } else {
+            count(&self.counts.chunks);
         }
         message::answer_load(found)
     }
 
-    /// Answers a query of ours; nothing for any other path.
-    pub(super) async fn query(&self, path: &str) -> Option<Bytes> {
+    async fn query(
+        &self,
+        ask: impl FnOnce(&dyn Snapshots, &Chain) -> Vec<u8> + Send + 'static,
+    ) -> Option<Bytes> {
         let chain = self.chain();
         let height = chain.tip;
-        let json = match path {
-            "/snapshots" => {
-                let ask = move |snapshots: &dyn Snapshots| snapshots.snapshots(&chain);
-                self.ask("a query", SERVE_TIMEOUT, ask).await
-            }
-            "/sync_status" => {
-                let restoring = self.restoring();
-                let ask = move |snapshots: &dyn Snapshots| {
-                    snapshots.sync_status(&chain, restoring.as_ref())
-                };
-                self.ask("a query", SERVE_TIMEOUT, ask).await
-            }
-            _ => return None,
-        };
-        Some(message::answer_query(
-            json.unwrap_or_else(|| b"{}".to_vec()),
-            height,
-        ))
+        let ask = move |snapshots: &dyn Snapshots| ask(snapshots, &chain);
+        let json = self.ask(Purpose::Query, self.times.serve, ask).await?;
+        Some(message::answer_query(json, height))
     }
 
-    /// Decides about an offer of CometBFT.
-    pub(super) async fn offered(&self, offer: Offer, app_hash: Bytes) -> Offered {
-        let (height, format) = (offer.height, offer.format);
-        let chain = self.chain();
-        let (asked, hash) = (offer.clone(), app_hash.clone());
-        let ask = move |snapshots: &dyn Snapshots| snapshots.offered(&chain, &asked, &hash);
-        let verdict = self.ask("an offered snapshot", OFFER_TIMEOUT, ask).await;
-        match verdict {
-            Some(Verdict::Checked(verified)) => {
-                tracing::info!(
-                    height,
-                    format,
-                    "CometBFT offers a snapshot that is here, verified"
-                );
-                let verified = Some(verified);
-                Offered::Forward(Proposal {
-                    offer,
-                    app_hash,
-                    verified,
-                })
-            }
-            Some(Verdict::Unchecked) => {
-                tracing::info!(
-                    height,
-                    format,
-                    "CometBFT offers a snapshot of its peers' own"
-                );
-                let verified = None;
-                Offered::Forward(Proposal {
-                    offer,
-                    app_hash,
-                    verified,
-                })
-            }
-            Some(Verdict::Reject(reason)) => {
-                tracing::info!(
-                    height,
-                    format,
-                    reason,
-                    "a snapshot that CometBFT offers is rejected"
-                );
-                Offered::Reject
-            }
-            None => Offered::Reject,
-        }
-    }
-
-    /// The application answered an offer, and accepted this, or nothing. Whatever an
-    /// earlier offer left is forgotten.
-    pub(super) fn begin_restore(&self, accepted: Option<Proposal>) {
-        self.state().restore = accepted.map(|proposal| Restore {
-            proposal,
-            applied: 0,
-            replaced: 0,
-            unreadable: 0,
-        });
-    }
-
-    /// Checks a chunk that CometBFT has for the application.
-    pub(super) async fn check_chunk(&self, request: &RequestApplySnapshotChunk) -> Apply {
-        let verified = match &self.state().restore {
-            Some(restore) => restore.proposal.verified.clone(),
-            None => None,
-        };
-        let Some(verified) = verified else {
-            return Apply::Forward(None, None);
-        };
-        let (index, chunk) = (request.index, request.chunk.clone());
-        let work = move || check(&*verified, index, &chunk);
-        let Some(checked) =
-            bounded("a chunk", READ_TIMEOUT, tokio::task::spawn_blocking(work)).await
-        else {
-            return self.unreadable(index);
-        };
-        match checked {
-            Checked::Right => Apply::Forward(None, None),
-            Checked::Stub(bytes) => {
-                self.count_replaced();
-                Apply::Forward(Some(bytes), None)
-            }
-            Checked::Wrong(bytes) => {
-                let sender = request.sender.clone();
-                tracing::warn!(
-                    index,
-                    sender,
-                    "a peer gave wrong bytes for a chunk; ours are used"
-                );
-                self.count_replaced();
-                Apply::Forward(Some(bytes), Some(sender))
-            }
-            Checked::WrongAndUnreadable(error) => {
-                tracing::error!(index, %error, "a chunk of ours cannot be read");
-                match is_stub(&request.chunk) {
-                    true => self.unreadable(index),
-                    false => {
-                        let senders = vec![request.sender.clone()];
-                        Apply::Answer(message::answer_apply(applied::RETRY, vec![index], senders))
-                    }
-                }
-            }
-        }
-    }
-
-    fn count_replaced(&self) {
-        if let Some(restore) = &mut self.state().restore {
-            restore.replaced += 1;
-        }
-    }
-
-    /// A chunk can be neither checked nor read: it is tried again a few times.
-    fn unreadable(&self, index: u32) -> Apply {
-        let mut state = self.state();
-        let tries = state.restore.as_mut().map_or(u32::MAX, |restore| {
-            restore.unreadable += 1;
-            restore.unreadable
-        });
-        Apply::Answer(if tries < MAX_UNREADABLE {
-            message::answer_apply(applied::RETRY, vec![index], Vec::new())
-        } else {
-            state.restore = None;
-            message::answer_apply(applied::REJECT_SNAPSHOT, Vec::new(), Vec::new())
-        })
-    }
-
-    /// The application accepted a chunk; whether it was the last.
-    pub(super) fn accepted(&self, index: u32) -> bool {
-        let mut state = self.state();
-        let Some(restore) = &mut state.restore else {
-            return false;
-        };
-        restore.applied = restore.applied.max(index.saturating_add(1));
-        restore.applied >= restore.proposal.offer.chunks
-    }
-
-    /// Whether the application has the state that was trusted. CometBFT looks at
-    /// once, and takes a difference for fatal; told here, it takes another
-    /// snapshot. An application that cannot be asked has the benefit of the doubt:
-    /// CometBFT asks it, too.
-    pub(super) async fn is_restored(&self) -> bool {
-        let restore = self.state().restore.take();
-        let Some(restore) = restore else {
-            return true;
-        };
-        let (app, chain, height) = (
-            self.app.clone(),
-            self.chain(),
-            restore.proposal.offer.height,
-        );
-        let snapshots = self.snapshots.clone();
-        let work = move || {
-            let info = client::info(&app, INFO_TIMEOUT)?;
-            Ok::<_, super::AbciError>((info, snapshots.app_version(&chain, height)))
-        };
-        let asked = bounded(
-            "the application's Info",
-            INFO_TIMEOUT * 2,
-            tokio::task::spawn_blocking(work),
-        );
-        match asked.await {
-            None => true,
-            Some(Err(error)) => {
-                tracing::warn!(%error, "what was restored is left to CometBFT to check");
-                true
-            }
-            Some(Ok((info, version))) => is_right(&restore, &info, version),
-        }
-    }
-
-    async fn ask<T, F>(&self, what: &str, time: Duration, ask: F) -> Option<T>
+    pub(super) async fn ask<T, F>(&self, purpose: Purpose, time: Duration, ask: F) -> Option<T>
     where
         T: Send + 'static,
         F: FnOnce(&dyn Snapshots) -> T + Send + 'static,
     {
         let snapshots = self.snapshots.clone();
-        bounded(
-            what,
-            time,
-            tokio::task::spawn_blocking(move || ask(&*snapshots)),
-        )
-        .await
+        let work = move || ask(&*snapshots);
+        self.crew.run(purpose, time, work).await
     }
 }
 
-/// What the work brings; nothing when it panics or takes too long, which is told.
-async fn bounded<T>(what: &str, time: Duration, work: JoinHandle<T>) -> Option<T> {
-    match tokio::time::timeout(time, work).await {
-        Ok(Ok(done)) => Some(done),
-        Ok(Err(error)) => {
-            tracing::error!(what, %error, "a defect of snapswarm; please report it with the log");
-            None
-        }
-        Err(_) => {
-            tracing::error!(what, seconds = time.as_secs(), "nothing came in time");
-            None
-        }
-    }
-}
-
-enum Checked {
-    Right,
-    /// The bytes for which the stub stands.
-    Stub(Bytes),
-    /// The right bytes.
-    Wrong(Bytes),
-    WrongAndUnreadable(std::io::Error),
-}
-
-fn check(verified: &dyn Verified, index: u32, chunk: &Bytes) -> Checked {
-    let Some(id) = verified.id(index) else {
-        let error = std::io::Error::other("the snapshot has no such chunk");
-        return Checked::WrongAndUnreadable(error);
-    };
-    if sha256(chunk) == id.0 {
-        return Checked::Right;
-    }
-    match verified.chunk(index) {
-        Ok(bytes) if *chunk == stub(&id) => Checked::Stub(bytes),
-        Ok(bytes) => Checked::Wrong(bytes),
-        Err(error) => Checked::WrongAndUnreadable(error),
-    }
-}
-
-/// Whether bytes stand for some chunk.
-fn is_stub(chunk: &[u8]) -> bool {
-    chunk.len() == message::STUB_BYTES
-        && chunk.starts_with(&stub(&ChunkId(sha256(&[])))[..message::STUB_BYTES - 32])
-}
-
-fn is_right(restore: &Restore, info: &AppInfo, version: Option<u64>) -> bool {
-    let Proposal {
-        offer, app_hash, ..
-    } = &restore.proposal;
-    let height = offer.height;
-    let problem = if info.height != height {
-        format!("it says that it is at height {}", info.height)
-    } else if info.app_hash != *app_hash {
-        format!(
-            "its application hash is {}, and the chain has {}",
-            hex::encode_upper(&info.app_hash),
-            hex::encode_upper(app_hash)
-        )
-    } else if let Some(version) = version.filter(|version| *version != info.app_version) {
-        format!(
-            "its application version is {}, and the chain has {version}: run the application of \
-             that height",
-            info.app_version
-        )
-    } else {
-        tracing::info!(
-            height,
-            replaced = restore.replaced,
-            "the application restored the snapshot and has the trusted application hash"
-        );
-        return true;
-    };
-    tracing::error!(
-        height,
-        problem,
-        "the application restored the snapshot, and its state is not the chain's: rejected"
-    );
-    false
+pub(super) fn count(counter: &AtomicU64) {
+    counter.fetch_add(1, Ordering::Relaxed);
 }

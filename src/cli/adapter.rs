@@ -28,8 +28,8 @@ pub(super) struct Arguments {
     /// Where CometBFT shall find its application, written likewise
     #[arg(long, value_name = "ADDR")]
     listen: String,
-    /// The chain [default: learnt from its first block, or from the home where that
-    /// has snapshots of one chain only]
+    /// The chain; new snapshots are taken after a restart only with it [default: learnt
+    /// when the chain begins, or, to serve, from a home with snapshots of one chain only]
     #[arg(long, value_name = "ID", value_parser = super::arguments::chain_id)]
     chain_id: Option<String>,
     /// What becomes of snapshots that peers offer and that are not here, instead of

@@ -29,7 +29,9 @@ pub fn listen(screen: Screen) -> Result<CancellationToken, Failure> {
             Some(_) = async { hangups.as_mut()?.recv().await } => {}
         }
         token.cancel();
-        screen.line("Stopping cleanly; Ctrl-C leaves at once.");
+        // On a thread of its own: a stderr that nobody reads delays no stop.
+        let told = move || screen.line("Stopping cleanly; Ctrl-C leaves at once.");
+        tokio::task::spawn_blocking(told);
         interrupts.recv().await;
         process::exit(FailureCode::Interrupted.exit_code().into());
     });

@@ -143,6 +143,8 @@ impl Cli {
                 Verb::Start(_) | Verb::Adapter(_) => "warn,snapswarm=info,libp2p_kad=error",
                 _ => "error,snapswarm=warn",
             },
+            // Consensus goes through it, and does not wait for a log.
+            lossy: matches!(self.verb, Verb::Adapter(_)),
         }
     }
 

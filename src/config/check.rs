@@ -15,6 +15,10 @@ const MAX_LIST_ENTRIES: usize = 256;
 /// A lease keeps disk space in use; a day is longer than any download.
 const MAX_LEASE_MINUTES: u32 = 24 * 60;
 
+/// A node whose offer waits does nothing else; blocks that it needs after are gone in
+/// an hour on chains that prune.
+const MAX_HOLD_MINUTES: u32 = 60;
+
 impl Config {
     /// Everything that a type cannot say; the first problem, with its key.
     pub fn check(&self) -> Result<(), ConfigError> {
@@ -56,6 +60,12 @@ impl Config {
             return Err(key(
                 "upload.slots",
                 format!("must be at most {}", UploadConfig::MAX_SLOTS),
+            ));
+        }
+        if self.adapter.hold_minutes > MAX_HOLD_MINUTES {
+            return Err(key(
+                "adapter.hold_minutes",
+                format!("must be at most {MAX_HOLD_MINUTES} (an hour)"),
             ));
         }
         self.check_harvest()?;
@@ -214,6 +224,7 @@ mod tests {
             ("[store]\ndisk_quota = 0", "store.disk_quota"),
             ("[store]\ndisk_quota = \"much\"", "store.disk_quota"),
             ("[store]\nlease_minutes = 1441", "store.lease_minutes"),
+            ("[adapter]\nhold_minutes = 61", "adapter.hold_minutes"),
             ("[upload]\nslots = 65", "upload.slots"),
             ("[upload]\nbytes_per_s = true", "upload.bytes_per_s"),
             ("[announce]\nwhat = \"all\"", "announce.what"),
@@ -259,7 +270,10 @@ mod tests {
 
     #[test]
     fn the_largest_values_that_are_allowed_pass() {
-        Config::parse("[store]\nlease_minutes = 1440\n[upload]\nslots = 64").unwrap();
+        Config::parse(
+            "[store]\nlease_minutes = 1440\n[upload]\nslots = 64\n[adapter]\nhold_minutes = 60",
+        )
+        .unwrap();
         assert!(check_network_name(&"n".repeat(32)).is_ok());
         assert!(check_network_name(&"n".repeat(33)).is_err());
     }

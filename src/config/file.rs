@@ -223,8 +223,13 @@ what = "manifests+chunks"
 [adapter]
 # What becomes of a snapshot that peers of CometBFT offer a joining node and that
 # this home does not hold: "swarm-only" rejects it; "prefer-swarm" does so while the
-# swarm brings one, for half an hour at most; "any" takes it, unchecked.
+# swarm brings one or has just brought one, for half an hour at most; "any" takes it,
+# unchecked. CometBFT does not offer a rejected one again until it is started anew.
 offers = "prefer-swarm"
+
+# A snapshot that is offered while the swarm brings that very one waits so long for
+# the rest of it, at most 60; not with "any".
+hold_minutes = 3
 
 [api]
 # The read-only page with /v1/status and /metrics: loopback only; port 0 takes a

@@ -61,11 +61,29 @@ pub struct Config {
 }
 
 /// `[adapter]`
-#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct AdapterConfig {
     /// What becomes of snapshots that peers of CometBFT offer a joining node.
     pub offers: OfferPolicy,
+    /// How long an offer waits for the rest of that very snapshot; 0: not at all.
+    pub hold_minutes: u32,
+}
+
+impl Default for AdapterConfig {
+    fn default() -> Self {
+        Self {
+            offers: OfferPolicy::default(),
+            hold_minutes: 3,
+        }
+    }
+}
+
+impl AdapterConfig {
+    /// The time that an offer waits, as a duration.
+    pub fn hold(&self) -> Duration {
+        Duration::from_secs(u64::from(self.hold_minutes) * 60)
+    }
 }
 
 /// What becomes of a snapshot that CometBFT offers and that is not here.
@@ -74,7 +92,8 @@ pub struct AdapterConfig {
 pub enum OfferPolicy {
     /// It is rejected.
     SwarmOnly,
-    /// It is rejected while the swarm brings one, for half an hour at most.
+    /// It is rejected while the swarm brings one or has just brought one, for half an
+    /// hour at most.
     #[default]
     PreferSwarm,
     /// It is taken as without an adapter.

@@ -6,8 +6,10 @@
 //! only looks opens them, and read by position. The daemon may be killed, upgraded
 //! or missing; the chain goes on.
 
+mod daemon;
 mod harvest;
-mod shelf;
+mod own;
+mod prefer;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -16,10 +18,10 @@ use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
 use self::harvest::Harvest;
-use self::shelf::OwnSnapshots;
+use self::own::OwnSnapshots;
 use super::command::Failure;
 use super::services::store_settings;
-use crate::abci::{self, AbciError, AdapterSettings, Address};
+use crate::abci::{self, AbciError, AdapterSettings, Address, Times};
 use crate::comet::rpc::Rpc;
 use crate::config::{Config, OfferPolicy};
 
@@ -30,7 +32,7 @@ pub struct AdapterOptions {
     pub app: String,
     /// Where CometBFT finds its application.
     pub listen: String,
-    /// The chain; without it, it is learnt from the first block, or from the home
+    /// The chain; without it, it is learnt from InitChain, or, to serve, from the home
     /// when that has snapshots of one chain only.
     pub chain_id: Option<String>,
     /// What becomes of snapshots that peers of CometBFT offer, instead of the
@@ -76,6 +78,10 @@ impl Adapter {
             app: app.clone(),
             listen,
             chain_id: options.chain_id,
+            times: Times {
+                hold: config.adapter.hold(),
+                ..Times::default()
+            },
         };
         let adapter = abci::Adapter::bind(settings, Arc::new(snapshots)).await?;
         Ok(Self {

@@ -68,6 +68,18 @@ pub async fn ask(
     progress: mpsc::Sender<Progress>,
     cancel: CancellationToken,
 ) -> Option<Result<Outcome, Failure>> {
+    let answer = ask_plainly(home, command, progress, cancel).await?;
+    Some(answer.and_then(|value| serde_json::from_value(value).map_err(not_understood)))
+}
+
+/// The same; the outcome is as the daemon wrote it, for an asker that shall also
+/// understand a daemon of a later version.
+pub(super) async fn ask_plainly(
+    home: &Path,
+    command: &Command,
+    progress: mpsc::Sender<Progress>,
+    cancel: CancellationToken,
+) -> Option<Result<Value, Failure>> {
     let (sender, mut said) = mpsc::channel(PROGRESS_QUEUE);
     let forward = async move {
         while let Some(value) = said.recv().await {
@@ -92,7 +104,7 @@ pub async fn ask(
             None
         }
         Err(error) => Some(Err(broken(command, &error))),
-        Ok(Ok(value)) => Some(serde_json::from_value(value).map_err(not_understood)),
+        Ok(Ok(value)) => Some(Ok(value)),
         Ok(Err(value)) => Some(Err(
             serde_json::from_value(value).unwrap_or_else(not_understood)
         )),

@@ -3,6 +3,7 @@
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read, Seek, Write};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 use crate::snapshot::ManifestId;
 
@@ -92,6 +93,33 @@ impl Home {
             .and_then(|()| file.write_all(pid.as_bytes()))
             .map_err(StoreError::io("write", &path))?;
         Ok(file)
+    }
+}
+
+/// When files came or went in a home last, or a line of its catalogue changed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Stamp([Option<SystemTime>; 3]);
+
+/// A change that is younger than this may be followed by one that leaves no trace: the
+/// times of files have grains, of two seconds on the coarsest file systems.
+const GRAIN: Duration = Duration::from_secs(3);
+
+impl Stamp {
+    pub(super) fn of(home: &Home) -> Option<Self> {
+        let changed = |path: &Path| {
+            std::fs::metadata(path)
+                .and_then(|meta| meta.modified())
+                .ok()
+        };
+        let folders = [&home.snapshots, &home.downloads, &home.catalogue];
+        let times = folders.map(|path| changed(path));
+        times[0].is_some().then_some(Self(times))
+    }
+
+    /// Whether every later change shows.
+    pub fn is_settled(&self, now: SystemTime) -> bool {
+        let is_old = |time: &SystemTime| now.duration_since(*time).is_ok_and(|age| age > GRAIN);
+        self.0.iter().flatten().all(is_old)
     }
 }
 

@@ -81,6 +81,7 @@ pub use car::check_car;
 pub use download::{BATCH_CHUNKS, Download};
 pub use entry::Archive;
 pub use error::{ErrorKind, StoreError};
+pub use home::Stamp;
 pub use spool::Spool;
 pub use types::{
     ChunkVerdict, DEFAULT_LEASE, DEFAULT_MAX_SNAPSHOTS, DamagedFile, Exported, FoundChunk,
@@ -88,6 +89,7 @@ pub use types::{
 };
 
 use entry::Entry;
+use home::Home;
 use state::{Inner, Record};
 
 /// The store of one home; clones are handles to the same one. The home is free
@@ -109,6 +111,12 @@ impl Store {
     /// fails.
     pub fn open_for_reading(home: &Path, settings: StoreSettings) -> Result<Self, StoreError> {
         Inner::open_for_reading(home, settings).map(|inner| Self(Arc::new(inner)))
+    }
+
+    /// When a home changed last, where it is one: as long as this is the same, and
+    /// settled, [`Store::open_for_reading`] finds the same.
+    pub fn stamp(home: &Path) -> Option<Stamp> {
+        Stamp::of(&Home::at(home))
     }
 
     /// The home folder.

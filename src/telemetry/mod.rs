@@ -7,14 +7,19 @@
 //! Rooms return plain numbers; the hall puts them into a [`metrics::Sample`],
 //! and each metric is named in one place.
 
+mod lossy;
 pub mod metrics;
 
 use std::env;
+use std::io::{self, Write};
+use std::time::Duration;
 
 use tracing_subscriber::{
     EnvFilter,
-    fmt::{MakeWriter, time::SystemTime},
+    fmt::{MakeWriter, time::SystemTime, writer::BoxMakeWriter},
 };
+
+use self::lossy::Lossy;
 
 /// The variable that sets what is logged.
 pub const LOG_VARIABLE: &str = "SNAPSWARM_LOG";
@@ -26,6 +31,9 @@ pub struct LogSettings {
     pub json: bool,
     /// The filter when [`LOG_VARIABLE`] is not set.
     pub default_filter: &'static str,
+    /// Lines that cannot be written at once are dropped and counted: for a process
+    /// that must not wait for whoever reads its log.
+    pub lossy: bool,
 }
 
 /// Why nothing can be logged.
@@ -44,11 +52,26 @@ pub enum TelemetryError {
     /// Somebody set up logs before.
     #[error("logs are set up already")]
     Twice,
+    /// The system gives no thread.
+    #[error("no thread can be started that writes logs")]
+    Thread(#[source] io::Error),
+}
+
+/// Logs that are set up.
+pub struct Logs(Option<Lossy>);
+
+impl Logs {
+    /// Waits until what was logged is written, for so long at most.
+    pub fn finish(&self, patience: Duration) {
+        if let Some(lossy) = &self.0 {
+            lossy.finish(patience);
+        }
+    }
 }
 
 /// Sets up logs for the whole process. Everything goes to `writer`, which
 /// stands for stderr and may keep a progress bar out of the way.
-pub fn start<W>(settings: LogSettings, writer: W) -> Result<(), TelemetryError>
+pub fn start<W>(settings: LogSettings, writer: W) -> Result<Logs, TelemetryError>
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
@@ -56,6 +79,13 @@ where
         env::var(LOG_VARIABLE).ok().as_deref(),
         settings.default_filter,
     )?;
+    let (lossy, writer) = match settings.lossy {
+        false => (None, BoxMakeWriter::new(writer)),
+        true => {
+            let lossy = lossy(writer)?;
+            (Some(lossy.clone()), BoxMakeWriter::new(lossy))
+        }
+    };
     let logs = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_timer(SystemTime)
@@ -68,7 +98,26 @@ where
     } else {
         logs.with_target(false).try_init()
     };
-    done.map_err(|_| TelemetryError::Twice)
+    done.map_err(|_| TelemetryError::Twice)?;
+    Ok(Logs(lossy))
+}
+
+/// The same writer behind a queue. The words of a panic go there, too: they are
+/// written where the panic is, and would make that wait.
+fn lossy<W>(writer: W) -> Result<Lossy, TelemetryError>
+where
+    W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
+{
+    let write = move |line: &[u8]| {
+        // A log that cannot be written must not stop what it tells about.
+        let _ = writer.make_writer().write_all(line);
+    };
+    let tell = |lines| tracing::warn!(lines, "log lines were lost: nobody took them in time");
+    let lossy = Lossy::start(write, tell).map_err(TelemetryError::Thread)?;
+    std::panic::set_hook(Box::new(|panic| {
+        tracing::error!(%panic, "a defect of snapswarm");
+    }));
+    Ok(lossy)
 }
 
 fn filter(variable: Option<&str>, default: &str) -> Result<EnvFilter, TelemetryError> {

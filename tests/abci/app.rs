@@ -1,5 +1,5 @@
 //! An application that does what a test says, served as CometBFT's Go server does
-//! it: answers leave at Flush only.
+//! it: answers leave at Flush only; or as others do it, each at once.
 
 use std::io::{BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -25,7 +25,15 @@ impl FakeApp {
     pub fn start(
         script: impl Fn(&request::Value) -> Option<response::Value> + Send + Sync + 'static,
     ) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        Self::serve(TcpListener::bind("127.0.0.1:0").unwrap(), false, script)
+    }
+
+    /// Serves on a port that is open already; `at_once`: each answer leaves at once.
+    pub fn serve(
+        listener: TcpListener,
+        at_once: bool,
+        script: impl Fn(&request::Value) -> Option<response::Value> + Send + Sync + 'static,
+    ) -> Self {
         let address = Address::Tcp(listener.local_addr().unwrap().to_string());
         let app = Self {
             address,
@@ -38,7 +46,7 @@ impl FakeApp {
             for stream in listener.incoming() {
                 let (calls, script, ended) = (calls.clone(), script.clone(), ended.clone());
                 std::thread::spawn(move || {
-                    serve(stream.unwrap(), &calls, &*script);
+                    serve(stream.unwrap(), at_once, &calls, &*script);
                     *ended.lock().unwrap() += 1;
                 });
             }
@@ -57,7 +65,7 @@ impl FakeApp {
     }
 }
 
-fn serve(stream: TcpStream, calls: &Mutex<Vec<request::Value>>, script: &Script) {
+fn serve(stream: TcpStream, at_once: bool, calls: &Mutex<Vec<request::Value>>, script: &Script) {
     let mut writer = stream.try_clone().unwrap();
     let mut reader = BufReader::new(stream);
     let mut waiting = Vec::new();
@@ -77,7 +85,7 @@ fn serve(stream: TcpStream, calls: &Mutex<Vec<request::Value>>, script: &Script)
         let is_flush = matches!(answer, response::Value::Flush(_));
         let value = Some(answer);
         waiting.extend(Response { value }.encode_length_delimited_to_vec());
-        if is_flush && writer.write_all(&std::mem::take(&mut waiting)).is_err() {
+        if (is_flush || at_once) && writer.write_all(&std::mem::take(&mut waiting)).is_err() {
             return;
         }
     }

@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use snapswarm::abci::{
-    Adapter, AdapterSettings, Address, Chain, Learnt, Restoring, Snapshots, Verdict, Verified,
+    Adapter, AdapterSettings, Address, Chain, Learnt, Offered, Snapshots, Standing, Times, Verdict,
+    Verified,
 };
 use snapswarm::snapshot::{ChunkId, Offer, hash};
 use tendermint_proto::v0_38::abci::{
     RequestApplySnapshotChunk, RequestCheckTx, RequestFinalizeBlock, RequestListSnapshots,
-    RequestOfferSnapshot, Snapshot, request, response,
+    RequestLoadSnapshotChunk, RequestOfferSnapshot, Snapshot, request, response,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -33,10 +34,15 @@ pub enum Mood {
 pub struct Shelf {
     chunks: Arc<Vec<Bytes>>,
     mood: Mutex<Mood>,
+    /// What it says to an offer; "wait" and "hold": it is to wait, for ever with the
+    /// second.
     pub verdict: Mutex<&'static str>,
     pub app_version: Option<u64>,
     pub readable: Arc<AtomicBool>,
     pub asked: AtomicU64,
+    /// Chunks that are being read, and the most there were at once.
+    pub reading: AtomicU64,
+    pub most_reading: AtomicU64,
 }
 
 impl Shelf {
@@ -48,6 +54,8 @@ impl Shelf {
             app_version: None,
             readable: Arc::new(AtomicBool::new(true)),
             asked: AtomicU64::new(0),
+            reading: AtomicU64::new(0),
+            most_reading: AtomicU64::new(0),
         }
     }
 
@@ -103,12 +111,18 @@ impl Snapshots for Shelf {
 
     fn chunk(&self, _: &Chain, _: u64, _: u32, chunk: u32) -> Option<Bytes> {
         self.mood();
+        let reading = self.reading.fetch_add(1, Ordering::SeqCst) + 1;
+        self.most_reading.fetch_max(reading, Ordering::SeqCst);
+        std::thread::sleep(Duration::from_millis(1));
+        self.reading.fetch_sub(1, Ordering::SeqCst);
         self.chunks.get(chunk as usize).cloned()
     }
 
-    fn offered(&self, _: &Chain, _: &Offer, _: &Bytes) -> Verdict {
+    fn offered(&self, _: &Chain, offered: &Offered) -> Verdict {
         self.mood();
         match *self.verdict.lock().unwrap() {
+            "wait" if !offered.may_wait => Verdict::Reject("it took too long".to_owned()),
+            "wait" | "hold" => Verdict::Wait("it is coming".to_owned()),
             "checked" => {
                 Verdict::Checked(Arc::new(Held(self.chunks.clone(), self.readable.clone())))
             }
@@ -126,14 +140,33 @@ impl Snapshots for Shelf {
         b"{\"snapshots\":[]}".to_vec()
     }
 
-    fn sync_status(&self, chain: &Chain, restoring: Option<&Restoring>) -> Vec<u8> {
+    fn sync_status(&self, chain: &Chain, standing: &Standing) -> Vec<u8> {
         self.mood();
+        let restoring = standing.restoring.as_ref();
         format!(
             "{:?} {:?}",
             chain.id,
             restoring.map(|one| (one.applied, one.replaced))
         )
         .into_bytes()
+    }
+}
+
+/// Pauses that no test waits for; patience that no test wears out.
+pub fn short() -> Times {
+    Times {
+        ask_again: Duration::from_millis(5),
+        unreadable: [1, 2, 3].map(Duration::from_millis),
+        ..Times::default()
+    }
+}
+
+fn settings(app: &Address, listen: &str, times: Times) -> AdapterSettings {
+    AdapterSettings {
+        app: app.clone(),
+        listen: listen.parse().unwrap(),
+        chain_id: None,
+        times,
     }
 }
 
@@ -152,17 +185,28 @@ impl Between {
     }
 
     pub fn with(app: &Address, listen: &str, shelf: Shelf) -> Self {
+        Self::patient(app, listen, shelf, short())
+    }
+
+    /// One that was told its chain.
+    pub fn saying(app: &Address, chain_id: &str) -> Self {
+        let mut settings = settings(app, "tcp://127.0.0.1:0", short());
+        settings.chain_id = Some(chain_id.to_owned());
+        Self::of(settings, Shelf::new())
+    }
+
+    /// One that is as patient as a test says.
+    pub fn patient(app: &Address, listen: &str, shelf: Shelf, times: Times) -> Self {
+        Self::of(settings(app, listen, times), shelf)
+    }
+
+    fn of(settings: AdapterSettings, shelf: Shelf) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .enable_all()
             .build()
             .unwrap();
         let shelf = Arc::new(shelf);
-        let settings = AdapterSettings {
-            app: app.clone(),
-            listen: listen.parse().unwrap(),
-            chain_id: None,
-        };
         let adapter = runtime
             .block_on(Adapter::bind(settings, shelf.clone()))
             .unwrap();
@@ -238,6 +282,22 @@ pub fn apply(index: u32, chunk: impl Into<Bytes>) -> request::Value {
         chunk: chunk.into(),
         sender: format!("peer{index}"),
     })
+}
+
+pub fn load(chunk: u32) -> request::Value {
+    request::Value::LoadSnapshotChunk(RequestLoadSnapshotChunk {
+        height: 10,
+        format: 1,
+        chunk,
+    })
+}
+
+/// The bytes of a chunk that was loaded.
+pub fn loaded(answer: response::Value) -> Bytes {
+    match answer {
+        response::Value::LoadSnapshotChunk(answer) => answer.chunk,
+        other => panic!("{other:?}"),
+    }
 }
 
 /// Result and rejected senders of an answer about a chunk.

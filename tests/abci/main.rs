@@ -2,18 +2,21 @@
 
 mod app;
 mod between;
+mod limits;
+mod log;
 mod node;
+mod restore;
 
 use std::sync::atomic::Ordering;
 
 use app::{FakeApp, obliging};
 use between::*;
 use bytes::Bytes;
-use snapswarm::abci::{Address, AppSource, Chain, stub};
+use snapswarm::abci::{Address, AppSource, stub};
 use snapswarm::snapshot::{ChunkId, Source, hash};
 use tendermint_proto::v0_38::abci::{
-    RequestCommit, RequestEcho, RequestInfo, RequestInitChain, RequestLoadSnapshotChunk,
-    RequestQuery, ResponseException, ResponseListSnapshots, Snapshot, request, response,
+    RequestCommit, RequestEcho, RequestInfo, RequestInitChain, RequestQuery, ResponseException,
+    ResponseListSnapshots, Snapshot, request, response,
 };
 
 #[test]
@@ -82,13 +85,6 @@ fn lists_and_chunks_come_from_here_two_blocks_behind_the_chain_and_in_their_turn
     consensus.call(block(12, "hash 12"));
     assert_eq!(listed(&mut node), [10]);
     // Answers of ours and of the application in the order of the requests.
-    let load = |chunk| {
-        request::Value::LoadSnapshotChunk(RequestLoadSnapshotChunk {
-            height: 10,
-            format: 1,
-            chunk,
-        })
-    };
     node.send(check_tx("a"));
     node.send(load(1));
     node.send(check_tx("b"));
@@ -120,8 +116,8 @@ fn the_chain_is_learnt_as_it_goes_by() {
     assert_eq!(between.learnt.app_hash(1), None, "no header has it yet");
     node.call(block(2, "hash 2"));
     assert_eq!(between.learnt.app_hash(1), Some("hash 1".into()));
-    let (id, tip) = (Some("a-chain".to_owned()), 2);
-    assert_eq!(between.learnt.chain(), Chain { id, tip });
+    let chain = between.learnt.chain();
+    assert_eq!((chain.id.as_deref(), chain.tip), (Some("a-chain"), 2));
     assert!(commits.has_changed().unwrap());
     assert_eq!(*commits.borrow_and_update(), 1);
 }
@@ -194,15 +190,7 @@ fn a_shelf_that_panics_or_fails_harms_nobody() {
     between.shelf.be(Mood::Panics);
     assert_eq!(listed(&mut node), [0; 0]);
     assert_eq!(offered(&node.call(offer())), 3);
-    let load = RequestLoadSnapshotChunk {
-        height: 10,
-        format: 1,
-        chunk: 0,
-    };
-    match node.call(request::Value::LoadSnapshotChunk(load)) {
-        response::Value::LoadSnapshotChunk(answer) => assert_eq!(answer.chunk, ""),
-        other => panic!("{other:?}"),
-    }
+    assert_eq!(loaded(node.call(load(0))), "");
     consensus.call(block(21, "hash"));
     between.shelf.be(Mood::Well);
     assert_eq!(listed(&mut node), [10]);
@@ -216,10 +204,18 @@ fn a_shelf_that_panics_or_fails_harms_nobody() {
         (3, vec!["peer1".to_owned()])
     );
     let stubbed = stub(&ChunkId(hash::sha256(b"two")));
-    let tries: Vec<i32> = (0..3)
-        .map(|_| applied(node.call(apply(1, stubbed.clone()))).0)
-        .collect();
-    assert_eq!(tries, [3, 3, 5]);
+    let mut tried = |times| -> Vec<i32> {
+        (0..times)
+            .map(|_| applied(node.call(apply(1, stubbed.clone()))).0)
+            .collect()
+    };
+    assert_eq!(tried(3), [3, 3, 3]);
+    // One that can be read again makes up for those that could not.
+    between.shelf.readable.store(true, Ordering::SeqCst);
+    assert_eq!(tried(1), [1]);
+    between.shelf.readable.store(false, Ordering::SeqCst);
+    assert_eq!(tried(4), [3, 3, 3, 5]);
+    assert!(between.learnt.restoring().is_none());
 }
 
 #[test]

@@ -32,9 +32,10 @@ pub use socket::{ControlSocket, bind};
 /// File name of the socket in a home.
 pub const SOCKET_NAME: &str = "api.sock";
 
-/// The longest request line. Requests carry paths, addresses and names only;
-/// held once for each client.
-pub const MAX_REQUEST_BYTES: usize = 1 << 20;
+/// The longest request line. The longest that is sent names a snapshot with its ABCI
+/// metadata, 4 MB at most, in hex; most have a few hundred bytes. Held once for each
+/// client, as long as it has sent: clients are processes of the home's own user.
+pub const MAX_REQUEST_BYTES: usize = 10 << 20;
 
 /// The longest answer line: the details of a snapshot of 100,000 chunks take
 /// about 11 MB. Held once for each answer under way.

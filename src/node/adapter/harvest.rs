@@ -1,55 +1,109 @@
 //! After a commit, away from it: the application is asked for its snapshots, and
 //! the daemon told of new ones. The daemon takes the chunks itself, on a connection
 //! of its own to the application, one at a time.
+//!
+//! An offer is forgotten only when the daemon says that it is settled. Whatever goes
+//! wrong, on whichever side, it is asked for again.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use super::daemon::{self, Harvested};
 use crate::abci::{Address, AppSource, Learnt};
+use crate::api::control::MAX_REQUEST_BYTES;
 use crate::comet::rpc::Rpc;
-use crate::node::command::{AppOffer, Command, Failure, HarvestCommand, Harvested, Outcome};
+use crate::node::command::{AppOffer, Command, Failure, FailureCode, HarvestCommand};
 use crate::node::failure::blocking;
-use crate::node::remote;
 use crate::snapshot::{Offer, Source};
 
 /// The application is asked at most so often.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// After trouble, the next attempt waits longer.
 const TROUBLE_PAUSE: Duration = Duration::from_secs(30);
+/// After a defect of our own, it begins anew.
+const DEFECT_PAUSE: Duration = Duration::from_secs(60);
+/// A daemon that takes a large snapshot is silent meanwhile, and so is one that
+/// hangs: it is waited for, and told.
+const SILENT_AFTER: Duration = Duration::from_secs(600);
 /// Offers of an application that are looked at. Those of today have ten at most.
 const MAX_OFFERS: usize = 64;
+/// Offers of one command, in hex: what is beside them in a request is short.
+const MAX_COMMAND_BYTES: usize = MAX_REQUEST_BYTES - (1 << 20);
 
-/// The hook behind Commit.
+/// What a harvest works with.
+#[derive(Clone)]
 pub(super) struct Harvest {
     home: PathBuf,
     app: Address,
     learnt: Learnt,
     rpc: Option<Rpc>,
-    /// Offers about which the daemon has decided; at most [`MAX_OFFERS`].
-    decided: BTreeSet<(u64, u32, Vec<u8>)>,
-    /// The trouble that was last logged.
-    told: Option<String>,
 }
 
 impl Harvest {
     pub(super) fn new(home: &Path, app: Address, learnt: Learnt, rpc: Option<Rpc>) -> Self {
+        let home = home.to_owned();
         Self {
-            home: home.to_owned(),
+            home,
             app,
             learnt,
             rpc,
-            decided: BTreeSet::new(),
+        }
+    }
+
+    /// Looks after each commit, until cancelled. A defect of ours ends one run, and
+    /// another begins.
+    pub(super) async fn run(self, cancel: CancellationToken) {
+        loop {
+            let run = Run::new(self.clone()).run(cancel.clone());
+            match tokio::spawn(run).await {
+                Ok(()) => return,
+                Err(error) if error.is_cancelled() => return,
+                Err(error) => tracing::error!(
+                    %error,
+                    "a defect of snapswarm: new snapshots of the application wait a minute"
+                ),
+            }
+            let pause = tokio::time::sleep(DEFECT_PAUSE);
+            if cancel.run_until_cancelled(pause).await.is_none() {
+                return;
+            }
+        }
+    }
+}
+
+/// Height, format and ABCI hash.
+type Name = (u64, u32, String);
+
+fn name(offer: &Offer) -> Name {
+    (offer.height, offer.format, hex::encode(&offer.hash))
+}
+
+/// The hook behind Commit.
+struct Run {
+    with: Harvest,
+    /// The connection to the application, kept while it works.
+    app: Option<AppSource>,
+    /// Offers that the daemon said are settled; at most [`MAX_OFFERS`].
+    settled: BTreeSet<Name>,
+    /// The trouble that was last logged.
+    told: Option<String>,
+}
+
+impl Run {
+    fn new(with: Harvest) -> Self {
+        Self {
+            with,
+            app: None,
+            settled: BTreeSet::new(),
             told: None,
         }
     }
 
-    /// Looks after each commit, until cancelled.
-    pub(super) async fn run(mut self, cancel: CancellationToken) {
-        let mut commits = self.learnt.commits();
+    async fn run(mut self, cancel: CancellationToken) {
+        let mut commits = self.with.learnt.commits();
         loop {
             tokio::select! {
                 () = cancel.cancelled() => return,
@@ -57,44 +111,38 @@ impl Harvest {
                     return;
                 },
             }
-            let mut pause = LOOK_EVERY;
-            match self.look().await {
-                Ok(()) => self.tell(None),
-                Err(failure) => {
-                    pause = TROUBLE_PAUSE;
-                    self.tell(Some(failure.message));
+            let Some(looked) = cancel.run_until_cancelled(self.look()).await else {
+                return;
+            };
+            let pause = match looked {
+                Ok(()) => {
+                    self.tell(None);
+                    LOOK_EVERY
                 }
-            }
-            if cancel
-                .run_until_cancelled(tokio::time::sleep(pause))
-                .await
-                .is_none()
-            {
+                Err(failure) => {
+                    self.tell(Some(failure.message));
+                    TROUBLE_PAUSE
+                }
+            };
+            let pause = tokio::time::sleep(pause);
+            if cancel.run_until_cancelled(pause).await.is_none() {
                 return;
             }
         }
     }
 
     async fn look(&mut self) -> Result<(), Failure> {
-        let app = self.app.clone();
-        let listed = blocking(move || Ok(AppSource::new(app).list()?));
-        let mut offers = listed.await?;
-        offers.truncate(MAX_OFFERS);
+        let offers = self.list().await?;
         let names: BTreeSet<_> = offers.iter().map(name).collect();
-        self.decided.retain(|decided| names.contains(decided));
-        let new = |offer: &Offer| !self.decided.contains(&name(offer));
-        if !offers.iter().any(new) {
+        self.settled.retain(|settled| names.contains(settled));
+        let is_new = |offer: &Offer| !self.settled.contains(&name(offer));
+        let new: Vec<Offer> = offers.into_iter().filter(is_new).collect();
+        if new.is_empty() {
             return Ok(());
         }
-        let Some(chain_id) = self.learnt.chain().id else {
-            return Err(Failure::new(
-                crate::node::command::FailureCode::Usage,
-                "the application has snapshots, and the chain's id is not known: start the \
-                 adapter with --chain-id",
-            ));
-        };
+        let chain_id = self.chain_id()?;
         let mut told = Vec::new();
-        for offer in &offers {
+        for offer in first_of(&new) {
             told.push(AppOffer {
                 height: offer.height,
                 format: offer.format,
@@ -105,53 +153,98 @@ impl Harvest {
             });
         }
         let command = Command::Harvest(HarvestCommand {
-            app: self.app.to_string(),
+            app: self.with.app.to_string(),
             chain_id,
-            offers: told,
+            offers: told.clone(),
         });
         let harvested = self.ask(&command).await?;
-        for (offer, key) in offers.iter().map(|offer| (offer, name(offer))) {
-            let is_waiting = |waiting: &(u64, u32)| *waiting == (offer.height, offer.format);
-            if !harvested.waiting.iter().any(is_waiting) {
-                self.decided.insert(key);
-            }
-        }
-        match harvested.trouble {
+        match self.take_in(&told, harvested) {
             None => Ok(()),
-            Some(trouble) => Err(Failure::new(
-                crate::node::command::FailureCode::Failed,
-                trouble,
-            )),
+            Some(trouble) => Err(Failure::new(FailureCode::Failed, trouble)),
         }
+    }
+
+    /// The application's snapshots, newest first.
+    async fn list(&mut self) -> Result<Vec<Offer>, Failure> {
+        let app = self.app.take();
+        let mut app = app.unwrap_or_else(|| AppSource::new(self.with.app.clone()));
+        let (app, listed) = blocking(move || {
+            let listed = app.list();
+            Ok((app, listed))
+        })
+        .await?;
+        let mut offers = listed?;
+        // One that failed is not asked again on the same connection.
+        self.app = Some(app);
+        offers.truncate(MAX_OFFERS);
+        Ok(offers)
+    }
+
+    fn chain_id(&self) -> Result<String, Failure> {
+        let chain = self.with.learnt.chain();
+        let usage = |message: String| Failure::new(FailureCode::Usage, message);
+        if let Some(named) = chain.contradicted_by {
+            let said = chain.id.unwrap_or_default();
+            return Err(usage(format!(
+                "the chain is {named}, and the adapter was started with --chain-id {said}"
+            )));
+        }
+        chain.id.ok_or_else(|| {
+            usage(
+                "the application has snapshots, and the chain's id is not known: start the \
+                 adapter with --chain-id"
+                    .to_owned(),
+            )
+        })
+    }
+
+    /// Takes in what the daemon says; gives the trouble that there is. Where there is
+    /// any, all are asked for again.
+    fn take_in(&mut self, asked: &[AppOffer], harvested: Harvested) -> Option<String> {
+        if harvested.trouble.is_some() {
+            return harvested.trouble;
+        }
+        self.settled.extend(harvested.settled);
+        let is_lost = |offer: &&AppOffer| {
+            let name = (offer.height, offer.format, offer.hash.clone());
+            let is_settled = self.settled.contains(&name);
+            !is_settled && offer.app_hash.is_none() && self.with.learnt.is_past(offer.height)
+        };
+        let lost = asked.iter().find(is_lost)?;
+        let height = lost.height;
+        Some(match &self.with.rpc {
+            None => format!(
+                "the application hash of height {height} went by before this adapter ran: \
+                 --chain-rpc tells it"
+            ),
+            Some(rpc) => format!(
+                "{} does not tell the application hash of height {height}",
+                rpc.url()
+            ),
+        })
     }
 
     /// The application hash after a height, confirmed by the chain: as it went by,
     /// or as the RPC tells.
     async fn app_hash(&self, height: u64) -> Option<String> {
-        if let Some(hash) = self.learnt.app_hash(height) {
+        if let Some(hash) = self.with.learnt.app_hash(height) {
             return Some(hex::encode(&hash));
         }
-        let rpc = self.rpc.as_ref()?;
+        let rpc = self.with.rpc.as_ref()?;
         rpc.app_hash_after(height).await.ok().map(hex::encode)
     }
 
     async fn ask(&self, command: &Command) -> Result<Harvested, Failure> {
-        let (progress, mut said) = mpsc::channel(1);
-        let drain = tokio::spawn(async move { while said.recv().await.is_some() {} });
-        let asked = remote::ask(&self.home, command, progress, CancellationToken::new()).await;
-        drain.abort();
-        let code = crate::node::command::FailureCode::Failed;
-        match asked {
-            Some(Ok(Outcome::Harvested(harvested))) => Ok(harvested),
-            Some(Err(failure)) => Err(failure),
-            Some(Ok(_)) => Err(Failure::new(code, "the daemon answered another question")),
-            None => Err(Failure::new(
-                code,
-                format!(
-                    "no daemon runs on {}: snapshots are not taken",
-                    self.home.display()
+        let asked = daemon::harvest(&self.with.home, command);
+        tokio::pin!(asked);
+        loop {
+            match tokio::time::timeout(SILENT_AFTER, &mut asked).await {
+                Ok(answer) => return answer,
+                Err(_) => tracing::warn!(
+                    minutes = SILENT_AFTER.as_secs() / 60,
+                    "the daemon is taking a snapshot, or hangs: it has said nothing for a while"
                 ),
-            )),
+            }
         }
     }
 
@@ -168,6 +261,19 @@ impl Harvest {
     }
 }
 
-fn name(offer: &Offer) -> (u64, u32, Vec<u8>) {
-    (offer.height, offer.format, offer.hash.to_vec())
+/// As many as fit into one command, the newest; at least one. The others come when
+/// these are settled.
+fn first_of(offers: &[Offer]) -> &[Offer] {
+    let mut room = MAX_COMMAND_BYTES;
+    let fits = |offer: &&Offer| {
+        let bytes = 2 * (offer.hash.len() + offer.metadata.len()) + 1024;
+        let fits = bytes <= room;
+        room = room.saturating_sub(bytes);
+        fits
+    };
+    let count = offers.iter().take_while(fits).count().max(1);
+    &offers[..count.min(offers.len())]
 }
+
+#[cfg(test)]
+mod tests;

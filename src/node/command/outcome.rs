@@ -106,6 +106,10 @@ pub struct JoinStatus {
 pub struct Harvested {
     /// CIDs of what was taken.
     pub taken: Vec<String>,
+    /// Height, format and ABCI hash (hex) of what need not be asked for again: it is
+    /// here, or was here and was removed, or is older than what is kept.
+    #[serde(default)]
+    pub settled: Vec<(u64, u32, String)>,
     /// Height and format of what is to be asked for again.
     pub waiting: Vec<(u64, u32)>,
     /// The trouble that there was.

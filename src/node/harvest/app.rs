@@ -7,6 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
 
+use super::choice::Key;
 use super::intake::{AppHashes, Order};
 use super::on_cancel;
 use crate::abci::{Address, AppSource};
@@ -36,12 +37,21 @@ pub(in crate::node) async fn take_from_app(
     let order = Order {
         chain_id: command.chain_id.clone(),
         offers,
-        stop,
+        stop: stop.clone(),
     };
     let mut intake = services.intake.lock().await;
     let (_, round) = intake.take_new(services, source, order, &hashes).await?;
+    drop(intake);
+    if stop.is_stopped() {
+        // A round that was cut short says nothing of what it did not come to.
+        return Err(Failure::interrupted(
+            "what was not taken is taken when the daemon runs again",
+        ));
+    }
+    let name = |key: &Key| (key.height, key.format, hex::encode(&key.hash));
     Ok(Harvested {
         taken: round.taken.iter().map(ToString::to_string).collect(),
+        settled: round.settled.iter().map(name).collect(),
         waiting: round.waiting,
         trouble: round.trouble,
     })

@@ -90,6 +90,8 @@ struct Failing {
 pub(super) struct Chosen {
     /// To be taken, in this order.
     pub(super) take: Vec<Offer>,
+    /// Not to be taken, now or later: here, or once here, or older than what is kept.
+    pub(super) settled: Vec<Key>,
     /// Why a wanted snapshot is not tried in this round.
     pub(super) trouble: Option<String>,
 }
@@ -156,11 +158,13 @@ impl Choice {
         let mut chosen = Chosen::default();
         for (key, offer) in offers {
             if let Some((id, _)) = here.get(&key) {
-                self.taken(key, *id);
+                self.taken(key.clone(), *id);
+                chosen.settled.push(key);
                 continue;
             }
             let seen = self.seen.iter().find(|seen| seen.key == key);
             if !newest.contains(&key) || seen.is_some_and(|seen| !seen.lost) {
+                chosen.settled.push(key);
                 continue;
             }
             match self.failing.get(&key) {
@@ -292,7 +296,7 @@ mod tests {
         choice.taken(Key::from(&offers[0]), id(&Key::from(&offers[0])));
         choice.look_at_damaged(&damages);
         let chosen = choice.choose("a", &Shelf::new(), offers.to_vec(), 2, now);
-        assert_eq!(chosen, Chosen::default());
+        assert_eq!(names(&chosen.take), []);
         choice.look_at_damaged(&BTreeMap::from([damaged(&offers[0], 2)]));
         let chosen = choice.choose("a", &Shelf::new(), offers.to_vec(), 2, now);
         assert_eq!(names(&chosen.take), [(3, 1)]);
@@ -317,7 +321,9 @@ mod tests {
         let second = Key::from(&offer(2, 1));
         choice.taken(second.clone(), id(&second));
         let chosen = choice.choose("a", &Shelf::new(), offers.clone(), 2, now);
-        assert_eq!(chosen, Chosen::default());
+        assert_eq!(names(&chosen.take), []);
+        let settled: Vec<u64> = chosen.settled.iter().map(|key| key.height).collect();
+        assert_eq!(settled, [1, 2, 3], "too old, taken, on the shelf");
         let another_chain = choice.choose("b", &Shelf::new(), offers, 2, now);
         assert_eq!(names(&another_chain.take), [(2, 1), (3, 1)]);
     }
@@ -333,7 +339,7 @@ mod tests {
         for pause in [FIRST_PAUSE, FIRST_PAUSE * 2] {
             choice.failed(Key::from(&offer(1, 1)), "why".to_owned(), start);
             let early = choose(&mut choice, start + pause - Duration::from_millis(1));
-            assert!(early.take.is_empty());
+            assert!(early.take.is_empty() && early.settled.is_empty());
             assert_eq!(early.trouble.as_deref(), Some("why"));
             assert_eq!(names(&choose(&mut choice, start + pause).take), [(1, 1)]);
         }

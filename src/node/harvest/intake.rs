@@ -45,6 +45,8 @@ pub(super) enum AppHashes<'a> {
 pub(super) struct Round {
     /// What was published.
     pub(super) taken: Vec<ManifestId>,
+    /// Those about which nothing is to be done any more, these included.
+    pub(super) settled: Vec<Key>,
     /// Height and format of those whose application hash the chain does not confirm
     /// yet, or that failed.
     pub(super) waiting: Vec<(u64, u32)>,
@@ -85,6 +87,7 @@ impl Intake {
             .choice
             .choose(chain_id, &here, order.offers, keep, Instant::now());
         let mut round = Round {
+            settled: chosen.settled,
             trouble: chosen.trouble,
             ..Round::default()
         };
@@ -104,7 +107,8 @@ impl Intake {
             }
             match taken {
                 Taken::Published(id) => {
-                    self.choice.taken(key, id);
+                    self.choice.taken(key.clone(), id);
+                    round.settled.push(key);
                     round.taken.push(id);
                 }
                 Taken::NotYet => round.waiting.push(name),
