@@ -1,6 +1,6 @@
 //! A small chain with a provider, and empty nodes that join it.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -213,7 +213,7 @@ impl Joiner {
             .arg("--exit-when-synced")
             .arg("--node-home")
             .arg(&self.node.home)
-            .args(["--node-cmd", &node_cmd, "--patience", "20"]);
+            .args(["--node-cmd", &node_cmd]);
     }
 
     /// And what is told where the application is started, too.
@@ -248,12 +248,17 @@ impl Joiner {
     fn command_before_app(&self, network: &Network, more: &[&str]) -> Command {
         let mut command = self.home.command(["join"]);
         self.tell(&mut command);
-        if !more.contains(&"--chain-rpc") {
-            command.args(["--chain-rpc", &network.rpcs()]);
-        }
-        command.args(["--timeout", "20"]).args(more);
-        if network.daemon.is_some() && !more.contains(&"--bootstrap") {
-            command.args(["--bootstrap", &network.bootstrap()]);
+        command.args(more);
+        let mut unless_told = |name: &str, value: &str| {
+            if !more.contains(&name) {
+                command.args([name, value]);
+            }
+        };
+        unless_told("--chain-rpc", &network.rpcs());
+        unless_told("--timeout", "20");
+        unless_told("--patience", "20");
+        if network.daemon.is_some() {
+            unless_told("--bootstrap", &network.bootstrap());
         }
         command
     }
@@ -275,11 +280,10 @@ impl Joiner {
         join.kill();
     }
 
-    /// That everything is as its operator left it.
-    pub fn assert_as_it_was(&self) {
-        let now = std::fs::read_to_string(self.node.home.join("config/config.toml")).unwrap();
-        assert_eq!(now, self.config, "the node's own settings");
-        assert!(!self.node.home.join("snapswarm-join.json").exists());
+    /// Whether everything is as its operator left it.
+    pub fn is_as_it_was(&self) -> bool {
+        let now = read(&self.node.home.join("config/config.toml"));
+        now == self.config && !self.node.home.join("snapswarm-join.json").exists()
     }
 
     /// What its application logged.
@@ -342,6 +346,18 @@ impl Running {
         let mut stdout = BufReader::new(self.child.stdout.take().unwrap());
         stdout.read_line(&mut line).unwrap();
         serde_json::from_str(&line).unwrap_or_else(|_| panic!("{line}\n{}", self.seen))
+    }
+
+    /// Waits for its end with this exit code; what it said.
+    pub fn finish(&mut self, code: i32) -> Value {
+        let mut said = String::new();
+        let mut stdout = self.child.stdout.take().unwrap();
+        stdout.read_to_string(&mut said).unwrap();
+        let ended = crate::support::wait(&mut self.child);
+        self.seen
+            .extend(self.lines.try_iter().map(|line| line + "\n"));
+        assert_eq!(ended.code(), Some(code), "{said}\n{}", self.seen);
+        serde_json::from_str(&said).unwrap_or_else(|_| panic!("{said}\n{}", self.seen))
     }
 
     pub fn kill(&mut self) {
