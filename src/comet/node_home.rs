@@ -10,6 +10,8 @@ use std::io::{self, BufReader, Write};
 use std::path::{Path, PathBuf};
 
 use base64::prelude::{BASE64_STANDARD, Engine as _};
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
 use serde::Deserialize;
 
 use super::peer::NodeId;
@@ -35,6 +37,19 @@ const KEPT: [&str; 5] = [
     "snapswarm-join.json",
 ];
 
+/// A folder with one of these, anywhere below its top, is not an application's data.
+const KEYS: [&str; 5] = [
+    "priv_validator_state.json",
+    "priv_validator_key.json",
+    "node_key.json",
+    "identity.key",
+    "comet.key",
+];
+/// So deep keys are looked for,
+const MAX_DEPTH: u32 = 4;
+/// and among so many files: an application's data may have millions.
+const MAX_SEEN: u32 = 100_000;
+
 /// A node's settings are written by hand.
 const MAX_CONFIG_BYTES: u64 = 4 << 20;
 
@@ -42,6 +57,12 @@ const MAX_CONFIG_BYTES: u64 = 4 << 20;
 #[derive(Clone, Debug)]
 pub struct NodeHome {
     folder: PathBuf,
+}
+
+/// Nobody else changes a node's home by way of snapswarm while this is held.
+#[derive(Debug)]
+pub struct HomeLock {
+    _folder: Flock<File>,
 }
 
 /// Why a node's home cannot be used.
@@ -102,6 +123,20 @@ impl NodeHome {
     pub fn new(folder: &Path) -> Self {
         Self {
             folder: folder.to_owned(),
+        }
+    }
+
+    /// Takes the home for oneself; nothing when another has it.
+    pub fn lock(&self) -> Result<Option<HomeLock>, NodeHomeError> {
+        let file = |source| NodeHomeError::File {
+            path: self.folder.clone(),
+            source,
+        };
+        let folder = File::open(&self.folder).map_err(file)?;
+        match Flock::lock(folder, FlockArg::LockExclusiveNonblock) {
+            Ok(folder) => Ok(Some(HomeLock { _folder: folder })),
+            Err((_, Errno::EWOULDBLOCK)) => Ok(None),
+            Err((_, errno)) => Err(file(errno.into())),
         }
     }
 
@@ -246,7 +281,33 @@ pub fn may_be_emptied(folder: &Path, node: &NodeHome) -> Result<(), NodeHomeErro
     if std::env::home_dir().is_some_and(|home| home.starts_with(&folder)) {
         return refuse("it holds your own folder");
     }
-    Ok(())
+    match holds_keys(&folder, MAX_DEPTH, &mut 0) {
+        true => refuse("there are keys in it"),
+        false => Ok(()),
+    }
+}
+
+/// Whether a key lies below a folder, as far as one looks. What lies at its top is
+/// kept when it is emptied.
+fn holds_keys(folder: &Path, depth: u32, seen: &mut u32) -> bool {
+    let Ok(entries) = fs::read_dir(folder) else {
+        return false;
+    };
+    for entry in entries.map_while(Result::ok) {
+        *seen += 1;
+        if *seen > MAX_SEEN {
+            return false;
+        }
+        let is_top = depth == MAX_DEPTH;
+        if !is_top && KEYS.iter().any(|key| entry.file_name() == *key) {
+            return true;
+        }
+        let is_folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
+        if is_folder && depth > 0 && holds_keys(&entry.path(), depth - 1, seen) {
+            return true;
+        }
+    }
+    false
 }
 
 /// Empties a folder of an application's data. Keys, what a validator signed, and
@@ -362,6 +423,25 @@ mod tests {
         empty_folder(&data).unwrap();
         let left: Vec<_> = fs::read_dir(&data).unwrap().collect();
         assert_eq!(left.len(), 1, "what the validator signed");
+    }
+
+    #[test]
+    fn a_folder_with_keys_below_its_top_is_not_emptied() {
+        let (_folder, node) = home();
+        let data = node.folder().join("data");
+        may_be_emptied(&data, &node).unwrap();
+        fs::write(data.join("app/deep/priv_validator_key.json"), "x").unwrap();
+        let refused = may_be_emptied(&data, &node);
+        assert!(matches!(refused, Err(NodeHomeError::NotToEmpty { .. })));
+    }
+
+    #[test]
+    fn one_at_a_time_has_a_home() {
+        let (_folder, node) = home();
+        let held = node.lock().unwrap();
+        assert!(held.is_some() && node.lock().unwrap().is_none());
+        drop(held);
+        assert!(node.lock().unwrap().is_some());
     }
 
     #[test]

@@ -16,6 +16,7 @@ use tokio::fs::{self, File};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::process::{Child, Command};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use super::sign::Sign;
 
@@ -25,10 +26,12 @@ const MAX_LOG_BYTES: u64 = 64 << 20;
 const MAX_LINE_BYTES: u64 = 64 << 10;
 /// Signs that wait to be looked at; the newest are dropped when nobody does.
 const SIGN_QUEUE: usize = 256;
+/// Between two looks at a group that was told to stop.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
 /// What a process said before it ended is read within this.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 /// Bytes of a log's end that are shown with a failure.
-const TAIL_BYTES: usize = 2000;
+const TAIL_BYTES: usize = 16_000;
 
 /// Why a process cannot be started.
 #[derive(Debug, thiserror::Error)]
@@ -59,6 +62,8 @@ pub struct Process {
     group: Pid,
     log: PathBuf,
     signs: mpsc::Receiver<Sign>,
+    /// When its end was noticed.
+    ended: Option<Instant>,
 }
 
 impl Process {
@@ -100,6 +105,7 @@ impl Process {
             group,
             log: plan.log.clone(),
             signs,
+            ended: None,
         })
     }
 
@@ -110,7 +116,8 @@ impl Process {
             Some(sign) = self.signs.recv() => Some(sign),
             _ = self.child.wait() => {
                 // What it said last is on its way; a child of its own may hold the pipe.
-                let rest = tokio::time::timeout(LAST_WORDS, self.signs.recv());
+                let since = *self.ended.get_or_insert_with(Instant::now);
+                let rest = tokio::time::timeout_at(since + LAST_WORDS, self.signs.recv());
                 rest.await.ok().flatten()
             }
         }
@@ -124,10 +131,14 @@ impl Process {
     /// Tells it to stop, and kills what has not stopped after `patience`.
     pub async fn stop(mut self, patience: Duration) {
         let _ = killpg(self.group, Signal::SIGTERM);
-        if tokio::time::timeout(patience, self.child.wait())
-            .await
-            .is_err()
-        {
+        // The shell may end long before what it started.
+        let gone = async {
+            let _ = self.child.wait().await;
+            while killpg(self.group, None).is_ok() {
+                tokio::time::sleep(LOOK_AGAIN).await;
+            }
+        };
+        if tokio::time::timeout(patience, gone).await.is_err() {
             tracing::warn!(
                 log = %self.log.display(),
                 seconds = patience.as_secs(),

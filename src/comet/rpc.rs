@@ -48,7 +48,7 @@ pub struct Rpc {
 /// A block's header, as far as a light client needs it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Header {
-    /// The block's hash.
+    /// The block's hash; empty when the node does not tell it.
     pub block_hash: Bytes,
     /// The application hash of the state before this block.
     pub app_hash: Bytes,
@@ -361,7 +361,10 @@ impl Rpc {
             return Err(self.wrong_header(format!("header {found} instead of {height}")));
         }
         Ok(Header {
-            block_hash: self.hash(&signed.commit.block_id.hash, "block")?,
+            block_hash: match &signed.commit {
+                Some(commit) => self.hash(&commit.block_id.hash, "block")?,
+                None => Bytes::new(),
+            },
             app_hash: self.hash(&header.app_hash, "application")?,
             app_version: header.version.app.0,
         })
@@ -449,7 +452,8 @@ impl Rpc {
         let answer: NetInfoAnswer = self.ask("net_info", json!({})).await?;
         let place = |peer: &PeerAnswer| peer.node_info.address(&peer.remote_ip);
         let mut places: Vec<NodeAddress> = answer.peers.iter().filter_map(place).collect();
-        places.retain(|place| !place.host.is_empty());
+        // CometBFT refuses a whole list of peers for one that is no address.
+        places.retain(|place| place.host.parse::<IpAddr>().is_ok());
         Ok(places)
     }
 

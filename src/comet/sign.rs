@@ -27,8 +27,11 @@ pub enum Sign {
 /// What a sentence makes of its line.
 type Make = fn(String) -> Sign;
 
-const SENTENCES: [(&str, Make); 9] = [
+const SENTENCES: [(&str, Make); 12] = [
     ("State sync failed", Sign::Failed),
+    ("Failed to bootstrap node with new state", Sign::Failed),
+    ("Failed to store last seen commit", Sign::Failed),
+    ("Failed to switch to block sync", Sign::Failed),
     ("Snapshot restored", |_| Sign::Restored),
     ("Offering snapshot to ABCI app", |_| Sign::Offered),
     ("Applied snapshot chunk to ABCI app", |_| Sign::Applied),

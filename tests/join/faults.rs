@@ -2,7 +2,9 @@
 //! or with the exit code and the sentence that its operator asked for.
 //!
 //! Which faults a run tries is drawn from a seed: `SNAPSWARM_FAULT_RUNS` of them
-//! (5 unless told), from `SNAPSWARM_FAULT_SEED` on.
+//! (5 unless told), by `SNAPSWARM_FAULT_SEED`; `SNAPSWARM_FAULT` names one by a part of
+//! its name. An application that hangs for ever is not among them: it looks as one at
+//! work, and is given up only after the time that large ones need.
 
 use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
@@ -97,12 +99,6 @@ const FAULTS: &[Fault] = &[
         expected: synced(SWARM, 0, "has ended by itself"),
     },
     Fault {
-        name: "the application hangs while it restores",
-        script: "hang-at-apply=1x1",
-        arguments: &["--patience", "12"],
-        expected: synced(SWARM, 0, "nothing moved"),
-    },
-    Fault {
         name: "the restored state is another one",
         script: "wrong-hash,once",
         arguments: &[],
@@ -181,8 +177,10 @@ async fn whatever_goes_wrong_the_node_is_synced_or_its_operator_knows_why_not() 
     println!("seed {seed}");
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let mut drawn: Vec<&Fault> = Vec::new();
+    let named = std::env::var("SNAPSWARM_FAULT").unwrap_or_default();
     while drawn.len() < runs as usize {
         let mut all: Vec<&Fault> = FAULTS.iter().collect();
+        all.retain(|fault| fault.name.contains(&named));
         all.shuffle(&mut rng);
         drawn.extend(all);
     }

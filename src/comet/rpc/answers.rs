@@ -105,7 +105,8 @@ pub(super) struct CommitAnswer {
 #[derive(Deserialize)]
 pub(super) struct SignedHeaderAnswer {
     pub(super) header: HeaderAnswer,
-    pub(super) commit: CommitOfAnswer,
+    #[serde(default)]
+    pub(super) commit: Option<CommitOfAnswer>,
 }
 
 #[derive(Deserialize)]

@@ -42,7 +42,7 @@ pub(super) struct Chain {
 /// How far the chain is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Extent {
-    /// The newest block that an endpoint has.
+    /// The newest block that two endpoints have, or the only one that answers.
     pub(super) tip: u64,
     /// The oldest block that one still has.
     pub(super) oldest: u64,
@@ -94,8 +94,13 @@ impl Chain {
                 }
             }
         }
-        match silent {
-            Some(error) if answering == 0 => Err(error.into()),
+        if let Some(error) = silent.filter(|_| answering == 0) {
+            return Err(error.into());
+        }
+        // Who lies is found out before anything is downloaded.
+        let tip = self.extent().await.map_or(0, |extent| extent.tip);
+        match self.app_hash_after(tip.saturating_sub(1)).await {
+            Err(failure) if failure.code == FailureCode::Verification => Err(failure),
             _ => Ok(()),
         }
     }
@@ -151,8 +156,11 @@ impl Chain {
     pub(super) async fn extent(&self) -> Option<Extent> {
         let asked = self.statuses().await;
         let told: Vec<NodeStatus> = asked.into_iter().filter_map(|(_, s)| s.ok()).collect();
+        let mut heights: Vec<u64> = told.iter().map(|status| status.height).collect();
+        heights.sort_unstable_by_key(|height| std::cmp::Reverse(*height));
         Some(Extent {
-            tip: told.iter().map(|status| status.height).max()?,
+            // One alone could tell of blocks that nobody else has.
+            tip: *heights.get(1).or(heights.first())?,
             oldest: told.iter().map(|status| status.earliest_height).min()?,
         })
     }
@@ -210,6 +218,14 @@ impl Chain {
 
     /// For snapshots whose height is not known yet.
     pub(super) async fn trust_below_tip(&self) -> Result<Trust, Failure> {
+        if let Some((height, hash)) = self.by_hand.clone() {
+            let servers = self.servers().await?;
+            return Ok(Trust {
+                height,
+                hash,
+                servers,
+            });
+        }
         let extent = self.extent().await.ok_or_else(|| self.silent())?;
         let height = extent.tip.saturating_sub(TRUST_BELOW_TIP);
         self.trust_for(height.max(extent.oldest).max(1)).await
@@ -222,6 +238,31 @@ impl Chain {
             hex::encode_upper(&header.app_hash)
         })
         .await
+    }
+
+    /// The application hash in a block, by every endpoint that has it; nothing when
+    /// none has. One is enough here: the node has verified the block already, and the
+    /// question is whether it is the chain's.
+    pub(super) async fn told_app_hash(&self, height: u64) -> Option<Result<String, Failure>> {
+        let asked = join_all(self.rpcs.iter().map(async |rpc| rpc.header(height).await)).await;
+        let told = asked.into_iter().filter_map(Result::ok);
+        let mut hashes = told.map(|header| hex::encode_upper(&header.app_hash));
+        let first = hashes.next()?;
+        match hashes.find(|other| *other != first) {
+            None => Some(Ok(first)),
+            Some(other) => Some(Err(Failure::new(
+                FailureCode::Verification,
+                format!("the RPC endpoints disagree about block {height}: {first}, {other}"),
+            )
+            .hint(
+                "one of them is wrong, or follows a fork: find out which, and leave it out",
+            ))),
+        }
+    }
+
+    /// The lowest snapshot that the person's own trust reaches.
+    pub(super) fn trusted_from(&self) -> u64 {
+        self.by_hand.as_ref().map_or(0, |(height, _)| *height)
     }
 
     async fn servers(&self) -> Result<Vec<String>, Failure> {
@@ -250,7 +291,8 @@ impl Chain {
         let mut trouble = None;
         for (rpc, header) in asked.await {
             match header {
-                Ok(header) => told.push((rpc.url(), pick(&header))),
+                Ok(header) if !pick(&header).is_empty() => told.push((rpc.url(), pick(&header))),
+                Ok(_) => {}
                 Err(error) => trouble = Some(error),
             }
         }

@@ -66,14 +66,19 @@ impl Join {
     pub(super) async fn leave(&mut self) {
         self.node.stop().await;
         let reporter = self.reporter.clone();
-        let with_app = self.node.can_empty_app().await;
-        let emptied = match self.node.journal.window {
+        let put_back = self.node.put_settings_back(&reporter);
+        // What this run did not see empty may have blocks: it stays, and the journal
+        // says what is known of it.
+        let is_half = self.node.journal.window && self.saw_empty && !self.has_blocks;
+        let with_app = is_half && self.node.can_empty_app().await;
+        let emptied = match is_half {
             true => self.node.empty(with_app),
             false => Ok(()),
         };
-        let put_back = emptied.and_then(|()| self.node.put_settings_back(&reporter));
-        let forgotten = put_back.and_then(|()| {
+        let forgotten = put_back.and(emptied).and_then(|()| {
+            let window = self.node.journal.window;
             self.node.journal = Default::default();
+            self.node.journal.window = window;
             self.node.save()
         });
         if let Err(failure) = forgotten {

@@ -9,13 +9,15 @@ use std::time::{Duration, Instant};
 
 use super::Join;
 use super::chain::Chain;
-use super::ladder::Setback;
+use super::ladder::{Kind, Setback};
 use super::node::Happened;
 use crate::comet::peer::NodeAddress;
 use crate::comet::rpc::{NodeStatus, Rpc};
 use crate::comet::sign::Sign;
 use crate::node::command::{Failure, FailureCode};
 
+/// A node that is started again may replay blocks before it answers.
+const RPC_PATIENCE: Duration = Duration::from_secs(600);
 /// Between two looks.
 const LOOK_EVERY: Duration = Duration::from_millis(300);
 /// The node dials again after so long while it has no peer: dialling is tried once.
@@ -47,12 +49,38 @@ struct Walk {
 
 impl Join {
     /// Follows the running node to the tip. The height at which it is there.
+    ///
+    /// From its first block on the node has what it needs. Nothing that goes wrong
+    /// then is a reason to take a state from it: a node that ends is started again,
+    /// and for the rest the person is asked.
     pub(super) async fn follow(&mut self, rpc: &Rpc, goal: Goal) -> Result<u64, Setback> {
+        loop {
+            let setback = match self.follow_once(rpc, goal).await {
+                Err(setback) if self.has_blocks => setback,
+                ended => return ended,
+            };
+            self.node.stop_comet().await;
+            self.crashes += u32::from(setback.kind == Kind::Crash);
+            if setback.kind.after(self.crashes) != Kind::Crash {
+                return Err(Setback::everything(setback.failure));
+            }
+            self.reporter
+                .note(format!("{}; started again", setback.failure.message));
+            let reporter = self.reporter.clone();
+            let started = self.node.start(&reporter).await;
+            started.map_err(Setback::everything)?;
+            let status = self.node.first_status(rpc, RPC_PATIENCE).await;
+            status.map_err(Setback::everything)?;
+        }
+    }
+
+    async fn follow_once(&mut self, rpc: &Rpc, goal: Goal) -> Result<u64, Setback> {
         let peers = match goal.dials {
             true => self.normal_peers().await,
             false => Vec::new(),
         };
         let now = Instant::now();
+        self.has_blocks = false;
         let mut walk = Walk {
             height: goal.above,
             moved_at: now,
@@ -84,7 +112,8 @@ impl Join {
                 }
                 happened = self.node.happens() => match happened {
                     Happened::Ended(failure) => return Err(Setback::crash(failure)),
-                    Happened::Said(Sign::Failed(why)) => {
+                    // Later on the same words may be a peer's.
+                    Happened::Said(Sign::Failed(why)) if in_window => {
                         return Err(self.node.or_crash(sync_failed(&why)).await);
                     }
                     Happened::Said(_) => {}
@@ -103,9 +132,13 @@ impl Join {
         let Ok(status) = rpc.status().await else {
             return Ok(None);
         };
+        if status.node_id != self.node_id.to_string() {
+            return Ok(None);
+        }
         if status.height > walk.height {
             walk.height = status.height;
             walk.moved_at = Instant::now();
+            (self.has_blocks, self.crashes) = (true, 0);
             if self.node.journal.window {
                 self.node.journal.window = false;
                 self.node.save().map_err(Setback::everything)?;
@@ -170,27 +203,25 @@ async fn is_there(
     if height.saturating_add(NEAR_TIP) < tip {
         return Ok(None);
     }
-    let Ok(own) = rpc.header(height.min(tip)).await else {
+    let at = height.min(tip);
+    let Ok(own) = rpc.header(at).await else {
         return Ok(None);
     };
     let own = hex::encode_upper(&own.app_hash);
-    match chain.app_hash_after(height.min(tip) - 1).await {
-        Ok(hash) if hash == own => Ok(Some(height)),
-        Ok(hash) => Err(Setback::everything(
+    match chain.told_app_hash(at).await {
+        // The block is on its way to the endpoints.
+        None => Ok(None),
+        Some(Ok(hash)) if hash == own => Ok(Some(height)),
+        Some(Ok(hash)) => Err(Setback::everything(
             Failure::new(
                 FailureCode::Verification,
                 format!(
-                    "at block {} the node has the application hash {own}, and the chain {hash}",
-                    height.min(tip)
+                    "at block {at} the node has the application hash {own}, and the chain {hash}"
                 ),
             )
             .hint("the node follows a fork: check its genesis.json and its peers"),
         )),
-        Err(failure) if failure.code == FailureCode::Verification => {
-            Err(Setback::everything(failure))
-        }
-        // The block is on its way to the endpoints.
-        Err(_) => Ok(None),
+        Some(Err(failure)) => Err(Setback::everything(failure)),
     }
 }
 

@@ -119,6 +119,10 @@ pub struct Join {
     steps: Vec<JoinStep>,
     /// How often the node or its application ended by itself.
     crashes: u32,
+    /// Whether the node has stored a block since it is followed.
+    has_blocks: bool,
+    /// Whether this run saw the node without any block.
+    saw_empty: bool,
     phases: Vec<JoinPhase>,
     phase: Option<(&'static str, Instant)>,
     daemon: Option<OwnDaemon>,
@@ -171,6 +175,7 @@ impl Join {
         reporter.phase("looking at the node and the chain");
         let node_home = NodeHome::new(&options.node_home);
         let folder = options.node_home.display();
+        let folder = folder.to_string().replace('\'', r"'\''");
         let usual = format!("cometbft --home '{folder}' start");
         let plan = NodePlan {
             home: node_home.clone(),
@@ -182,6 +187,8 @@ impl Join {
         let node = Node::open(plan, &reporter)?;
         let chain_id = node_home.chain_id(node.own())?;
         let node_id = node_home.node_id(node.own())?;
+        node.own_rpc()?;
+        node.must_not_run().await?;
         let chain = Chain::new(chain_id, &options.chain_rpc, options.trust.clone())?;
         chain.check(&reporter).await?;
         std::fs::create_dir_all(home).map_err(|error| Failure::io(home.display(), &error))?;
@@ -209,6 +216,8 @@ impl Join {
             fetched: None,
             steps: Vec::new(),
             crashes: 0,
+            has_blocks: false,
+            saw_empty: false,
             phases: Vec::new(),
             phase: Some(("preflight", started)),
             daemon,
@@ -231,9 +240,10 @@ impl Join {
     /// The rung that held, and the node's height.
     async fn climb(&mut self) -> Result<(Option<Rung>, u64), Failure> {
         if let Some(height) = self.own_blocks().await? {
-            return Ok((None, height));
+            let lower = self.node.journal.rung;
+            return Ok(((lower != Rung::Swarm).then_some(lower), height));
         }
-        let mut rung = self.node.journal.rung;
+        let mut rung = self.first_rung();
         loop {
             let walked = match rung {
                 Rung::Swarm => self.by_swarm().await,
@@ -249,6 +259,15 @@ impl Join {
                 return Err(self.interrupted());
             }
             rung = self.step_down(rung, setback)?;
+        }
+    }
+
+    /// Where a join that was cut off goes on, as far as that is wanted now.
+    fn first_rung(&self) -> Rung {
+        let begun = self.node.journal.rung;
+        match self.options.fallback.contains(&begun) {
+            true => begun,
+            false => Rung::Swarm,
         }
     }
 
@@ -272,6 +291,8 @@ impl Join {
         });
         let below = match next {
             Next::End => return Err(failure),
+            // It has no other way by its nature.
+            Next::Policy if self.options.only_here => return Err(failure),
             Next::Policy => return Err(by_policy(failure)),
             Next::Again => {
                 self.reporter

@@ -10,8 +10,8 @@ use tokio::net::{TcpStream, UnixStream};
 use super::journal::Journal;
 use super::ladder::Setback;
 use super::overlay::{self, Doors};
-use crate::comet::node_home::{NodeHome, NodeHomeError, empty_folder, may_be_emptied};
-use crate::comet::peer::NodeAddress;
+use crate::comet::node_home::{HomeLock, NodeHome, NodeHomeError, empty_folder, may_be_emptied};
+use crate::comet::peer::{NodeAddress, NodeId};
 use crate::comet::process::{Plan, Process, StartError};
 use crate::comet::rpc::{NodeStatus, Rpc};
 use crate::comet::settings::{Change, Settings, SettingsError};
@@ -51,6 +51,8 @@ pub(super) struct NodePlan {
 /// The node.
 pub(super) struct Node {
     plan: NodePlan,
+    id: NodeId,
+    _lock: HomeLock,
     /// As the person has them.
     own: Settings,
     pub(super) journal: Journal,
@@ -69,8 +71,19 @@ pub(super) enum Happened {
 impl Node {
     /// Reads its home, and puts back what an earlier join left changed.
     pub(super) fn open(plan: NodePlan, reporter: &Reporter) -> Result<Self, Failure> {
-        let mut journal = Journal::load(plan.home.folder())?;
         let mut own = plan.home.settings()?;
+        let id = plan.home.node_id(&own)?;
+        let lock = plan.home.lock()?.ok_or_else(|| {
+            Failure::new(
+                FailureCode::Failed,
+                format!(
+                    "another join works on {} already",
+                    plan.home.folder().display()
+                ),
+            )
+            .hint("wait for it, or stop it")
+        })?;
+        let mut journal = Journal::load(plan.home.folder())?;
         if !journal.settings.is_empty() {
             let left = put_back(&plan.home, &mut own, &mut journal)?;
             reporter.note("the node's own settings are back: an earlier join was cut off");
@@ -82,6 +95,8 @@ impl Node {
         std::fs::create_dir_all(&plan.logs)
             .map_err(|error| Failure::io(plan.logs.display(), &error))?;
         Ok(Self {
+            id,
+            _lock: lock,
             plan,
             own,
             journal,
@@ -140,12 +155,15 @@ impl Node {
     /// Changes the settings for a while; they are written down first.
     pub(super) fn change_settings(
         &mut self,
-        changes: Vec<Change>,
+        change: impl FnOnce(&Settings) -> Vec<Change>,
         reporter: &Reporter,
     ) -> Result<(), Failure> {
         self.put_settings_back(reporter)?;
+        // Somebody may have edited the file during a long download.
+        self.own = self.plan.home.settings()?;
+        let changes = change(&self.own);
         for change in &changes {
-            tracing::info!(key = change.name(), value = change.ours, "set for a while");
+            tracing::info!(key = change.name(), "set for a while");
         }
         let names: Vec<String> = changes.iter().map(Change::name).collect();
         if !names.is_empty() {
@@ -238,16 +256,42 @@ impl Node {
     }
 
     /// The first answer of its RPC.
+    /// A node that runs already, or whatever else is where it shall listen, would be
+    /// taken for it. One that was told to stop a moment ago may still be there.
+    pub(super) async fn must_not_run(&self) -> Result<(), Failure> {
+        let doors = self.doors();
+        for place in [doors.rpc, doors.p2p] {
+            let place = place.to_string();
+            let free = async {
+                while listens(&place).await {
+                    tokio::time::sleep(LOOK_AGAIN).await;
+                }
+            };
+            if tokio::time::timeout(STOP_PATIENCE, free).await.is_err() {
+                return Err(Failure::new(
+                    FailureCode::Usage,
+                    format!("something listens at {place} already, where the node shall listen"),
+                )
+                .hint(
+                    "stop the node: `join` starts it by itself; for another node on this machine \
+                     set other ports in its config.toml",
+                ));
+            }
+        }
+        Ok(())
+    }
+
     pub(super) async fn first_status(
         &mut self,
         rpc: &Rpc,
         patience: Duration,
     ) -> Result<NodeStatus, Failure> {
+        let id = self.id.to_string();
         let answers = async {
             loop {
                 match rpc.status().await {
-                    Ok(status) => return status,
-                    Err(_) => tokio::time::sleep(LOOK_AGAIN).await,
+                    Ok(status) if status.node_id == id => return status,
+                    _ => tokio::time::sleep(LOOK_AGAIN).await,
                 }
             }
         };
@@ -372,7 +416,10 @@ pub(super) fn app_in_the_way(height: u64) -> Setback {
 fn ended(what: &str, plan: &NodePlan, log: &str, process: &Process) -> Failure {
     let log = plan.logs.join(log);
     let tail = process.tail();
-    let last = tail.lines().rev().find(|line| !line.trim().is_empty());
+    // A panic is followed by pages about where it was.
+    let lines = || tail.lines().rev().filter(|line| !line.trim().is_empty());
+    let is_telling = |line: &&str| line.contains("panic:") || line.contains("ERROR:");
+    let last = lines().find(is_telling).or_else(|| lines().next());
     let last = last.map_or_else(String::new, |line| format!(": {}", line.trim()));
     Failure::new(
         FailureCode::Failed,

@@ -8,11 +8,15 @@ use super::ladder::Setback;
 use super::node::{Happened, app_in_the_way};
 use super::overlay;
 use crate::comet::rpc::{NodeStatus, Rpc};
+use crate::comet::settings::{Change, Settings};
 use crate::comet::sign::Sign;
 use crate::node::command::{Failure, FailureCode};
 
 /// A node that has blocks may replay them into its application before it answers.
 const RPC_PATIENCE: Duration = Duration::from_secs(600);
+/// A restore from peers takes at most so many times the patience: an application that
+/// asks for the same again and again moves, too.
+const RESTORE_PATIENCES: u32 = 20;
 /// Between two looks.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
@@ -49,9 +53,10 @@ impl Join {
         self.reporter.phase("looking how far the node is");
         let trust = self.chain.trust_below_tip().await?;
         let doors = self.node.doors();
-        let changes = overlay::alone(self.node.own(), doors, &trust, &self.peer_id.to_string());
+        let peer_id = self.peer_id.to_string();
         let reporter = self.reporter.clone();
-        self.node.change_settings(changes, &reporter)?;
+        let change = |own: &Settings| overlay::alone(own, doors, &trust, &peer_id);
+        self.node.change_settings(change, &reporter)?;
         self.node.start(&reporter).await?;
         let rpc = Rpc::new(&format!("http://{}", doors.rpc))?;
         let status = self.node.first_status(&rpc, RPC_PATIENCE).await;
@@ -65,8 +70,8 @@ impl Join {
         self.enter("state sync from peers").await;
         let trust = self.chain.trust_below_tip().await;
         let trust = trust.map_err(Setback::rung)?;
-        let changes = overlay::from_peers(self.node.own(), &trust);
-        let rpc = self.start_with(changes).await?;
+        let change = |own: &Settings| overlay::from_peers(own, &trust);
+        let rpc = self.start_with(change).await?;
         let status = self.first_status(&rpc).await?;
         if status.height == 0 {
             self.wait_for_restore(&rpc).await?;
@@ -82,8 +87,7 @@ impl Join {
     /// All blocks.
     pub(super) async fn by_blocks(&mut self) -> Result<u64, Setback> {
         self.enter("block sync from the first block").await;
-        let changes = overlay::from_blocks(self.node.own());
-        let rpc = self.start_with(changes).await?;
+        let rpc = self.start_with(overlay::from_blocks).await?;
         let status = self.first_status(&rpc).await?;
         let goal = Goal {
             above: status.height,
@@ -102,13 +106,15 @@ impl Join {
     /// restore left something; its RPC.
     async fn start_with(
         &mut self,
-        changes: Vec<crate::comet::settings::Change>,
+        change: impl FnOnce(&Settings) -> Vec<Change>,
     ) -> Result<Rpc, Setback> {
         let reporter = self.reporter.clone();
         self.node
-            .change_settings(changes, &reporter)
+            .change_settings(change, &reporter)
             .map_err(Setback::everything)?;
-        if self.node.journal.window {
+        // What an earlier run left may have blocks by now: only what this one saw
+        // empty is emptied.
+        if self.node.journal.window && self.saw_empty {
             let with_app = self.node.can_empty_app().await;
             self.node.empty(with_app).map_err(Setback::everything)?;
         }
@@ -127,9 +133,11 @@ impl Join {
 
     /// Until the application has some state, and as long as something moves.
     async fn wait_for_restore(&mut self, rpc: &Rpc) -> Result<(), Setback> {
+        self.saw_empty = true;
         self.node.journal.window = true;
         self.node.save().map_err(Setback::everything)?;
-        let mut moved_at = Instant::now();
+        let (begun, mut moved_at) = (Instant::now(), Instant::now());
+        let longest = self.options.patience * RESTORE_PATIENCES;
         self.reporter
             .phase("waiting for a snapshot of CometBFT's peers");
         loop {
@@ -151,7 +159,7 @@ impl Join {
             if rpc.app_state().await.is_ok_and(|app| app.height > 0) {
                 return Ok(());
             }
-            if moved_at.elapsed() >= self.options.patience {
+            if moved_at.elapsed() >= self.options.patience || begun.elapsed() >= longest {
                 let seconds = self.options.patience.as_secs();
                 return Err(Setback::rung(
                     Failure::new(

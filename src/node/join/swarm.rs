@@ -5,13 +5,15 @@ use std::time::Duration;
 use super::Join;
 use super::chain::Extent;
 use super::follow::{Goal, sync_failed};
-use super::ladder::Setback;
+use super::ladder::{Kind, Setback};
 use super::node::{Happened, app_in_the_way};
 use super::overlay;
 use crate::comet::rpc::Rpc;
+use crate::comet::settings::Settings;
 use crate::comet::sign::Sign;
 use crate::node::command::{
-    Command, Failure, FailureCode, FeedCommand, FetchCommand, FetchTarget, Outcome, SnapshotSummary,
+    Command, Failure, FailureCode, FeedCommand, FetchCommand, FetchTarget, ManifestCommand,
+    Outcome, SnapshotSummary,
 };
 
 /// With a snapshot at hand, a newer one is looked for only so long.
@@ -75,29 +77,37 @@ impl Join {
             .trust_for(chosen.height)
             .await
             .map_err(disagreement)?;
+        self.check_app_hash(&chosen).await?;
         self.check_disk(&chosen)?;
 
         self.enter("node").await;
         let doors = self.node.doors();
-        let changes = overlay::alone(self.node.own(), doors, &trust, &self.peer_id.to_string());
-        let reporter = self.reporter.clone();
+        let (peer_id, reporter) = (self.peer_id.to_string(), self.reporter.clone());
+        let change = |own: &Settings| overlay::alone(own, doors, &trust, &peer_id);
         self.node
-            .change_settings(changes, &reporter)
+            .change_settings(change, &reporter)
             .map_err(Setback::everything)?;
         let rpc = Rpc::new(&format!("http://{}", doors.rpc)).map_err(Setback::everything)?;
-        match self.start_empty(&rpc, &chosen).await? {
+        let above = match self.start_empty(&rpc, &chosen).await? {
             Condition::Following(height) => {
+                self.node.journal.window = false;
+                self.node.save().map_err(Setback::everything)?;
                 self.reporter
                     .note(format!("the node has blocks up to {height} already"));
+                height.saturating_sub(1)
             }
             Condition::Empty => {
                 self.enter("feed").await;
+                self.saw_empty = true;
+                self.node.journal.window = true;
+                self.node.save().map_err(Setback::everything)?;
                 self.feed(&rpc, &doors.p2p.to_string(), &chosen).await?;
+                chosen.height
             }
-        }
+        };
         self.enter("block sync").await;
         let goal = Goal {
-            above: chosen.height,
+            above,
             dials: true,
             patience: self.options.patience,
         };
@@ -109,7 +119,9 @@ impl Join {
     async fn choose(&mut self) -> Result<Chosen, Setback> {
         self.enter("search and download").await;
         let extent = self.chain.extent().await;
-        let least = extent.map_or(0, oldest_usable);
+        let least = extent
+            .map_or(0, oldest_usable)
+            .max(self.chain.trusted_from());
         let own = self.own_snapshots().await.map_err(Setback::rung)?;
         let usable = |one: &&SnapshotSummary| {
             one.complete && one.height >= least && !self.is_refused(&one.manifest)
@@ -153,9 +165,39 @@ impl Join {
             )
             .await;
         match newer {
-            Err(setback) if setback.failure.code == FailureCode::NotFound => Ok(newest.into()),
+            Err(setback) if setback.kind != Kind::Everything => Ok(newest.into()),
             other => other,
         }
+    }
+
+    /// The application gets nothing of a snapshot whose application hash the endpoints
+    /// do not agree in.
+    async fn check_app_hash(&self, chosen: &Chosen) -> Result<(), Setback> {
+        let command = Command::Show(ManifestCommand {
+            manifest: chosen.manifest.clone(),
+        });
+        let shown = match self.ask(command).await.map_err(Setback::rung)? {
+            Outcome::Shown(shown) => shown,
+            _ => return Err(Setback::rung(Failure::other_answer())),
+        };
+        let agreed = self.chain.app_hash_after(chosen.height).await;
+        let agreed = agreed.map_err(disagreement)?;
+        if shown
+            .app_hash
+            .is_some_and(|hash| hash.eq_ignore_ascii_case(&agreed))
+        {
+            return Ok(());
+        }
+        Err(Setback::snapshot(
+            Failure::new(
+                FailureCode::Verification,
+                format!(
+                    "{} is not of the state that the chain has at height {}",
+                    chosen.manifest, chosen.height
+                ),
+            )
+            .hint("`snapswarm delete` removes it; take another snapshot"),
+        ))
     }
 
     fn is_refused(&self, manifest: &str) -> bool {
@@ -266,7 +308,6 @@ impl Join {
         loop {
             let was_cut_off = self.node.journal.window;
             self.node.journal.manifest = Some(chosen.manifest.clone());
-            self.node.journal.window = true;
             self.node.save().map_err(Setback::everything)?;
             let reporter = self.reporter.clone();
             let started = self.node.start(&reporter).await;
@@ -286,7 +327,9 @@ impl Join {
             let can_empty_app = self.node.can_empty_app().await;
             match problem {
                 Err(in_the_way) if !can_empty_app => return Err(in_the_way),
-                Ok(failure) if !was_cut_off => return Err(Setback::rung(failure)),
+                Ok(failure) if !was_cut_off || !is_half_restored(&failure) => {
+                    return Err(Setback::rung(failure));
+                }
                 _ if repairs >= MAX_REPAIRS => {
                     return Err(Setback::rung(Failure::new(
                         FailureCode::Failed,
@@ -406,8 +449,16 @@ fn oldest_usable(extent: Extent) -> u64 {
     match extent.oldest {
         // All blocks are kept.
         0 | 1 => 0,
-        oldest => (oldest + SPARE_BLOCKS).min(extent.tip),
+        oldest => oldest.saturating_add(SPARE_BLOCKS).min(extent.tip),
     }
+}
+
+/// Whether CometBFT says that it was stopped between a restore and the first block
+/// after it (`facts/cometbft-peer.md`); only then is there nothing in it to be lost.
+fn is_half_restored(failure: &Failure) -> bool {
+    ["inconsistent state", "height mismatch"]
+        .iter()
+        .any(|words| failure.message.contains(words))
 }
 
 /// Endpoints that contradict each other end everything: no rung can do without trust
