@@ -30,7 +30,7 @@ use crate::snapshot::{Manifest, Offer};
 use crate::store::{Archive, Store};
 
 /// File of the key with which the home meets CometBFT nodes.
-const NODE_KEY_FILE: &str = "comet.key";
+pub(super) const NODE_KEY_FILE: &str = "comet.key";
 /// Feed events that wait to be told.
 const EVENT_QUEUE: usize = 256;
 
@@ -68,7 +68,10 @@ pub(super) async fn feed_node(
     let manifest = archive.manifest().clone();
     let identity = comet_identity(store.home()).await?;
     reporter.note(format!("meeting the node {node} as peer {}", identity.id()));
-    reporter.phase(format!("feeding the node with height {}", manifest.height()));
+    reporter.phase(format!(
+        "feeding the node with height {}",
+        manifest.height()
+    ));
 
     let stop = Stop::new();
     let (events, mut heard) = mpsc::channel(EVENT_QUEUE);

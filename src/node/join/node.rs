@@ -304,7 +304,9 @@ impl Node {
                 }
             }
         };
-        tokio::time::timeout(CRASH_PATIENCE, ends).await.unwrap_or(setback)
+        tokio::time::timeout(CRASH_PATIENCE, ends)
+            .await
+            .unwrap_or(setback)
     }
 
     /// Stops CometBFT alone.
