@@ -207,6 +207,18 @@ mod tests {
             &["pin", CID],
             &["unpin", CID],
             &["status", "--home", "/h", "--json", "--log-json"],
+            &["doctor"],
+            &[
+                "doctor",
+                "--node-home",
+                "/n",
+                "--node-rpc",
+                "http://h:1",
+                "--chain-rpc",
+                "https://a,https://b",
+                "--cid",
+                CID,
+            ],
             &["limits"],
             &[
                 "limits",

@@ -19,6 +19,7 @@ pub mod text;
 
 mod adapter;
 mod delete;
+mod doctor;
 mod dump;
 mod feed;
 mod fetch;
@@ -106,6 +107,7 @@ enum Verb {
     Unpin(unpin::Arguments),
     Status(status::Arguments),
     Limits(limits::Arguments),
+    Doctor(doctor::Arguments),
     Adapter(adapter::Arguments),
 }
 
@@ -166,6 +168,7 @@ impl Cli {
         match &self.verb {
             Verb::Join(arguments) => return arguments.run(&door).await,
             Verb::Restore(arguments) => return arguments.run(&door).await,
+            Verb::Doctor(arguments) => return arguments.run(&door).await,
             Verb::Init(arguments) => arguments.run(&door),
             Verb::Start(arguments) => arguments.run(&door).await,
             Verb::Adapter(arguments) => arguments.run(&door).await,

@@ -174,6 +174,7 @@ mod tests {
                 waiting: Some("height 10, format 3: why".to_owned()),
                 last_error: None,
             }),
+            network: None,
         };
         let text = text(&Outcome::Status(Box::new(status))).unwrap();
         for part in [

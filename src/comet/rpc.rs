@@ -54,6 +54,8 @@ pub struct Header {
     pub app_hash: Bytes,
     /// The version of the application's protocol.
     pub app_version: u64,
+    /// When the block was made, by its validators' clocks.
+    pub time: Option<SystemTime>,
 }
 
 /// What the header behind a height says of the state there.
@@ -97,6 +99,20 @@ pub struct AppState {
     pub height: u64,
     /// Application hash after that height: the one that header height+1 carries.
     pub app_hash: Bytes,
+    /// The version of its protocol, as it says before any header does; 0 when it
+    /// does not.
+    pub app_version: u64,
+}
+
+/// Who is connected to a node.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Connections {
+    /// All peers.
+    pub peers: u64,
+    /// Those that came by themselves: they take inbound slots.
+    pub inbound: u64,
+    /// Those at a loopback address.
+    pub on_this_machine: u64,
 }
 
 /// How far a fed node is, by [`Rpc::restored`].
@@ -298,10 +314,10 @@ impl Rpc {
         let answer: StatusAnswer = self.ask("status", json!({})).await?;
         let host = self.url.host_str().unwrap_or_default();
         let host = host.trim_start_matches('[').trim_end_matches(']');
-        let time = OffsetDateTime::parse(&answer.sync_info.latest_block_time, &Rfc3339);
+        let time = moment(&answer.sync_info.latest_block_time);
         let height = answer.sync_info.latest_block_height.0;
         Ok(NodeStatus {
-            tip_time: time.ok().filter(|_| height > 0).map(SystemTime::from),
+            tip_time: time.filter(|_| height > 0),
             p2p: answer.node_info.address(host),
             chain_id: answer.node_info.network,
             node_id: answer.node_info.id.to_lowercase(),
@@ -367,6 +383,7 @@ impl Rpc {
             },
             app_hash: self.hash(&header.app_hash, "application")?,
             app_version: header.version.app.0,
+            time: moment(&header.time),
         })
     }
 
@@ -416,6 +433,7 @@ impl Rpc {
         Ok(AppState {
             height: answer.response.last_block_height.0,
             app_hash: answer.response.last_block_app_hash.0.into(),
+            app_version: answer.response.app_version.0,
         })
     }
 
@@ -445,6 +463,23 @@ impl Rpc {
     pub async fn peer_count(&self) -> Result<u64, RpcError> {
         let answer: NetInfoAnswer = self.ask("net_info", json!({})).await?;
         Ok(answer.n_peers.0)
+    }
+
+    /// Who is connected to the node, and how.
+    pub async fn connections(&self) -> Result<Connections, RpcError> {
+        let answer: NetInfoAnswer = self.ask("net_info", json!({})).await?;
+        let count = |fits: fn(&PeerAnswer) -> bool| {
+            let fitting = answer.peers.iter().filter(|peer| fits(peer));
+            fitting.count() as u64
+        };
+        Ok(Connections {
+            peers: answer.n_peers.0,
+            inbound: count(|peer| !peer.is_outbound),
+            on_this_machine: count(|peer| {
+                let ip: Option<IpAddr> = peer.remote_ip.parse().ok();
+                ip.is_some_and(|ip| ip.is_loopback())
+            }),
+        })
     }
 
     /// Where the node's peers listen, as far as they tell.
@@ -535,6 +570,12 @@ impl Rpc {
             Err(error) => Err(wrong(error.to_string())),
         }
     }
+}
+
+/// A time as CometBFT writes it.
+fn moment(text: &str) -> Option<SystemTime> {
+    let time = OffsetDateTime::parse(text, &Rfc3339).ok()?;
+    Some(time.into())
 }
 
 fn is_loopback(url: &reqwest::Url) -> bool {

@@ -43,7 +43,7 @@ pub enum SettingsError {
 }
 
 /// The text of a `config.toml`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Settings(DocumentMut);
 
 impl Settings {

@@ -26,7 +26,7 @@ use super::resolve;
 use super::serve::{self, Host, Served};
 use super::settings::{NetLimits, NetSettings};
 use super::streams::{Control, OpenStreamError};
-use super::view::{NetEvent, NetStats, PeerInfo, RememberedPeer, View};
+use super::view::{NetEvent, NetStats, PeerInfo, Reachability, RememberedPeer, View};
 use crate::snapshot::ManifestId;
 use crate::sync::UploadLimits;
 use crate::wire::{CATALOGUE_PROTOCOL, MANIFEST_PROTOCOL, PIECES_PROTOCOL};
@@ -155,6 +155,11 @@ impl Net {
     /// a second old.
     pub fn remembered(&self) -> Vec<RememberedPeer> {
         self.inner.view.board().remembered.clone()
+    }
+
+    /// What is known of the ways in from outside; at most a second old.
+    pub fn reachability(&self) -> Reachability {
+        self.inner.view.board().reachability.clone()
     }
 
     /// Figures; those of the DHT are at most a second old.

@@ -84,6 +84,6 @@ pub use library::Library;
 pub use settings::{
     DhtMode, NetLimits, NetSettings, NetworkName, PreSharedKey, parse_address, parse_peer_address,
 };
-pub use view::{Direction, NetEvent, NetStats, PeerInfo, RememberedPeer};
+pub use view::{Direction, NetEvent, NetStats, PeerInfo, Reachability, RememberedPeer};
 
 pub use libp2p::{Multiaddr, PeerId};

@@ -15,6 +15,7 @@ use libp2p::multiaddr::Protocol;
 
 use super::scope::{Scope, ip_of};
 use super::settings::{DhtMode, without_peer};
+use super::view::Reachability;
 
 /// Observed addresses that wait for a second observer.
 const MAX_CANDIDATES: usize = 16;
@@ -101,6 +102,16 @@ impl Reach {
             self.confirmed.insert(address.clone());
         }
         new
+    }
+
+    /// What is known by now.
+    pub fn known(&self) -> Reachability {
+        Reachability {
+            confirmed: self.confirmed.iter().cloned().collect(),
+            observed: self.candidates.keys().cloned().collect(),
+            configured: self.configured,
+            inbound_from_outside: self.inbound_from_outside,
+        }
     }
 
     /// Whether this node answers for the DHT. `outside` tells whether a
@@ -191,8 +202,12 @@ mod tests {
         }
         reach.handle_inbound(&address("/ip4/198.51.100.1/tcp/9"));
         assert!(reach.newly_confirmed().is_empty());
+        let known = reach.known();
+        assert_eq!(known.observed, std::slice::from_ref(&observed));
+        assert!(known.inbound_from_outside && known.confirmed.is_empty());
         reach.handle_observed(&observed, &address("/ip4/198.51.100.2/tcp/9"));
-        assert_eq!(reach.newly_confirmed(), [observed]);
+        assert_eq!(reach.newly_confirmed(), std::slice::from_ref(&observed));
+        assert_eq!(reach.known().confirmed, [observed]);
         assert!(reach.newly_confirmed().is_empty(), "told once");
         assert!(reach.is_server(true));
     }

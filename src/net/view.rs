@@ -149,6 +149,19 @@ pub struct NetStats {
     pub announce: AnnounceStats,
 }
 
+/// What is known of the ways in from outside.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Reachability {
+    /// External addresses that peers agree on, with a way in that was used.
+    pub confirmed: Vec<Multiaddr>,
+    /// External addresses that peers name and that are not confirmed.
+    pub observed: Vec<Multiaddr>,
+    /// Whether a person named external addresses.
+    pub configured: bool,
+    /// Whether a connection came in from a public address since the start.
+    pub inbound_from_outside: bool,
+}
+
 /// The board on which the actor writes.
 #[derive(Debug, Default)]
 pub(super) struct View {
@@ -161,6 +174,7 @@ pub(super) struct Board {
     pub peers: BTreeMap<PeerId, PeerInfo>,
     pub remembered: Vec<RememberedPeer>,
     pub stats: NetStats,
+    pub reachability: Reachability,
 }
 
 impl View {

@@ -11,9 +11,9 @@ use serde::{Deserialize, Serialize};
 
 pub use self::outcome::{
     Changed, ChunkDetail, DamagedSummary, DownloadStatus, Dumped, Fed, Fetched, FolderStatus,
-    HarvestStatus, Harvested, JoinPhase, JoinStatus, JoinStep, Joined, LimitsNow, Loaded, Noted,
-    Outcome, PeerBytes, SnapshotDetail, SnapshotList, SnapshotSummary, Status, UploadStatus,
-    Verified,
+    HarvestStatus, Harvested, JoinPhase, JoinStatus, JoinStep, Joined, LimitsNow, Loaded,
+    NetworkStatus, Noted, Outcome, PeerBytes, SnapshotDetail, SnapshotList, SnapshotSummary,
+    Status, UploadStatus, Verified,
 };
 pub use crate::snapshot::MAX_HEIGHT;
 

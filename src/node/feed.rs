@@ -30,7 +30,7 @@ use crate::snapshot::{Manifest, Offer};
 use crate::store::{Archive, Store};
 
 /// File of the key with which the home meets CometBFT nodes.
-const NODE_KEY_FILE: &str = "comet.key";
+pub(super) const NODE_KEY_FILE: &str = "comet.key";
 /// Feed events that wait to be told.
 const EVENT_QUEUE: usize = 256;
 

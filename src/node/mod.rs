@@ -19,6 +19,7 @@
 pub mod adapter;
 pub mod command;
 mod daemon;
+pub mod doctor;
 mod failure;
 mod feed;
 mod fetch;
@@ -31,6 +32,7 @@ mod referee;
 pub mod remote;
 mod services;
 mod shelf;
+mod space;
 mod status;
 
 pub use daemon::Daemon;

@@ -27,7 +27,7 @@ use crate::sync::{Offence, UploadLimits};
 /// File of the node's libp2p key in the home.
 const IDENTITY_FILE: &str = "identity.key";
 /// File of remembered peers in the home.
-const PEERS_FILE: &str = "peers.json";
+pub(super) const PEERS_FILE: &str = "peers.json";
 
 /// The rooms of one running process, for one home.
 pub(super) struct Services {

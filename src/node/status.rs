@@ -1,6 +1,6 @@
 //! What a home holds and what its daemon does, for people and for metrics.
 
-use super::command::{Failure, LimitsNow, Status, UploadStatus};
+use super::command::{Failure, LimitsNow, NetworkStatus, Status, UploadStatus};
 use super::services::{Services, peer_id_of, read};
 use super::shelf;
 use crate::store::Store;
@@ -29,6 +29,7 @@ pub(super) fn of_daemon(services: &Services) -> Status {
         harvest: services.harvest(),
         join: services.join(),
         sdk_snapshots: services.sdk_snapshots(),
+        network: Some(network(services)),
     }
 }
 
@@ -55,7 +56,22 @@ pub(super) fn of_home(store: &Store, quota_bytes: Option<u64>) -> Result<Status,
         harvest: None,
         join: None,
         sdk_snapshots: None,
+        network: None,
     })
+}
+
+fn network(services: &Services) -> NetworkStatus {
+    let (stats, reach) = (services.net.stats(), services.net.reachability());
+    let told =
+        |addresses: &[libp2p::Multiaddr]| addresses.iter().map(ToString::to_string).collect();
+    NetworkStatus {
+        dht_server: stats.dht_server,
+        dht_peers: stats.routed_peers as u64,
+        external_confirmed: told(&reach.confirmed),
+        external_observed: told(&reach.observed),
+        external_configured: reach.configured,
+        inbound_from_outside: reach.inbound_from_outside,
+    }
 }
 
 /// The numbers behind `/metrics`. Blocking.

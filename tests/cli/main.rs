@@ -15,9 +15,9 @@ use tokio::time::timeout;
 
 use support::*;
 
-const VERBS: [&str; 14] = [
+const VERBS: [&str; 15] = [
     "init", "load", "start", "fetch", "feed", "list", "show", "verify", "dump", "delete", "pin",
-    "unpin", "status", "limits",
+    "unpin", "status", "limits", "doctor",
 ];
 
 #[tokio::test]

@@ -124,6 +124,8 @@ pub(super) struct HeaderAnswer {
     #[serde(default)]
     pub(super) version: VersionAnswer,
     pub(super) height: Number,
+    #[serde(default)]
+    pub(super) time: String,
     pub(super) app_hash: String,
 }
 
@@ -146,6 +148,8 @@ pub(super) struct AppInfoAnswer {
     pub(super) last_block_height: Number,
     #[serde(default)]
     pub(super) last_block_app_hash: Base64,
+    #[serde(default)]
+    pub(super) app_version: Number,
 }
 
 #[derive(Deserialize)]
@@ -160,6 +164,8 @@ pub(super) struct PeerAnswer {
     pub(super) node_info: NodeInfoAnswer,
     #[serde(default)]
     pub(super) remote_ip: String,
+    #[serde(default)]
+    pub(super) is_outbound: bool,
 }
 
 #[derive(Deserialize)]

@@ -211,6 +211,7 @@ impl Actor {
         self.stats.announce = self.announcer.stats();
         let remembered = self.book().remembered(book_file::MAX_REMEMBERED_PEERS);
         self.parts.view.board().remembered = remembered;
+        self.parts.view.board().reachability = self.reach.known();
         self.show();
     }
 }

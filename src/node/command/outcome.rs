@@ -346,6 +346,26 @@ pub struct Status {
     pub join: Option<JoinStatus>,
     /// The folder of a Cosmos SDK node, where one is configured.
     pub sdk_snapshots: Option<FolderStatus>,
+    /// This node's place in the swarm, while a daemon runs.
+    #[serde(default)]
+    pub network: Option<NetworkStatus>,
+}
+
+/// How others find and reach this node.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct NetworkStatus {
+    /// Whether it answers for the DHT; else it only asks.
+    pub dht_server: bool,
+    /// Peers in the DHT's routing table.
+    pub dht_peers: u64,
+    /// External addresses that peers agree on, with a way in that was used.
+    pub external_confirmed: Vec<String>,
+    /// External addresses that peers name and that are not confirmed.
+    pub external_observed: Vec<String>,
+    /// Whether a person named external addresses.
+    pub external_configured: bool,
+    /// Whether a connection came in from a public address since the start.
+    pub inbound_from_outside: bool,
 }
 
 /// A download under way.

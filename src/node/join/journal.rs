@@ -106,6 +106,24 @@ impl Journal {
     }
 }
 
+/// What a join that has not ended wrote down; also one that runs now.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(in crate::node) struct LeftOpen {
+    /// Settings that are changed for a while.
+    pub(in crate::node) settings: Vec<String>,
+    /// Whether a restore began and no block was stored since.
+    pub(in crate::node) window: bool,
+}
+
+/// Whether a join of this node has not ended.
+pub(in crate::node) fn left_open(node_home: &Path) -> Result<Option<LeftOpen>, Failure> {
+    let journal = Journal::load(node_home)?;
+    Ok((journal != Journal::default()).then(|| LeftOpen {
+        settings: journal.settings.iter().map(Change::name).collect(),
+        window: journal.window,
+    }))
+}
+
 fn path(node_home: &Path) -> PathBuf {
     node_home.join(NAME)
 }

@@ -50,7 +50,9 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+pub(super) use self::journal::{LeftOpen, left_open};
 pub use self::ladder::Rung;
+pub(super) use self::overlay::reached;
 
 use self::chain::Chain;
 use self::ladder::{Kind, Next, Setback};

@@ -115,7 +115,7 @@ pub(super) fn on_loopback(laddr: &str, free: impl FnOnce() -> u16) -> SocketAddr
 
 /// `HOST:PORT` where a listener of the settings is reached from this machine, if it is
 /// one of TCP.
-pub(super) fn reached(laddr: &str) -> Option<String> {
+pub(in crate::node) fn reached(laddr: &str) -> Option<String> {
     let place = laddr.strip_prefix("tcp://").unwrap_or(laddr);
     let (host, port) = place.rsplit_once(':')?;
     let port: u16 = port.parse().ok().filter(|port| *port != 0)?;

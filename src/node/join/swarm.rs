@@ -15,6 +15,7 @@ use crate::node::command::{
     Command, Failure, FailureCode, FeedCommand, FetchCommand, FetchTarget, ManifestCommand,
     Outcome, SnapshotSummary,
 };
+use crate::node::space::free_bytes;
 
 /// With a snapshot at hand, a newer one is looked for only so long.
 const NEWER_TIMEOUT_S: u64 = 10;
@@ -468,16 +469,4 @@ fn disagreement(failure: Failure) -> Setback {
         FailureCode::Verification => Setback::everything(failure),
         _ => Setback::rung(failure),
     }
-}
-
-/// Free bytes of the disk of a folder, or of the nearest one above it.
-fn free_bytes(path: &std::path::Path) -> Option<u64> {
-    let found = path
-        .ancestors()
-        .find_map(|path| nix::sys::statvfs::statvfs(path).ok())?;
-    Some(
-        found
-            .blocks_available()
-            .saturating_mul(found.fragment_size()),
-    )
 }

@@ -164,7 +164,12 @@ fn an_application_at_the_snapshots_height_is_judged_by_its_hash() {
     let ours = Bytes::from_static(b"hash");
     let app = |height, app_hash: &'static [u8]| {
         let app_hash = Bytes::from_static(app_hash);
-        seen_of(AppState { height, app_hash }, 10, &ours)
+        let app = AppState {
+            height,
+            app_hash,
+            app_version: 1,
+        };
+        seen_of(app, 10, &ours)
     };
     assert_eq!(app(10, b"hash"), Seen::State);
     assert_eq!(app(0, b""), Seen::NotYet);

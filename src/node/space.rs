@@ -1,0 +1,76 @@
+//! The room of a folder's disk.
+
+use std::path::Path;
+
+/// The disk that a folder is on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Space {
+    /// Bytes that this user may still write.
+    pub free_bytes: u64,
+    /// Its number: folders with the same share their room.
+    pub device: u64,
+    /// Whether it is memory, made to look like a disk.
+    pub in_memory: bool,
+}
+
+/// The disk of a folder, or of the nearest one above it that is there.
+pub(super) fn space(path: &Path) -> Option<Space> {
+    path.ancestors().find_map(|path| {
+        Some(Space {
+            free_bytes: free(path)?,
+            device: device(path)?,
+            in_memory: in_memory(path),
+        })
+    })
+}
+
+/// Free bytes of the disk of a folder, or of the nearest one above it.
+pub(super) fn free_bytes(path: &Path) -> Option<u64> {
+    path.ancestors().find_map(free)
+}
+
+fn free(path: &Path) -> Option<u64> {
+    let found = nix::sys::statvfs::statvfs(path).ok()?;
+    let blocks = found.blocks_available();
+    Some(blocks.saturating_mul(found.fragment_size()))
+}
+
+fn device(path: &Path) -> Option<u64> {
+    use std::os::unix::fs::MetadataExt;
+    Some(std::fs::metadata(path).ok()?.dev())
+}
+
+#[cfg(target_os = "linux")]
+fn in_memory(path: &Path) -> bool {
+    use nix::sys::statfs::{TMPFS_MAGIC, statfs};
+    statfs(path).is_ok_and(|found| found.filesystem_type() == TMPFS_MAGIC)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn in_memory(_: &Path) -> bool {
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_that_is_not_there_yet_has_the_room_of_the_one_above_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let above = space(folder.path()).unwrap();
+        let below = space(&folder.path().join("not/yet")).unwrap();
+        assert_eq!(above.device, below.device);
+        assert!(below.free_bytes > 0 && free_bytes(&folder.path().join("x")).is_some());
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn memory_is_told_from_a_disk() {
+        let in_memory = |path| space(Path::new(path)).map(|space| space.in_memory);
+        assert_eq!(in_memory("/proc"), Some(false));
+        if Path::new("/dev/shm").is_dir() {
+            assert_eq!(in_memory("/dev/shm"), Some(true));
+        }
+    }
+}
