@@ -137,7 +137,7 @@ mod tests {
         for name in ["node0", "node1", "node2"] {
             std::fs::create_dir(folder.path().join(name)).unwrap();
         }
-        let mut claim = |name| claim(folder.path(), 2, name).unwrap();
+        let claim = |name| claim(folder.path(), 2, name).unwrap();
         assert_eq!(claim(None), (0, "new-1".to_owned()));
         assert_eq!(claim(Some("mine")), (1, "mine".to_owned()));
         assert_eq!(claim(None), (2, "new-3".to_owned()));

@@ -183,6 +183,10 @@ impl Network {
             self.validators.count
         );
         ensure!(
+            self.joiner.kill_at.is_empty() || self.app != App::Adapter,
+            "joiner.kill_at: `join` cannot empty an application behind an adapter"
+        );
+        ensure!(
             self.validators.snapshot_interval > 0,
             "validators.snapshot_interval = 0: without snapshots there is nothing to hand out"
         );
@@ -261,6 +265,25 @@ mod tests {
         std::fs::write(&file, text.replace("block_interval_ms", "block_interval")).unwrap();
         let error = format!("{:#}", Network::read(&file).unwrap_err());
         assert!(error.contains("block_interval"), "{error}");
+    }
+
+    #[test]
+    fn a_misspelt_fault_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("x.toml");
+        let churn = include_str!("networks/churn.toml");
+        let restart = include_str!("networks/restart.toml");
+        for (text, right, wrong) in [
+            (churn, "interval_ms = 3000", "interval_s = 3"),
+            (churn, "[providers.churn]", "[providers.chrun]"),
+            (restart, "kill_at", "kill_when"),
+            (restart, "name =", "app = \"grpc\"\nname ="),
+        ] {
+            assert!(text.contains(right), "{right}");
+            std::fs::write(&file, text.replacen(right, wrong, 1)).unwrap();
+            let error = format!("{:#}", Network::read(&file).unwrap_err());
+            assert!(error.contains("unknown"), "{error}");
+        }
     }
 
     #[test]
