@@ -1,11 +1,11 @@
-//! CometBFT nodes with CometBFT's e2e application in process: their homes,
-//! settings and start.
+//! CometBFT nodes: their homes and settings.
 
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::process::Command;
 use toml::Table;
@@ -27,7 +27,8 @@ const P2P_RATE: i64 = 512_000_000;
 const FILES_PATIENCE: Duration = Duration::from_secs(60);
 
 /// A node: its home, where it listens, its name among peers.
-#[derive(Clone)]
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Node {
     /// What it is called in logs and tables.
     pub name: String,
@@ -35,9 +36,12 @@ pub struct Node {
     pub p2p: SocketAddr,
     /// Its RPC.
     pub rpc: Rpc,
-    home: PathBuf,
+    /// Where its application listens, if it is a process of its own.
+    pub(super) app: SocketAddr,
+    /// Where the adapter before it listens, if there is one.
+    pub(super) adapter: SocketAddr,
+    pub(super) home: PathBuf,
     id: String,
-    rpc_address: SocketAddr,
 }
 
 impl Node {
@@ -55,10 +59,8 @@ impl Node {
     /// itself as its peers.
     pub fn configure(&self, network: &Network, nodes: &[Node]) -> anyhow::Result<()> {
         let path = self.home.join("config/config.toml");
-        let text = std::fs::read_to_string(&path)
-            .with_context(|| format!("{} cannot be read", path.display()))?;
-        let mut config: Table =
-            toml::from_str(&text).with_context(|| format!("{} is no TOML", path.display()))?;
+        let mut config: Table = toml::from_str(&self.config()?)
+            .with_context(|| format!("{} is no TOML", path.display()))?;
         lay_over(&mut config, self.settings(network, nodes));
         write(&path, &toml::to_string(&config)?)?;
         self.configure_app(network)
@@ -84,6 +86,7 @@ impl Node {
             indexer = "null"
         };
         settings.insert("moniker".into(), self.name.clone().into());
+        settings.insert("proxy_app".into(), self.proxy_app(network.app).into());
         let mut set = |section: &str, key: &str, value: toml::Value| {
             let section = settings
                 .entry(section)
@@ -92,7 +95,11 @@ impl Node {
                 section.insert(key.into(), value);
             }
         };
-        set("rpc", "laddr", format!("tcp://{}", self.rpc_address).into());
+        set(
+            "rpc",
+            "laddr",
+            format!("tcp://{}", self.rpc.address()).into(),
+        );
         set("p2p", "laddr", format!("tcp://{}", self.p2p).into());
         set("p2p", "persistent_peers", peers.join(",").into());
         set("p2p", "send_rate", P2P_RATE.into());
@@ -101,56 +108,50 @@ impl Node {
         settings
     }
 
-    fn configure_app(&self, network: &Network) -> anyhow::Result<()> {
-        let folder = self.app_data();
-        std::fs::create_dir_all(&folder)
-            .with_context(|| format!("the folder {} cannot be made", folder.display()))?;
-        let mut app = toml::toml! {
-            protocol = "builtin"
-            mode = "full"
-            retain_blocks = 0
-            key_type = "ed25519"
-            // The application would write its whole state after each block; a node
-            // that is started again replays blocks into it.
-            persist_interval = 0
-        };
-        app.insert("chain_id".into(), network.chain_id.clone().into());
-        app.insert("dir".into(), folder.display().to_string().into());
-        let interval = i64::from(network.validators.snapshot_interval);
-        app.insert("snapshot_interval".into(), interval.into());
-        write(&self.home.join("config/app.toml"), &toml::to_string(&app)?)
+    /// Its settings as they are in its file now.
+    pub fn config(&self) -> anyhow::Result<String> {
+        let path = self.home.join("config/config.toml");
+        std::fs::read_to_string(&path).with_context(|| format!("{} cannot be read", path.display()))
     }
 
-    /// A command line that starts the node.
-    pub fn command_line(&self, tools: &Tools) -> anyhow::Result<String> {
-        let temporary = self.home.join("tmp");
-        std::fs::create_dir_all(&temporary)
-            .with_context(|| format!("the folder {} cannot be made", temporary.display()))?;
-        Ok(format!(
-            "CMTHOME='{home}' TMPDIR='{}' exec '{}' '{home}/config/app.toml'",
-            temporary.display(),
-            tools.e2e_node.display(),
-            home = self.home.display(),
-        ))
+    /// A node in a home that is there, with free ports at `ip`.
+    async fn in_home(
+        name: String,
+        home: PathBuf,
+        ip: IpAddr,
+        tools: &Tools,
+        processes: &Processes,
+    ) -> anyhow::Result<Self> {
+        let mut command = Command::new(&tools.cometbft);
+        command.arg("show-node-id").arg("--home").arg(&home);
+        let [p2p, rpc_address, app, adapter] = free_addresses(ip)?;
+        Ok(Self {
+            name,
+            p2p,
+            rpc: Rpc::new(rpc_address)?,
+            app,
+            adapter,
+            home,
+            id: run(processes, command).await?.trim().to_owned(),
+        })
     }
 
-    /// Where its application keeps its state.
-    pub fn app_data(&self) -> PathBuf {
-        self.home.join("data/app")
-    }
-
-    /// Starts the node.
-    pub fn start(&self, tools: &Tools, processes: &mut Processes) -> anyhow::Result<()> {
-        let temporary = self.home.join("tmp");
-        std::fs::create_dir_all(&temporary)
-            .with_context(|| format!("the folder {} cannot be made", temporary.display()))?;
-        let mut command = Command::new(&tools.e2e_node);
-        command
-            .arg(self.home.join("config/app.toml"))
-            .env("CMTHOME", &self.home)
-            // A state sync keeps its chunks in the temporary folder.
-            .env("TMPDIR", temporary);
-        processes.start(&self.name, command)
+    /// Makes the home of one more node, on the chain of `other`.
+    pub async fn make(
+        name: &str,
+        home: PathBuf,
+        ip: IpAddr,
+        other: &Self,
+        tools: &Tools,
+        processes: &Processes,
+    ) -> anyhow::Result<Self> {
+        let mut command = Command::new(&tools.cometbft);
+        command.arg("init").arg("--home").arg(&home);
+        run(processes, command).await?;
+        let genesis = "config/genesis.json";
+        std::fs::copy(other.home.join(genesis), home.join(genesis))
+            .with_context(|| format!("{} gets no genesis.json", home.display()))?;
+        Self::in_home(name.to_owned(), home, ip, tools, processes).await
     }
 }
 
@@ -174,22 +175,12 @@ pub async fn make_homes(
     for index in 0..=network.validators.count {
         let home = folder.join(format!("node{index}"));
         adapt_genesis(&home, network)?;
-        let mut command = Command::new(&tools.cometbft);
-        command.arg("show-node-id").arg("--home").arg(&home);
         let ip = block.address(index + 1);
-        let [p2p, rpc_address] = free_addresses(ip)?;
         let name = match index == network.validators.count {
             true => "joiner".to_owned(),
             false => format!("validator-{}", index + 1),
         };
-        nodes.push(Node {
-            name,
-            p2p,
-            rpc: Rpc::new(rpc_address)?,
-            home,
-            id: run(processes, command).await?.trim().to_owned(),
-            rpc_address,
-        });
+        nodes.push(Node::in_home(name, home, ip, tools, processes).await?);
     }
     Ok(nodes)
 }
@@ -216,7 +207,14 @@ fn adapt_genesis(home: &Path, network: &Network) -> anyhow::Result<()> {
     write(&path, &serde_json::to_string_pretty(&genesis)?)
 }
 
-fn write(path: &Path, text: &str) -> anyhow::Result<()> {
+/// Makes a folder and those above it.
+pub fn make_folder(folder: &Path) -> anyhow::Result<()> {
+    std::fs::create_dir_all(folder)
+        .with_context(|| format!("the folder {} cannot be made", folder.display()))
+}
+
+/// Writes a file.
+pub fn write(path: &Path, text: &str) -> anyhow::Result<()> {
     std::fs::write(path, text).with_context(|| format!("{} cannot be written", path.display()))
 }
 
@@ -234,7 +232,7 @@ pub fn lay_over(under: &mut Table, over: Table) {
 
 /// 254 addresses of the loopback range. Each run draws its own, so that two
 /// of them on one machine do not meet.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Serialize, Deserialize)]
 pub struct LoopbackBlock([u8; 2]);
 
 impl LoopbackBlock {

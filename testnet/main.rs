@@ -2,37 +2,52 @@
 //! (`testnet/networks/`).
 //!
 //! `testnet run FILE` carries one out from nothing: validators with an
-//! application in their process, a snapswarm daemon beside each, transactions
-//! until a snapshot is large enough, a new node that fetches it from all the
-//! daemons, is fed, and catches up. Exit code 0 means that all of it is true;
-//! nothing is left running in any case.
+//! application, a snapswarm daemon beside each, transactions until a snapshot is
+//! large enough, a new node that fetches it from all the daemons, is fed, and
+//! catches up, while happens what the file says. Exit code 0 means that all of it is
+//! true; nothing is left running in any case.
+//!
+//! `testnet up NETWORK` starts one and leaves it running for people; `testnet join`
+//! adds a node to it, `testnet down` ends it.
 //!
 //! | file | what it is for |
 //! |---|---|
 //! | `network` | the TOML file |
 //! | `tools` | the programs that are started |
-//! | `processes` | starting, watching, ending them |
-//! | `comet`, `rpc` | CometBFT nodes: homes and settings; RPC |
+//! | `running`, `processes`, `record` | one process; all of them; those that outlive us |
+//! | `comet`, `application`, `rpc` | CometBFT nodes: homes and settings; how the application runs; RPC |
 //! | `load` | transactions |
 //! | `swarm` | snapswarm's homes, daemons and verbs |
-//! | `run`, `join`, `report` | the phases, those of the new node, what is told about them |
+//! | `run`, `phases`, `join`, `report` | a run, its phases, those of the new node, what is told about them |
+//! | `faults`, `liar` | what goes wrong on purpose |
+//! | `up`, `add`, `down`, `kept` | a network that is kept: start, one more node, end, its folder |
 
+mod add;
+mod application;
 mod comet;
+mod down;
+mod faults;
 mod join;
+mod kept;
+mod liar;
 mod load;
 mod network;
+mod phases;
 mod processes;
+mod record;
 mod report;
 mod rpc;
 mod run;
+mod running;
 mod swarm;
 mod tools;
+mod up;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use clap::{Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -55,22 +70,70 @@ enum Verb {
     ///
     /// Example: testnet run testnet/networks/demo.toml
     Run(RunArguments),
+    /// Start a network and leave it running, until `testnet down`.
+    ///
+    /// Example: testnet up smoke
+    Up(up::Arguments),
+    /// Add a fresh node to the network that is up, by `snapswarm join`.
+    Join(add::Arguments),
+    /// End the network that is up, and remove its folder.
+    Down(down::Arguments),
+    /// A provider that lies; networks start it.
+    #[command(hide = true)]
+    Liar(liar::Arguments),
 }
 
 #[derive(clap::Args)]
 struct RunArguments {
     /// The network's file.
     file: PathBuf,
-    /// Folder with `cometbft` and `node` (its e2e application); where
-    /// testnet/tools.sh puts them unless given.
-    #[arg(long)]
-    tools: Option<PathBuf>,
-    /// The program under test; the one built beside this one unless given.
-    #[arg(long)]
-    snapswarm: Option<PathBuf>,
+    #[command(flatten)]
+    programs: Programs,
     /// Keep data and logs of a run that succeeds as well.
     #[arg(long)]
     keep: bool,
+}
+
+/// Which programs are started.
+#[derive(clap::Args)]
+struct Programs {
+    /// Folder with `cometbft` and `node` (its e2e application); where
+    /// testnet/tools.sh puts them unless given. A run with several is carried out with
+    /// one after the other.
+    #[arg(long, value_name = "DIR[,DIR...]", value_delimiter = ',')]
+    tools: Vec<PathBuf>,
+    /// The program under test; the one built beside this one unless given.
+    #[arg(long)]
+    snapswarm: Option<PathBuf>,
+}
+
+impl Programs {
+    /// Those of each folder.
+    fn find(&self) -> anyhow::Result<Vec<Tools>> {
+        let target = tools::target_folder()?;
+        let snapswarm = self.snapswarm.as_deref();
+        if self.tools.is_empty() {
+            return Ok(vec![Tools::find(&target, None, snapswarm)?]);
+        }
+        let folders = self.tools.iter();
+        folders
+            .map(|folder| Tools::find(&target, Some(folder), snapswarm))
+            .collect()
+    }
+}
+
+/// Where a network that is kept lies.
+#[derive(clap::Args)]
+struct Place {
+    /// The network's folder; testnet/up in the target folder unless given.
+    #[arg(long, value_name = "DIR")]
+    folder: Option<PathBuf>,
+}
+
+impl Place {
+    fn folder(&self) -> anyhow::Result<kept::Folder> {
+        kept::Folder::new(self.folder.as_deref())
+    }
 }
 
 // The kernel ends a process when the *thread* that started it ends, not only
@@ -78,8 +141,14 @@ struct RunArguments {
 // main thread.
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
-    let Verb::Run(arguments) = Arguments::parse().verb;
-    match run(&arguments).await {
+    let done = match Arguments::parse().verb {
+        Verb::Run(arguments) => run(&arguments).await,
+        Verb::Up(arguments) => up::run(&arguments).await,
+        Verb::Join(arguments) => add::run(&arguments).await,
+        Verb::Down(arguments) => down::run(&arguments).await,
+        Verb::Liar(arguments) => liar::run(arguments).await,
+    };
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("\nFAILED: {error:#}");
@@ -90,21 +159,33 @@ async fn main() -> ExitCode {
 
 async fn run(arguments: &RunArguments) -> anyhow::Result<()> {
     let network = Network::read(&arguments.file)?;
-    let target = tools::target_folder()?;
-    let tools = Tools::find(
-        &target,
-        arguments.tools.as_deref(),
-        arguments.snapswarm.as_deref(),
-    )?;
-    let folder = make_folder(&target.join("testnet"), &network.name)?;
+    let all = arguments.programs.find()?;
+    ensure!(
+        all.len() >= network.min_versions,
+        "the network {} compares versions: name at least {} folders with --tools DIR,DIR",
+        network.name,
+        network.min_versions
+    );
+    for tools in &all {
+        let folder = tools.cometbft.with_file_name("");
+        println!("== {} with {}", network.name, folder.display());
+        run_with(&network, tools, arguments.keep)
+            .await
+            .with_context(|| format!("with {}", folder.display()))?;
+    }
+    Ok(())
+}
+
+async fn run_with(network: &Network, tools: &Tools, keep: bool) -> anyhow::Result<()> {
+    let folder = make_folder(&tools::target_folder()?.join("testnet"), &network.name)?;
     let mut processes = Processes::new(folder.join("logs"))?;
     let stop_patience = Duration::from_secs(network.patience_s.stop);
     let result = tokio::select! {
-        result = Run::new(&network, &tools, &folder, &mut processes).carry_out() => result,
+        result = Run::new(network, tools, &folder, &mut processes).carry_out() => result,
         name = told_to_stop() => Err(anyhow::anyhow!("stopped by {name}")),
     };
     processes.stop(stop_patience).await;
-    if result.is_err() || arguments.keep {
+    if result.is_err() || keep {
         eprintln!(
             "Data: {}\nLogs: {}",
             folder.display(),

@@ -11,6 +11,9 @@ use serde::Deserialize;
 /// last byte of a loopback address counts them.
 const VALIDATORS_MAX: u8 = 100;
 
+/// A new node believes what two endpoints agree in.
+const VALIDATORS_MIN: u8 = 2;
+
 /// CometBFT's RPC takes bodies of 1,000,000 bytes unless told otherwise, and a
 /// transaction travels there with a few characters around it.
 const TRANSACTION_BYTES_MAX: u32 = 900_000;
@@ -26,14 +29,36 @@ pub struct Network {
     pub name: String,
     /// Chain id.
     pub chain_id: String,
+    /// How the application runs.
+    #[serde(default)]
+    pub app: App,
+    /// Folders that `--tools` must name at the least: different versions.
+    #[serde(default = "one")]
+    pub min_versions: usize,
     /// The nodes that make blocks.
     pub validators: Validators,
     /// What is written before anything is fetched.
     pub load: Load,
     /// The daemons beside the validators.
     pub providers: Providers,
+    /// The new node.
+    #[serde(default)]
+    pub joiner: Joiner,
     /// How long each phase may take.
     pub patience_s: Patience,
+}
+
+/// How the application of each node runs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum App {
+    /// In CometBFT's own process.
+    #[default]
+    InProcess,
+    /// As a process of its own.
+    Socket,
+    /// As a process of its own, with `snapswarm adapter` before it.
+    Adapter,
 }
 
 /// The nodes that make blocks.
@@ -46,6 +71,10 @@ pub struct Validators {
     pub block_interval_ms: u32,
     /// Blocks between two snapshots.
     pub snapshot_interval: u32,
+    /// Blocks that a node keeps; 0: all. Where it is set, the new node chooses its
+    /// snapshot itself, after the chain has dropped the blocks that the first needs.
+    #[serde(default)]
+    pub retain_blocks: u32,
 }
 
 /// What is written before anything is fetched.
@@ -69,6 +98,35 @@ pub struct Providers {
     /// Laid over the `config.toml` of each provider's home.
     #[serde(default)]
     pub settings: toml::Table,
+    /// Providers die while the new node downloads.
+    pub churn: Option<Churn>,
+    /// Laid over the `config.toml` of the last provider, beside `settings`.
+    #[serde(default)]
+    pub last_settings: toml::Table,
+    /// Whether there is one more that answers with wrong bytes.
+    #[serde(default)]
+    pub liar: bool,
+}
+
+/// Providers are killed and started again, one after the other.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Churn {
+    /// Pause between two of them.
+    pub interval_ms: u64,
+    /// How many must have died before the download is over.
+    pub min_kills: u32,
+}
+
+/// The new node.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Joiner {
+    /// What `join` says when it is to be killed: at each of these once, in this order.
+    #[serde(default)]
+    pub kill_at: Vec<String>,
+    /// The longest that its download may take.
+    pub max_fetch_s: Option<f64>,
 }
 
 /// Seconds after which a phase counts as failed.
@@ -87,6 +145,10 @@ pub struct Patience {
     pub catch_up: u64,
     /// Until a process that was told to stop has stopped.
     pub stop: u64,
+}
+
+fn one() -> usize {
+    1
 }
 
 impl Network {
@@ -116,9 +178,13 @@ impl Network {
             self.chain_id
         );
         ensure!(
-            (1..=VALIDATORS_MAX).contains(&self.validators.count),
-            "validators.count = {}: use 1 to {VALIDATORS_MAX}",
+            (VALIDATORS_MIN..=VALIDATORS_MAX).contains(&self.validators.count),
+            "validators.count = {}: use {VALIDATORS_MIN} to {VALIDATORS_MAX}",
             self.validators.count
+        );
+        ensure!(
+            self.joiner.kill_at.is_empty() || self.app != App::Adapter,
+            "joiner.kill_at: `join` cannot empty an application behind an adapter"
         );
         ensure!(
             self.validators.snapshot_interval > 0,
@@ -128,6 +194,13 @@ impl Network {
             (1..=TRANSACTION_BYTES_MAX).contains(&self.load.transaction_bytes),
             "load.transaction_bytes = {}: use 1 to {TRANSACTION_BYTES_MAX}",
             self.load.transaction_bytes
+        );
+        ensure!(
+            self.providers
+                .churn
+                .as_ref()
+                .is_none_or(|churn| churn.interval_ms > 0),
+            "providers.churn.interval_ms = 0: nobody could come up again"
         );
         ensure!(
             u32::from(self.providers.min_share_percent) * u32::from(self.validators.count) <= 100,
@@ -168,6 +241,10 @@ mod tests {
         files
     }
 
+    fn smoke() -> String {
+        include_str!("networks/smoke.toml").to_owned()
+    }
+
     #[test]
     fn every_shipped_network_file_is_right() {
         for file in shipped() {
@@ -184,17 +261,36 @@ mod tests {
     fn a_misspelt_key_is_refused_by_name() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("x.toml");
-        let text = std::fs::read_to_string(&shipped()[0]).unwrap();
+        let text = smoke();
         std::fs::write(&file, text.replace("block_interval_ms", "block_interval")).unwrap();
         let error = format!("{:#}", Network::read(&file).unwrap_err());
         assert!(error.contains("block_interval"), "{error}");
     }
 
     #[test]
+    fn a_misspelt_fault_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("x.toml");
+        let churn = include_str!("networks/churn.toml");
+        let restart = include_str!("networks/restart.toml");
+        for (text, right, wrong) in [
+            (churn, "interval_ms = 3000", "interval_s = 3"),
+            (churn, "[providers.churn]", "[providers.chrun]"),
+            (restart, "kill_at", "kill_when"),
+            (restart, "name =", "app = \"grpc\"\nname ="),
+        ] {
+            assert!(text.contains(right), "{right}");
+            std::fs::write(&file, text.replacen(right, wrong, 1)).unwrap();
+            let error = format!("{:#}", Network::read(&file).unwrap_err());
+            assert!(error.contains("unknown"), "{error}");
+        }
+    }
+
+    #[test]
     fn more_than_all_cannot_be_asked_of_the_providers() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("x.toml");
-        let text = std::fs::read_to_string(&shipped()[0]).unwrap();
+        let text = smoke();
         let asked = |share: u8| {
             let share = format!("min_share_percent = {share}");
             std::fs::write(&file, text.replace("min_share_percent = 10", &share)).unwrap();

@@ -1,101 +1,57 @@
-//! The processes of a run, none of which outlives it.
+//! The processes of a network.
 //!
-//! Each process leads a group of its own; whoever drops a [`Running`] kills
-//! that group and waits for its leader. A panic or an early return therefore
-//! leaves nothing behind, and for an end without any unwinding (SIGKILL) the
-//! kernel sends each process the same signal that ended us.
+//! Those of a run do not outlive it. Each leads a group of its own; whoever drops a
+//! [`Running`] kills that group and waits for its leader. A panic or an early return
+//! therefore leaves nothing behind, and for an end without any unwinding (SIGKILL)
+//! the kernel sends each process the same signal that ended us.
+//!
+//! Those of a network that is kept ([`Processes::kept`]) are let go in the end. Each
+//! leads a session of its own, so that no terminal takes it along, and is written
+//! down as soon as it runs ([`Record`]): also what a cut-off start left can be ended.
 
 use std::fs::File;
-use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{ExitStatus, Output, Stdio};
+use std::process::{Output, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use nix::sys::signal::{Signal, killpg};
-use nix::unistd::{Pid, getppid};
-use tokio::io::{AsyncBufReadExt, BufReader};
-use tokio::process::{Child, Command};
+use nix::sys::signal::Signal;
+use tokio::process::Command;
+
+use crate::record::Record;
+use crate::running::{Running, Stopped};
 
 /// Lines of a log that a failure shows.
 const TAIL_LINES: usize = 15;
 
-/// A process of ours.
-struct Running {
-    name: String,
-    child: Child,
-    group: Pid,
-}
+/// Between two looks for the first line of a process: a file tells nobody.
+const LINE_INTERVAL: Duration = Duration::from_millis(20);
 
-impl Running {
-    fn start(name: &str, mut command: Command) -> anyhow::Result<Self> {
-        let parent = nix::unistd::getpid();
-        command.process_group(0).stdin(Stdio::null());
-        // SAFETY: between fork and exec only calls that are safe there: prctl
-        // and getppid, no allocation.
-        unsafe {
-            command.pre_exec(move || {
-                nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
-                // The parent may have died before the line above.
-                if getppid() != parent {
-                    return Err(std::io::ErrorKind::Interrupted.into());
-                }
-                Ok(())
-            });
-        }
-        let child = command.spawn().with_context(|| {
-            let program = command.as_std().get_program().display();
-            format!("{name}: {program} does not start")
-        })?;
-        let id = child
-            .id()
-            .context("a process that was just started has an id")?;
-        Ok(Self {
-            name: name.to_owned(),
-            child,
-            group: Pid::from_raw(i32::try_from(id)?),
-        })
-    }
-
-    fn signal(&self, signal: Signal) {
-        // Gone already is as good.
-        let _ = killpg(self.group, signal);
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        self.signal(Signal::SIGKILL);
-        // SIGKILL takes effect in moments: a process in a disk wait ends when
-        // the disk answers.
-        while matches!(self.child.try_wait(), Ok(None)) {
-            std::thread::sleep(Duration::from_millis(5));
-        }
-    }
-}
-
-/// How a process that was told to stop ended.
-pub struct Stopped {
-    /// Its name.
-    pub name: String,
-    /// Its status; absent when it had to be killed.
-    pub status: Option<ExitStatus>,
-}
-
-/// All processes of a run and the folder of their logs.
+/// All processes of a network and the folder of their logs.
 pub struct Processes {
     logs: PathBuf,
+    /// Where those that may outlive us are written down.
+    records: Option<PathBuf>,
     running: Vec<Running>,
 }
 
 impl Processes {
     /// Nothing runs yet; logs go to `logs`.
     pub fn new(logs: PathBuf) -> anyhow::Result<Self> {
-        std::fs::create_dir_all(&logs)
-            .with_context(|| format!("the folder {} cannot be made", logs.display()))?;
+        make(&logs)?;
         Ok(Self {
             logs,
+            records: None,
             running: Vec::new(),
+        })
+    }
+
+    /// For processes that are let go in the end and written down in `records`.
+    pub fn kept(logs: PathBuf, records: PathBuf) -> anyhow::Result<Self> {
+        make(&records)?;
+        Ok(Self {
+            records: Some(records),
+            ..Self::new(logs)?
         })
     }
 
@@ -108,6 +64,11 @@ impl Processes {
         self.logs.join(format!("{name}.log"))
     }
 
+    /// What a process says that is to be read by us.
+    fn told(&self, name: &str) -> PathBuf {
+        self.logs.join(format!("{name}.out"))
+    }
+
     fn open_log(&self, name: &str) -> anyhow::Result<File> {
         let path = self.log(name);
         File::options()
@@ -117,44 +78,95 @@ impl Processes {
             .with_context(|| format!("the log {} cannot be opened", path.display()))
     }
 
+    fn add(&mut self, name: &str, command: Command) -> anyhow::Result<()> {
+        let running = Running::start(name, command, self.records.is_some())?;
+        if let Some(records) = &self.records {
+            Record::of(name, running.group)?.save(records)?;
+        }
+        self.running.push(running);
+        Ok(())
+    }
+
     /// Starts a process that runs until [`stop`](Self::stop); all that it
     /// says goes to its log.
     pub fn start(&mut self, name: &str, mut command: Command) -> anyhow::Result<()> {
         let log = self.open_log(name)?;
         command.stdout(log.try_clone()?).stderr(log);
-        self.running.push(Running::start(name, command)?);
-        Ok(())
+        self.add(name, command)
     }
 
-    /// Starts a process like [`start`](Self::start) and waits for the first
-    /// line on its standard output.
+    /// Starts a process like [`start`](Self::start) whose standard output is to be
+    /// read ([`first_line`](Self::first_line)). It goes to a file, which the process
+    /// can write to also when nobody reads any more.
+    pub fn start_telling(&mut self, name: &str, mut command: Command) -> anyhow::Result<()> {
+        let path = self.told(name);
+        let told = File::create(&path)
+            .with_context(|| format!("the file {} cannot be made", path.display()))?;
+        command.stdout(told).stderr(self.open_log(name)?);
+        self.add(name, command)
+    }
+
+    /// The first line on the standard output of a process, once it is whole.
+    pub fn first_line(&self, name: &str) -> Option<String> {
+        let told = std::fs::read_to_string(self.told(name)).ok()?;
+        let (line, _) = told.split_once('\n')?;
+        Some(line.to_owned())
+    }
+
+    /// Starts a process and waits for the first line on its standard output.
     pub async fn start_with_first_line(
         &mut self,
         name: &str,
-        mut command: Command,
+        command: Command,
         patience: Duration,
     ) -> anyhow::Result<String> {
-        let log = self.open_log(name)?;
-        command.stdout(Stdio::piped()).stderr(log);
-        let mut running = Running::start(name, command)?;
-        let stdout = running.child.stdout.take().context("stdout is piped")?;
-        self.running.push(running);
-        let mut lines = BufReader::new(stdout).lines();
-        let first = match tokio::time::timeout(patience, lines.next_line()).await {
-            Ok(Ok(Some(line))) => line,
-            Ok(_) => bail!("{name} ended before it said anything{}", self.tail(name)),
+        self.start_telling(name, command)?;
+        let line = async {
+            loop {
+                if let Some(line) = self.first_line(name) {
+                    return Ok(line);
+                }
+                self.check()?;
+                tokio::time::sleep(LINE_INTERVAL).await;
+            }
+        };
+        match tokio::time::timeout(patience, line).await {
+            Ok(line) => line,
             Err(_) => bail!(
                 "{name} said nothing within {} s{}",
                 patience.as_secs(),
                 self.tail(name)
             ),
-        };
-        // Whatever follows is read, so that the process never blocks on it.
-        let mut log = tokio::fs::File::from_std(self.open_log(name)?);
-        tokio::spawn(async move {
-            tokio::io::copy(lines.get_mut(), &mut log).await.ok();
-        });
-        Ok(first)
+        }
+    }
+
+    /// How long the log of a process is, in bytes.
+    pub fn log_len(&self, name: &str) -> usize {
+        std::fs::metadata(self.log(name)).map_or(0, |found| found.len() as usize)
+    }
+
+    /// What a process has logged.
+    pub fn read_log(&self, name: &str) -> String {
+        let log = std::fs::read(self.log(name)).unwrap_or_default();
+        String::from_utf8_lossy(&log).into_owned()
+    }
+
+    /// Whether the log of a process has this text, beyond its first `from` bytes.
+    pub fn has_logged(&self, name: &str, text: &str, from: usize) -> bool {
+        let log = std::fs::read(self.log(name)).unwrap_or_default();
+        String::from_utf8_lossy(log.get(from..).unwrap_or_default()).contains(text)
+    }
+
+    /// Kills a process with all its group.
+    pub fn kill(&mut self, name: &str) {
+        self.running.retain(|running| running.name != name);
+    }
+
+    /// Lets all processes go: they run on.
+    pub fn let_go(mut self) {
+        for running in &mut self.running {
+            running.let_go = true;
+        }
     }
 
     /// Runs a short command to its end; standard error goes to its log.
@@ -165,7 +177,7 @@ impl Processes {
         patience: Duration,
     ) -> anyhow::Result<Output> {
         command.stdout(Stdio::piped()).stderr(self.open_log(name)?);
-        let mut running = Running::start(name, command)?;
+        let mut running = Running::start(name, command, false)?;
         let mut stdout = running.child.stdout.take().context("stdout is piped")?;
         let mut output = Vec::new();
         let ends = async {
@@ -195,7 +207,12 @@ impl Processes {
         match ended {
             None => Ok(()),
             Some((name, status)) => {
-                bail!("{name} has ended by itself ({status}){}", self.tail(&name))
+                let told = std::fs::read_to_string(self.told(&name)).unwrap_or_default();
+                bail!(
+                    "{name} has ended by itself ({status}) {}{}",
+                    told.trim(),
+                    self.tail(&name)
+                )
             }
         }
     }
@@ -221,8 +238,7 @@ impl Processes {
     /// The end of a log, for an error's text.
     pub fn tail(&self, name: &str) -> String {
         let path = self.log(name);
-        let text = std::fs::read(&path).unwrap_or_default();
-        let text = String::from_utf8_lossy(&text);
+        let text = self.read_log(name);
         let lines: Vec<&str> = text.lines().collect();
         let from = lines.len().saturating_sub(TAIL_LINES);
         let mut tail = format!("\n  the end of {}:", path.display());
@@ -234,26 +250,15 @@ impl Processes {
     }
 }
 
-impl Stopped {
-    /// Whether it ended by itself with exit code 0.
-    pub fn cleanly(&self) -> bool {
-        self.status.is_some_and(|status| status.success())
-    }
-
-    /// The end in words.
-    pub fn words(&self) -> String {
-        match self.status {
-            None => "did not stop and was killed".to_owned(),
-            Some(status) => match (status.code(), status.signal()) {
-                (Some(code), _) => format!("stopped with exit code {code}"),
-                (None, signal) => format!("was ended by signal {}", signal.unwrap_or_default()),
-            },
-        }
-    }
+fn make(folder: &Path) -> anyhow::Result<()> {
+    std::fs::create_dir_all(folder)
+        .with_context(|| format!("the folder {} cannot be made", folder.display()))
 }
 
 #[cfg(test)]
 mod tests {
+    use nix::unistd::Pid;
+
     use super::*;
 
     fn shell(script: &str) -> Command {
@@ -289,6 +294,29 @@ mod tests {
         // The kernel has the signal; when the process is gone is its affair.
         let gone = async {
             while !ended() {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, gone).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_is_kept_and_let_go_runs_on_and_is_found_by_its_record() {
+        let folder = tempfile::tempdir().unwrap();
+        let records = folder.path().join("records");
+        let mut processes = Processes::kept(folder.path().join("logs"), records.clone()).unwrap();
+        let script = "echo ready; exec sleep 600";
+        processes
+            .start_with_first_line("kept", shell(script), PATIENCE)
+            .await
+            .unwrap();
+        processes.let_go();
+        let found = Record::all(&records).unwrap();
+        assert_eq!(found.len(), 1);
+        assert!(found[0].is_alive());
+        found[0].signal(Signal::SIGKILL);
+        let gone = async {
+            while found[0].is_alive() {
                 tokio::task::yield_now().await;
             }
         };

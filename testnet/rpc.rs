@@ -6,14 +6,17 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 /// A node that has not answered by then is asked again by whoever waits.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The RPC of one node.
-#[derive(Clone)]
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(try_from = "SocketAddr", into = "SocketAddr")]
 pub struct Rpc {
+    address: SocketAddr,
     url: String,
     client: reqwest::Client,
 }
@@ -22,6 +25,8 @@ pub struct Rpc {
 pub struct NodeStatus {
     /// Newest block stored.
     pub height: u64,
+    /// Oldest block kept.
+    pub earliest_height: u64,
 }
 
 /// A header, as far as it is compared.
@@ -30,15 +35,35 @@ pub struct Header {
     pub app_hash: String,
 }
 
+impl TryFrom<SocketAddr> for Rpc {
+    type Error = anyhow::Error;
+
+    fn try_from(address: SocketAddr) -> anyhow::Result<Self> {
+        Self::new(address)
+    }
+}
+
+impl From<Rpc> for SocketAddr {
+    fn from(rpc: Rpc) -> Self {
+        rpc.address
+    }
+}
+
 impl Rpc {
     /// For the node that listens at `address`.
     pub fn new(address: SocketAddr) -> anyhow::Result<Self> {
         Ok(Self {
+            address,
             url: format!("http://{address}"),
             client: reqwest::Client::builder()
                 .timeout(REQUEST_TIMEOUT)
                 .build()?,
         })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
     }
 
     /// `http://HOST:PORT`.
@@ -76,6 +101,7 @@ impl Rpc {
         let sync = &status["sync_info"];
         Ok(NodeStatus {
             height: number(&sync["latest_block_height"])?,
+            earliest_height: number(&sync["earliest_block_height"])?,
         })
     }
 

@@ -1,19 +1,17 @@
-//! `testnet run`: one network from nothing to a fifth node at the tip, and
+//! `testnet run`: one network from nothing to a new node at the tip, and
 //! the proof that it got there in the right way.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, ensure};
-use snapswarm::node::command::SnapshotSummary;
+use anyhow::ensure;
 
-use crate::comet::{self, LoopbackBlock, Node};
-use crate::load;
+use crate::comet::Node;
 use crate::network::Network;
 use crate::processes::Processes;
 use crate::report::{self, Report};
 use crate::rpc::NodeStatus;
-use crate::swarm::{Home, Provider};
+use crate::swarm::Provider;
 use crate::tools::Tools;
 
 /// Between two looks at something that tells nobody when it changes.
@@ -28,7 +26,7 @@ pub struct Run<'a> {
     pub(super) tools: &'a Tools,
     pub(super) processes: &'a mut Processes,
     pub(super) report: Report,
-    folder: PathBuf,
+    pub(super) folder: PathBuf,
 }
 
 /// What a look at something found.
@@ -67,27 +65,21 @@ impl<'a> Run<'a> {
 
     /// Everything; an error if anything is not as it must be.
     pub async fn carry_out(mut self) -> anyhow::Result<()> {
-        let (validators, joiner) = self.start_validators().await?;
-        let providers = self.start_providers(&validators).await?;
-        self.write_state(&validators).await?;
-        let snapshot = self.common_snapshot(&providers).await?;
-        let home = self.make_home("joiner", &toml::Table::new()).await?;
-        let (joined, shares) = self
-            .join(&home, &snapshot, &joiner, &providers, &validators)
-            .await?;
+        let started = self.start_network().await?;
+        let (joined, shares) = self.join(&started).await?;
         let height = joined.height;
-        let app_hash = self
-            .compare(&joiner, &validators, &snapshot, height)
-            .await?;
-        self.stop(&providers).await?;
+        let app_hash = self.compare(&started, &joined).await?;
+        self.stop(&started.providers).await?;
 
-        report::print_shares(&shares);
+        if let Some(shares) = shares {
+            report::print_shares(&shares);
+        }
         report::print_join(&joined);
         self.report.print_phases();
         println!(
             "\nThe new node follows the chain: at height {height} it has the application hash\n\
              {app_hash}, as all {} validators have.",
-            validators.len()
+            started.validators.len()
         );
         Ok(())
     }
@@ -98,7 +90,7 @@ impl<'a> Run<'a> {
         &mut self,
         what: &str,
         patience_s: u64,
-        mut look: impl AsyncFnMut(&Processes) -> anyhow::Result<Look<T>>,
+        mut look: impl AsyncFnMut(&mut Processes) -> anyhow::Result<Look<T>>,
     ) -> anyhow::Result<T> {
         let deadline = tokio::time::Instant::now() + Duration::from_secs(patience_s);
         let mut looks = 0;
@@ -120,139 +112,6 @@ impl<'a> Run<'a> {
         }
     }
 
-    async fn start_validators(&mut self) -> anyhow::Result<(Vec<Node>, Node)> {
-        let folder = self.folder.join("nodes");
-        let block = LoopbackBlock::random();
-        let mut nodes =
-            comet::make_homes(self.network, &folder, block, self.tools, self.processes).await?;
-        let joiner = nodes.pop().context("the last home is the new node's")?;
-        for node in &nodes {
-            node.configure(self.network, &nodes)?;
-            node.start(self.tools, self.processes)?;
-        }
-        let patience = self.network.patience_s.start;
-        for node in &nodes {
-            let what = format!("the first block at {}", node.name);
-            self.wait_for(&what, patience, async |_| Ok(at_height(node, 1).await))
-                .await?;
-        }
-        self.report.phase("validators make blocks");
-        self.report.say(format!(
-            "{} validators of chain {} make blocks; RPC of the first: {}",
-            nodes.len(),
-            self.network.chain_id,
-            nodes[0].rpc.url()
-        ));
-        Ok((nodes, joiner))
-    }
-
-    async fn make_home(&self, name: &str, settings: &toml::Table) -> anyhow::Result<Home> {
-        let folder = self.folder.join("swarm").join(name);
-        Home::make(
-            name,
-            folder,
-            self.network,
-            settings,
-            self.tools,
-            self.processes,
-        )
-        .await
-    }
-
-    async fn start_providers(&mut self, validators: &[Node]) -> anyhow::Result<Vec<Provider>> {
-        let patience = Duration::from_secs(self.network.patience_s.start);
-        let mut providers: Vec<Provider> = Vec::new();
-        for (index, validator) in validators.iter().enumerate() {
-            let name = format!("provider-{}", index + 1);
-            let home = self
-                .make_home(&name, &self.network.providers.settings)
-                .await?;
-            let first: Vec<String> = providers
-                .iter()
-                .take(1)
-                .map(|p| p.multiaddr.clone())
-                .collect();
-            let provider =
-                Provider::start(home, validator, &first, patience, self.processes).await?;
-            self.report.say(format!(
-                "{name} harvests from {}, serves at {}",
-                validator.name, provider.multiaddr
-            ));
-            providers.push(provider);
-        }
-        self.report.phase("a provider beside each");
-        Ok(providers)
-    }
-
-    async fn write_state(&mut self, validators: &[Node]) -> anyhow::Result<()> {
-        let load = &self.network.load;
-        let patience = Duration::from_secs(self.network.patience_s.snapshot);
-        tokio::time::timeout(patience, load::write(load, validators))
-            .await
-            .context("the transactions are not taken in time")??;
-        self.report.phase("transactions written");
-        self.report.say(format!(
-            "{} transactions of {} bytes are written",
-            load.transactions(),
-            load.transaction_bytes
-        ));
-        Ok(())
-    }
-
-    /// The newest snapshot that is large enough and complete at all providers.
-    async fn common_snapshot(&mut self, providers: &[Provider]) -> anyhow::Result<SnapshotSummary> {
-        let chunks = self.network.load.chunks;
-        let what = format!("the same snapshot of {chunks} chunks or more at every provider");
-        let patience = self.network.patience_s.snapshot;
-        let snapshot = self
-            .wait_for(&what, patience, async |processes| {
-                let lists = providers
-                    .iter()
-                    .map(|provider| provider.home.list(processes));
-                let lists = futures::future::try_join_all(lists).await?;
-                Ok(match newest_common(&lists, chunks) {
-                    Some(snapshot) => Look::Found(snapshot),
-                    None => Look::NotYet(format!("they have {}", newest_of_each(&lists))),
-                })
-            })
-            .await?;
-        for provider in providers {
-            let list = provider.home.list(self.processes).await?;
-            let same = list.iter().find(|own| own.height == snapshot.height);
-            let same = same.with_context(|| {
-                format!(
-                    "{} has dropped height {}",
-                    provider.home.name, snapshot.height
-                )
-            })?;
-            ensure!(
-                same.manifest == snapshot.manifest,
-                "{} calls the snapshot at height {} {}, {} calls it {}",
-                provider.home.name,
-                snapshot.height,
-                same.manifest,
-                providers[0].home.name,
-                snapshot.manifest
-            );
-            ensure!(
-                same.proven,
-                "{} has not compared the snapshot with the chain",
-                provider.home.name
-            );
-        }
-        self.report
-            .phase("the same large snapshot at every provider");
-        self.report.say(format!(
-            "all {} providers hold {} (height {}, {} chunks, {:.1} MB)",
-            providers.len(),
-            snapshot.manifest,
-            snapshot.height,
-            snapshot.chunks,
-            snapshot.bytes as f64 / 1e6
-        ));
-        Ok(snapshot)
-    }
-
     /// Stops everything; a daemon that does not stop cleanly is an error.
     async fn stop(&mut self, providers: &[Provider]) -> anyhow::Result<()> {
         let patience = Duration::from_secs(self.network.patience_s.stop);
@@ -269,79 +128,5 @@ impl<'a> Run<'a> {
         }
         self.report.phase("everything stopped");
         Ok(())
-    }
-}
-
-/// The newest snapshot of at least `chunks` chunks that is complete in every
-/// list, as the first list has it.
-fn newest_common(lists: &[Vec<SnapshotSummary>], chunks: u32) -> Option<SnapshotSummary> {
-    let (first, others) = lists.split_first()?;
-    let large = |s: &&SnapshotSummary| s.complete && s.chunks >= chunks;
-    first
-        .iter()
-        .filter(large)
-        .filter(|snapshot| {
-            others.iter().all(|list| {
-                list.iter()
-                    .filter(large)
-                    .any(|other| other.height == snapshot.height)
-            })
-        })
-        .max_by_key(|snapshot| snapshot.height)
-        .cloned()
-}
-
-/// What each list begins with, in words.
-fn newest_of_each(lists: &[Vec<SnapshotSummary>]) -> String {
-    let newest = |list: &Vec<SnapshotSummary>| {
-        let newest = list.iter().max_by_key(|snapshot| snapshot.height);
-        newest.map_or_else(
-            || "none".to_owned(),
-            |s| {
-                let part = if s.complete { "" } else { " in part" };
-                format!("height {} with {} chunks{part}", s.height, s.chunks)
-            },
-        )
-    };
-    lists.iter().map(newest).collect::<Vec<_>>().join(", ")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn snapshot(height: u64, chunks: u32, complete: bool) -> SnapshotSummary {
-        SnapshotSummary {
-            manifest: format!("m{height}"),
-            chain_id: "c".to_owned(),
-            height,
-            format: 1,
-            chunks,
-            bytes: 1,
-            have_bytes: 1,
-            complete,
-            pinned: false,
-            proven: true,
-            origin: "harvested".to_owned(),
-        }
-    }
-
-    #[test]
-    fn the_common_snapshot_is_the_newest_that_is_large_and_complete_everywhere() {
-        let lists = [
-            vec![
-                snapshot(40, 9, true),
-                snapshot(30, 9, true),
-                snapshot(20, 9, true),
-            ],
-            vec![
-                snapshot(40, 9, false),
-                snapshot(30, 9, true),
-                snapshot(20, 9, true),
-            ],
-        ];
-        assert_eq!(newest_common(&lists, 9).unwrap().height, 30);
-        assert!(newest_common(&lists, 10).is_none());
-        assert!(newest_common(&[], 1).is_none());
     }
 }

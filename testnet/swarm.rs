@@ -7,11 +7,11 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use snapswarm::node::command::{Joined, SnapshotList, SnapshotSummary};
+use snapswarm::node::command::{SnapshotList, SnapshotSummary};
 use tokio::process::Command;
 
 use crate::comet::{Node, free_addresses, lay_over};
-use crate::network::Network;
+use crate::network::{App, Network};
 use crate::processes::Processes;
 use crate::tools::Tools;
 
@@ -36,7 +36,7 @@ struct Started {
 pub struct Home {
     /// What it is called in logs and tables.
     pub name: String,
-    /// Its name in the swarm.
+    /// Its name in the swarm; empty where nobody looked it up.
     pub peer_id: String,
     folder: PathBuf,
     program: PathBuf,
@@ -53,12 +53,7 @@ impl Home {
         tools: &Tools,
         processes: &Processes,
     ) -> anyhow::Result<Self> {
-        let mut home = Self {
-            name: name.to_owned(),
-            peer_id: String::new(),
-            folder,
-            program: tools.snapswarm.clone(),
-        };
+        let mut home = Self::at(name, folder, tools);
         let arguments = ["init", "--network", network.name.as_str()];
         let made: Made = home.verb(&arguments, SHORT_VERB, processes).await?;
         home.peer_id = made.peer_id;
@@ -68,7 +63,23 @@ impl Home {
         Ok(home)
     }
 
-    fn command(&self, arguments: &[&str]) -> Command {
+    /// A home that is there.
+    pub fn at(name: &str, folder: PathBuf, tools: &Tools) -> Self {
+        Self {
+            name: name.to_owned(),
+            peer_id: String::new(),
+            folder,
+            program: tools.snapswarm.clone(),
+        }
+    }
+
+    /// Where it lies.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// A verb of this home, for scripts.
+    pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(&self.program);
         command
             .arg("--home")
@@ -111,59 +122,75 @@ impl Home {
         Ok(list.snapshots)
     }
 
-    /// Has the verb bring an empty node to the tip and stay with it; what it says when
-    /// the node is there.
-    pub async fn join(
+    /// Starts the verb that brings an empty node to the tip and stays with it. Its
+    /// first line comes when the node is there.
+    pub fn start_join(
         &self,
         order: &JoinOrder<'_>,
         tools: &Tools,
-        patience: Duration,
         processes: &mut Processes,
-    ) -> anyhow::Result<Joined> {
-        let JoinOrder {
-            snapshot,
-            node,
-            bootstrap,
-            validators,
-        } = order;
-        let urls = validators.iter().map(|validator| validator.rpc.url());
-        let urls: Vec<&str> = urls.take(2).collect();
-        let (node_home, app_data) = (node.home(), node.app_data());
-        let command_line = node.command_line(tools)?;
-        let mut command = self.command(&["join", "--cid", &snapshot.manifest]);
-        command
-            .args(["--chain-rpc", &urls.join(","), "--bootstrap", bootstrap])
-            .args(["--fallback", "none", "--node-cmd", &command_line])
-            .arg("--node-home")
-            .arg(node_home)
-            .arg("--app-data")
-            .arg(app_data);
-        let line = processes
-            .start_with_first_line(&self.name, command, patience)
-            .await?;
-        serde_json::from_str(&line)
-            .with_context(|| format!("{}: join says otherwise than agreed: {line}", self.name))
+    ) -> anyhow::Result<()> {
+        let arguments = order.arguments(tools)?;
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        processes.start_telling(&self.name, self.command(&arguments))
     }
 }
 
 /// What a new node is to join, and how.
 pub struct JoinOrder<'a> {
-    /// The snapshot that it shall restore.
-    pub snapshot: &'a SnapshotSummary,
+    /// How its application runs.
+    pub app: App,
+    /// The snapshot that it shall restore; without it, the newest.
+    pub manifest: Option<&'a str>,
+    /// Whether any other way than the swarm counts as failed.
+    pub swarm_only: bool,
     /// The empty node.
     pub node: &'a Node,
-    /// A peer of the swarm.
-    pub bootstrap: &'a str,
+    /// Peers of the swarm.
+    pub bootstrap: &'a [String],
     /// Whose RPCs it believes.
     pub validators: &'a [Node],
 }
 
-/// A daemon that harvests from a validator and serves what it has.
+impl JoinOrder<'_> {
+    /// The verb with its arguments.
+    pub fn arguments(&self, tools: &Tools) -> anyhow::Result<Vec<String>> {
+        let urls = self.validators.iter().map(|validator| validator.rpc.url());
+        let urls: Vec<&str> = urls.take(2).collect();
+        let lines = self.node.command_lines(self.app, tools)?;
+        let mut arguments = vec!["join".to_owned()];
+        let mut add = |name: &str, value: String| arguments.extend([name.to_owned(), value]);
+        if let Some(manifest) = self.manifest {
+            add("--cid", manifest.to_owned());
+        }
+        if self.swarm_only {
+            add("--fallback", "none".to_owned());
+        }
+        add("--chain-rpc", urls.join(","));
+        for address in self.bootstrap {
+            add("--bootstrap", address.clone());
+        }
+        add("--node-home", self.node.home().display().to_string());
+        add("--node-cmd", lines.node);
+        if let Some(app) = lines.app {
+            add("--app-cmd", app);
+        }
+        // Behind an adapter the application is not started by the verb, which must not
+        // empty its data then.
+        if self.app != App::Adapter {
+            add("--app-data", self.node.app_data().display().to_string());
+        }
+        Ok(arguments)
+    }
+}
+
+/// A daemon that takes the snapshots of a validator and serves what it has.
 pub struct Provider {
     /// Its home.
     pub home: Home,
     /// Where others reach it.
     pub multiaddr: String,
+    arguments: Vec<String>,
 }
 
 impl Provider {
@@ -173,52 +200,67 @@ impl Provider {
         home: Home,
         node: &Node,
         bootstrap: &[String],
-        patience: Duration,
+        network: &Network,
         processes: &mut Processes,
     ) -> anyhow::Result<Self> {
         let [address] = free_addresses(node.p2p.ip())?;
-        let multiaddr = multiaddr(address);
-        let harvest = node.peer_address();
-        // The external address makes it a server of the DHT: on loopback no
-        // other peer could confirm one.
-        let mut arguments = vec![
-            "start",
-            "--listen",
-            &multiaddr,
-            "--external-address",
-            &multiaddr,
-            "--harvest",
-            &harvest,
-            "--node-rpc",
-            node.rpc.url(),
-        ];
-        for address in bootstrap {
-            arguments.extend(["--bootstrap", address]);
+        let listen = multiaddr(address);
+        let mut arguments = vec!["start".to_owned()];
+        let mut add = |name: &str, value: &str| {
+            arguments.extend([name.to_owned(), value.to_owned()]);
+        };
+        add("--listen", &listen);
+        // It makes it a server of the DHT: on loopback no other peer could confirm one.
+        add("--external-address", &listen);
+        // An adapter tells the daemon of its home by itself what there is to take.
+        if network.app != App::Adapter {
+            add("--harvest", &node.peer_address());
+            add("--node-rpc", node.rpc.url());
         }
-        let command = home.command(&arguments);
+        for address in bootstrap {
+            add("--bootstrap", address);
+        }
+        let mut provider = Self {
+            home,
+            multiaddr: String::new(),
+            arguments,
+        };
+        let name = &provider.home.name;
+        let patience = Duration::from_secs(network.patience_s.start);
         let line = processes
-            .start_with_first_line(&home.name, command, patience)
+            .start_with_first_line(name, provider.command(), patience)
             .await?;
         let started: Started = serde_json::from_str(&line)
-            .with_context(|| format!("{}: the first line is not as agreed: {line}", home.name))?;
-        if started.peer_id != home.peer_id {
+            .with_context(|| format!("{name}: the first line is not as agreed: {line}"))?;
+        if started.peer_id != provider.home.peer_id {
             bail!(
-                "{}: init named the peer {}, start names {}",
-                home.name,
-                home.peer_id,
+                "{name}: init named the peer {}, start names {}",
+                provider.home.peer_id,
                 started.peer_id
             );
         }
-        let multiaddr = started
+        provider.multiaddr = started
             .listen
             .into_iter()
             .find(|address| address.contains("/tcp/"))
-            .with_context(|| format!("{}: no TCP listener in: {line}", home.name))?;
-        Ok(Self { home, multiaddr })
+            .with_context(|| format!("{name}: no TCP listener in: {line}"))?;
+        Ok(provider)
+    }
+
+    fn command(&self) -> Command {
+        let arguments: Vec<&str> = self.arguments.iter().map(String::as_str).collect();
+        self.home.command(&arguments)
+    }
+
+    /// Kills the daemon and starts it again, at the same address.
+    pub fn die_and_come_back(&self, processes: &mut Processes) -> anyhow::Result<()> {
+        processes.kill(&self.home.name);
+        processes.start_telling(&self.home.name, self.command())
     }
 }
 
-fn multiaddr(address: SocketAddr) -> String {
+/// An address of TCP as the swarm writes it.
+pub fn multiaddr(address: SocketAddr) -> String {
     format!("/ip4/{}/tcp/{}", address.ip(), address.port())
 }
 

@@ -3,8 +3,11 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, ensure};
+use serde::{Deserialize, Serialize};
 
 /// The programs of a run.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Tools {
     /// CometBFT's command: makes homes.
     pub cometbft: PathBuf,
@@ -28,9 +31,9 @@ impl Tools {
             None => std::env::current_exe()?.with_file_name("snapswarm"),
         };
         let found = Self {
-            cometbft: tools.join("cometbft"),
-            e2e_node: tools.join("node"),
-            snapswarm,
+            cometbft: std::path::absolute(tools.join("cometbft"))?,
+            e2e_node: std::path::absolute(tools.join("node"))?,
+            snapswarm: std::path::absolute(snapswarm)?,
         };
         for path in [&found.cometbft, &found.e2e_node] {
             ensure!(
