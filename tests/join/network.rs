@@ -8,6 +8,7 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+use tokio::sync::{Mutex, MutexGuard};
 use toml::Table;
 
 use crate::comet_nodes::{CometNode, NodePlan, wait_until};
@@ -32,7 +33,12 @@ pub struct Network {
     /// They live as long as it.
     _apps: Vec<AppProcess>,
     folder: tempfile::TempDir,
+    _turn: MutexGuard<'static, ()>,
 }
+
+/// One network at a time: nodes that have to share two cores with those of other tests
+/// fall behind their chain.
+static TURN: Mutex<()> = Mutex::const_new(());
 
 fn plan(mut settings: Table) -> NodePlan {
     // All come from one address.
@@ -66,6 +72,7 @@ impl Network {
     /// A chain that makes a snapshot every five blocks, the newest of which the
     /// provider has.
     pub async fn start() -> Self {
+        let turn = TURN.lock().await;
         let folder = in_memory();
         let at = |name: &str| folder.path().join(name);
         let options = ["--snapshot-interval", "5", "--chunk-bytes", CHUNK_BYTES];
@@ -96,6 +103,7 @@ impl Network {
             daemon: None,
             _apps: apps,
             folder,
+            _turn: turn,
         };
         network.start_provider().await;
         network
