@@ -2,7 +2,7 @@
 //!
 //! Read: settings, the node's id, its chain. Written: `config.toml`, whole or not at
 //! all. Removed, when a restore has to begin anew: the stores that CometBFT makes by
-//! itself ([`STORES`]). Keys and `priv_validator_state.json` are never touched: a
+//! itself (`STORES`). Keys and `priv_validator_state.json` are never touched: a
 //! validator that forgets what it signed can sign twice.
 
 use std::fs::{self, File};
