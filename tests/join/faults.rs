@@ -108,7 +108,7 @@ const FAULTS: &[Fault] = &[
         name: "nobody provides a snapshot",
         script: "",
         arguments: &["--bootstrap", NOBODY, "--timeout", "3"],
-        expected: synced(PEERS, 8, "nobody"),
+        expected: synced(PEERS, 8, "was not found"),
     },
     Fault {
         name: "nobody provides a snapshot, and nothing else is wanted",
