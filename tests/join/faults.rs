@@ -2,12 +2,12 @@
 //! or with the exit code and the sentence that its operator asked for.
 //!
 //! Which faults a run tries is drawn from a seed: `SNAPSWARM_FAULT_RUNS` of them
-//! (5 unless told), by `SNAPSWARM_FAULT_SEED`; `SNAPSWARM_FAULT` names one by a part of
+//! (5 unless told), by `SNAPSWARM_FAULT_SEED` (1 unless told); `SNAPSWARM_FAULT` names one by a part of
 //! its name. An application that hangs for ever is not among them: it looks as one at
 //! work, and is given up only after the time that large ones need.
 
+use rand::SeedableRng;
 use rand::seq::SliceRandom;
-use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use crate::fake_rpc;
@@ -169,10 +169,7 @@ async fn whatever_goes_wrong_the_node_is_synced_or_its_operator_knows_why_not() 
     let network = Network::start().await;
     let (runs, seed) = (
         number("SNAPSWARM_FAULT_RUNS", 5),
-        number(
-            "SNAPSWARM_FAULT_SEED",
-            rand::rng().random_range(0..1_000_000),
-        ),
+        number("SNAPSWARM_FAULT_SEED", 1),
     );
     println!("seed {seed}");
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
