@@ -26,7 +26,7 @@ use crate::comet::peer::{
     ChunkSource, FedStats, FeedEvent, FeedSettings, Identity, NodeAddress, PeerError, Stop, feed,
 };
 use crate::comet::rpc::Rpc;
-use crate::snapshot::{Manifest, Offer};
+use crate::snapshot::Offer;
 use crate::store::{Archive, Store};
 
 /// File of the key with which the home meets CometBFT nodes.
@@ -80,7 +80,7 @@ pub(super) async fn feed_node(
         listen: None,
         chain_id: Some(manifest.chain_id().to_owned()),
     };
-    let offer = offer(&manifest);
+    let offer = Offer::of(&manifest);
     let feeding_stop = stop.clone();
     let stubs = Stubs::default();
     let chunks = ArchiveChunks {
@@ -176,16 +176,6 @@ async fn proven_archive(
     let archive = blocking(move || Ok(store.archive(&id)?)).await?;
     let app_hash = manifest.app_hash().cloned().unwrap_or_default();
     Ok((archive, app_hash))
-}
-
-fn offer(manifest: &Manifest) -> Offer {
-    Offer {
-        height: manifest.height(),
-        format: manifest.format(),
-        chunks: manifest.chunk_count(),
-        hash: manifest.hash().clone(),
-        metadata: manifest.metadata().clone(),
-    }
 }
 
 /// Whether stubs may stand for chunks: while the connection stands on which the node's

@@ -21,6 +21,19 @@ pub struct Offer {
     pub metadata: Bytes,
 }
 
+impl Offer {
+    /// What a manifest says of its snapshot.
+    pub fn of(manifest: &Manifest) -> Self {
+        Self {
+            height: manifest.height(),
+            format: manifest.format(),
+            chunks: manifest.chunk_count(),
+            hash: manifest.hash().clone(),
+            metadata: manifest.metadata().clone(),
+        }
+    }
+}
+
 /// Why a source cannot give what was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum SourceError {

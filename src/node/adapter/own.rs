@@ -158,7 +158,7 @@ impl OwnSnapshots {
 /// Whether this is the snapshot that CometBFT offers, byte for byte, with the state
 /// that it trusts.
 fn is_it(stored: &Stored, offered: &Offered) -> bool {
-    offer_of(&stored.manifest) == offered.offer
+    Offer::of(&stored.manifest) == offered.offer
         && stored.manifest.app_hash() == Some(&offered.app_hash)
 }
 
@@ -197,22 +197,12 @@ fn only_chain(all: &[Stored]) -> Option<String> {
     is_alone.then(|| first.to_owned())
 }
 
-fn offer_of(manifest: &Manifest) -> Offer {
-    Offer {
-        height: manifest.height(),
-        format: manifest.format(),
-        chunks: manifest.chunk_count(),
-        hash: manifest.hash().clone(),
-        metadata: manifest.metadata().clone(),
-    }
-}
-
 impl Snapshots for OwnSnapshots {
     fn list(&self, chain: &Chain) -> Vec<Offer> {
         let found = self
             .offerable(chain)
             .map_or_else(Vec::new, |(_, found)| found);
-        let offers = found.iter().map(|stored| offer_of(&stored.manifest));
+        let offers = found.iter().map(|stored| Offer::of(&stored.manifest));
         offers.collect()
     }
 
