@@ -78,7 +78,7 @@ fn chain(id: Option<&str>, tip: u64) -> Chain {
 
 fn offered(manifest: &Manifest) -> Offered {
     Offered {
-        offer: offer_of(manifest),
+        offer: Offer::of(manifest),
         app_hash: APP_HASH.into(),
         may_wait: true,
         since_first: Duration::ZERO,
