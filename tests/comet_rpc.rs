@@ -191,14 +191,14 @@ async fn what_is_no_comet_rpc_is_an_error_that_names_the_url() {
 }
 
 #[tokio::test]
-async fn a_url_is_taken_as_people_write_it_and_never_shows_its_password() {
+async fn a_url_is_taken_as_people_write_it_and_never_shows_its_keys() {
     for url in ["127.0.0.1:1", "tcp://127.0.0.1:1", "http://127.0.0.1:1/"] {
         assert_eq!(Rpc::new(url).unwrap().url(), "http://127.0.0.1:1");
     }
     for url in ["", "ftp://h:1", "http://", "unix:///x.sock"] {
         assert!(matches!(Rpc::new(url), Err(RpcError::Url { .. })), "{url}");
     }
-    let rpc = Rpc::new("http://user:secret@127.0.0.1:1").unwrap();
+    let rpc = Rpc::new("http://user:secret@127.0.0.1:1/secret?key=secret").unwrap();
     let error = rpc.status().await.unwrap_err();
     assert!(error.is_retryable());
     let debug = format!("{error} {error:?} {rpc:?}");

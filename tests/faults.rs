@@ -3,6 +3,8 @@
 
 #[path = "support/fake_rpc.rs"]
 mod fake_rpc;
+#[path = "support/small_disk.rs"]
+mod small_disk;
 mod support;
 
 use std::fs::File;
@@ -12,6 +14,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use nix::sys::signal::Signal;
+use small_disk::small_disk;
 use support::{Home, chunk_folder, eventually, kill, load_in, run_in, start_in, wait};
 
 const CHAIN: &str = "fault-chain";
@@ -189,7 +192,7 @@ fn loading_proves_nothing() {
 #[test]
 fn a_home_that_cannot_be_written_is_still_looked_into() {
     let disk = tempfile::tempdir().unwrap();
-    let Some(_unmount) = small_disk(disk.path()) else {
+    let Some(_unmount) = small_disk(disk.path(), "24m") else {
         return;
     };
     let chunks = chunk_folder(2, 1 << 20, 47);
@@ -326,7 +329,7 @@ fn a_folder_that_cannot_be_a_home_is_named() {
 #[test]
 fn a_full_disk_stops_a_fetch_with_the_bytes_that_are_missing_and_nothing_is_lost() {
     let disk = tempfile::tempdir().unwrap();
-    let Some(_unmount) = small_disk(disk.path()) else {
+    let Some(_unmount) = small_disk(disk.path(), "24m") else {
         return;
     };
     let home = disk.path().join("home");
@@ -347,7 +350,7 @@ fn a_full_disk_stops_a_fetch_with_the_bytes_that_are_missing_and_nothing_is_lost
 #[test]
 fn a_daemon_whose_disk_fills_up_under_a_fetch_lives_serves_and_goes_on_when_there_is_room() {
     let disk = tempfile::tempdir().unwrap();
-    let Some(_unmount) = small_disk(disk.path()) else {
+    let Some(_unmount) = small_disk(disk.path(), "24m") else {
         return;
     };
     let home = disk.path().join("home");
@@ -412,36 +415,6 @@ fn fill(path: &Path) {
             }
         };
         assert_eq!(full.kind(), ErrorKind::StorageFull);
-    }
-}
-
-/// Lets a machine that cannot mount pass over the tests that need a small disk.
-const WITHOUT_MOUNT: &str = "SNAPSWARM_TESTS_WITHOUT_MOUNT";
-
-/// A file system of 24 MB on a folder; nothing where none can be mounted and the
-/// person has said that this is all right.
-fn small_disk(folder: &Path) -> Option<Unmount<'_>> {
-    let mounted = Command::new("mount")
-        .args(["-t", "tmpfs", "-o", "size=24m", "tmpfs"])
-        .arg(folder)
-        .status();
-    if mounted.is_ok_and(|status| status.success()) {
-        return Some(Unmount(folder));
-    }
-    assert!(
-        std::env::var_os(WITHOUT_MOUNT).is_some_and(|value| value == "1"),
-        "no small file system can be mounted here: run the tests as root, or set \
-         {WITHOUT_MOUNT}=1 to leave out those of a full and of a read-only disk"
-    );
-    println!("nothing was tested: {WITHOUT_MOUNT}=1");
-    None
-}
-
-struct Unmount<'a>(&'a Path);
-
-impl Drop for Unmount<'_> {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg(self.0).status();
     }
 }
 

@@ -7,6 +7,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, BufReader, Write};
+use std::os::unix::fs::{MetadataExt, fchown};
 use std::path::{Path, PathBuf};
 
 use base64::prelude::{BASE64_STANDARD, Engine as _};
@@ -167,7 +168,8 @@ impl NodeHome {
         })
     }
 
-    /// Writes the settings, whole or not at all, with the rights that the file has.
+    /// Writes the settings, whole or not at all, with the rights and the owner that the
+    /// file has. A file that has them already is left alone.
     pub fn write_settings(&self, settings: &Settings) -> Result<(), NodeHomeError> {
         let path = self.config_file();
         let file = |source| NodeHomeError::File {
@@ -177,13 +179,22 @@ impl NodeHome {
         // A link stays one: what it leads to is written.
         let real = fs::canonicalize(&path).map_err(file)?;
         let folder = real.parent().unwrap_or(Path::new("."));
+        let text = settings.to_string();
+        if fs::read_to_string(&real).is_ok_and(|found| found == text) {
+            return Ok(());
+        }
         let write = || {
             let mut fresh = tempfile::Builder::new()
                 .prefix(".config.toml.")
                 .tempfile_in(folder)?;
-            fresh.write_all(settings.to_string().as_bytes())?;
-            let rights = fs::metadata(&real)?.permissions();
-            fresh.as_file().set_permissions(rights)?;
+            fresh.write_all(text.as_bytes())?;
+            let found = fs::metadata(&real)?;
+            fresh.as_file().set_permissions(found.permissions())?;
+            let ours = fresh.as_file().metadata()?;
+            if (ours.uid(), ours.gid()) != (found.uid(), found.gid()) {
+                // The node's own user has to read it when we are root.
+                fchown(fresh.as_file(), Some(found.uid()), Some(found.gid()))?;
+            }
             fresh.as_file().sync_all()?;
             fresh.persist(&real)?;
             File::open(folder)?.sync_all()

@@ -1,8 +1,8 @@
 //! Processes of a node: CometBFT, and an application beside it.
 //!
-//! A command line is given to `sh -c`, as its operator would type it. Each process
-//! leads a group of its own, is told to stop with SIGTERM, and ends with us: the
-//! kernel tells it when we are killed. All that it says goes to a log file, and what
+//! A command line is given to a shell, as its operator would type it. The shell leads
+//! a group of its own and passes SIGTERM on to it; the kernel sends it one when we are
+//! killed, so that whatever was started ends with us. All that it says goes to a log file, and what
 //! CometBFT says of its state sync is picked out of it ([`Sign`]).
 
 use std::io;
@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
-use nix::sys::signal::{Signal, killpg};
+use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 use tokio::fs::{self, File};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
@@ -20,8 +20,14 @@ use tokio::time::Instant;
 
 use super::sign::Sign;
 
+/// Runs the command line that it is given and waits for it; a SIGTERM goes to the whole
+/// group, however the command line is made up.
+const KEEPER: &str = r#"trap 'trap - TERM; kill -TERM 0' TERM; (eval "$1") & wait $!"#;
+
 /// A log that has grown beyond this begins anew, and the one before is kept.
 const MAX_LOG_BYTES: u64 = 64 << 20;
+/// A node's log has its settings, and keys may stand in the addresses of endpoints.
+const LOG_RIGHTS: u32 = 0o600;
 /// A line is read so far; more of it is not looked at.
 const MAX_LINE_BYTES: u64 = 64 << 10;
 /// Signs that wait to be looked at; the newest are dropped when nobody does.
@@ -77,13 +83,14 @@ impl Process {
         let log = File::options()
             .create(true)
             .append(true)
+            .mode(LOG_RIGHTS)
             .open(&plan.log)
             .await
             .map_err(failed)?;
         let (reader, writer) = io::pipe().map_err(failed)?;
         let mut command = Command::new("/bin/sh");
         command
-            .args(["-c", &plan.command])
+            .args(["-c", KEEPER, "sh", &plan.command])
             .envs(plan.environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(writer.try_clone().map_err(failed)?)
@@ -130,7 +137,7 @@ impl Process {
 
     /// Tells it to stop, and kills what has not stopped after `patience`.
     pub async fn stop(mut self, patience: Duration) {
-        let _ = killpg(self.group, Signal::SIGTERM);
+        self.tell_to_stop();
         // The shell may end long before what it started.
         let gone = async {
             let _ = self.child.wait().await;
@@ -150,6 +157,15 @@ impl Process {
         let _ = self.child.wait().await;
     }
 
+    /// Once, to each process of the group: some take a second signal for impatience.
+    fn tell_to_stop(&mut self) {
+        let _ = match self.is_running() {
+            // The shell passes it on.
+            true => kill(self.group, Signal::SIGTERM),
+            false => killpg(self.group, Signal::SIGTERM),
+        };
+    }
+
     /// The end of its log.
     pub fn tail(&self) -> String {
         let text = std::fs::read(&self.log).unwrap_or_default();
@@ -163,7 +179,7 @@ impl Process {
 impl Drop for Process {
     fn drop(&mut self) {
         if self.is_running() {
-            let _ = killpg(self.group, Signal::SIGTERM);
+            self.tell_to_stop();
         }
     }
 }
@@ -222,7 +238,9 @@ async fn begin_anew(path: &Path) -> io::Result<File> {
     let mut old = path.as_os_str().to_owned();
     old.push(".1");
     fs::rename(path, old).await?;
-    File::options().create(true).append(true).open(path).await
+    let mut options = File::options();
+    options.create(true).append(true).mode(LOG_RIGHTS);
+    options.open(path).await
 }
 
 #[cfg(test)]
@@ -279,6 +297,43 @@ mod tests {
             }
         };
         tokio::time::timeout(PATIENCE, gone).await.unwrap();
+    }
+
+    /// Takes a moment to stop, and is no child of ours but of a shell's.
+    const COMPOUND: &str = "cd / && sh -c \
+        'trap \"sleep 0.3; echo >> $PLACE/stopped; exit\" TERM; echo > $PLACE/up; \
+        while :; do sleep 0.05; done'";
+
+    async fn until_there(path: PathBuf) {
+        let there = async {
+            while !path.exists() {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, there).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_a_compound_command_started_gets_time_to_stop_and_is_told_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let process = Process::start(&plan(folder.path(), COMPOUND))
+            .await
+            .unwrap();
+        until_there(folder.path().join("up")).await;
+        process.stop(PATIENCE).await;
+        let stopped = std::fs::read(folder.path().join("stopped")).unwrap();
+        assert_eq!(stopped, b"\n");
+    }
+
+    #[tokio::test]
+    async fn what_a_compound_command_started_ends_when_its_shell_is_told_that_we_have_gone() {
+        let folder = tempfile::tempdir().unwrap();
+        let process = Process::start(&plan(folder.path(), COMPOUND))
+            .await
+            .unwrap();
+        until_there(folder.path().join("up")).await;
+        kill(process.group, Signal::SIGTERM).unwrap();
+        until_there(folder.path().join("stopped")).await;
     }
 
     #[tokio::test]

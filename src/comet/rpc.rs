@@ -5,6 +5,7 @@
 //! lead to something else. Only the fields that are needed are read, so that
 //! other versions and chains with other key types are understood as well.
 
+mod address;
 mod answers;
 
 use std::fmt;
@@ -14,11 +15,11 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
 use serde_json::json;
-use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 
+use self::address::{is_loopback, without_secrets};
 use self::answers::{
     AbciInfoAnswer, AbciQueryAnswer, Answer, CommitAnswer, NetInfoAnswer, PeerAnswer, StatusAnswer,
+    moment,
 };
 use super::peer::NodeAddress;
 use crate::snapshot::{MAX_APP_HASH_BYTES, MAX_HEIGHT};
@@ -154,6 +155,16 @@ pub enum RpcError {
         /// Why.
         source: reqwest::Error,
     },
+    /// It, or what stands before it, is too busy or out of order for now.
+    #[error("the RPC at {url} does not answer {method} now: HTTP {status}")]
+    Busy {
+        /// The RPC.
+        url: String,
+        /// The question.
+        method: &'static str,
+        /// The status.
+        status: u16,
+    },
     /// It answers, but not as CometBFT's RPC does.
     #[error("{url} does not answer {method} as a CometBFT RPC does: {problem}")]
     Answer {
@@ -233,6 +244,7 @@ impl RpcError {
     pub fn hint(&self) -> Option<&'static str> {
         match self {
             Self::Unreachable { .. } => Some("is the node running, and its [rpc] laddr right?"),
+            Self::Busy { .. } => Some("ask again later, or another node"),
             Self::Answer { .. } => Some("give the address of a CometBFT node's RPC"),
             Self::Refused { .. } => Some("look into the node's log, or ask another node"),
             Self::Url { .. } | Self::Unsafe { .. } | Self::TooNew { .. } | Self::Pruned { .. } => {
@@ -245,7 +257,10 @@ impl RpcError {
     /// changing something.
     pub fn is_retryable(&self) -> bool {
         match self {
-            Self::Unreachable { .. } | Self::TooNew { .. } | Self::Refused { .. } => true,
+            Self::Unreachable { .. }
+            | Self::Busy { .. }
+            | Self::TooNew { .. }
+            | Self::Refused { .. } => true,
             Self::Url { .. } | Self::Answer { .. } | Self::Unsafe { .. } | Self::Pruned { .. } => {
                 false
             }
@@ -265,7 +280,7 @@ impl Rpc {
     /// Asks nothing yet.
     pub fn new(url: &str) -> Result<Self, RpcError> {
         let wrong = |problem: String| RpcError::Url {
-            url: url.to_owned(),
+            url: without_secrets(url),
             problem,
         };
         let full = match url.split_once("://") {
@@ -295,13 +310,10 @@ impl Rpc {
         })
     }
 
-    /// The URL, without a password.
+    /// The URL as it may be shown: user, path and query of a rented endpoint are its
+    /// key.
     pub fn url(&self) -> String {
-        let mut url = self.url.clone();
-        if url.password().is_some() {
-            let _ = url.set_password(Some("***"));
-        }
-        url.as_str().trim_end_matches('/').to_owned()
+        without_secrets(self.url.as_str())
     }
 
     /// The URL with all that it has, for a node's settings.
@@ -566,20 +578,18 @@ impl Rpc {
                 ..
             }) => Ok(result),
             Ok(_) => Err(wrong(format!("neither result nor error (HTTP {status})"))),
+            Err(_) if is_busy(status) => Err(RpcError::Busy {
+                url: self.url(),
+                method,
+                status: status.as_u16(),
+            }),
             Err(_) if !status.is_success() => Err(wrong(format!("HTTP {status}"))),
             Err(error) => Err(wrong(error.to_string())),
         }
     }
 }
 
-/// A time as CometBFT writes it.
-fn moment(text: &str) -> Option<SystemTime> {
-    let time = OffsetDateTime::parse(text, &Rfc3339).ok()?;
-    Some(time.into())
-}
-
-fn is_loopback(url: &reqwest::Url) -> bool {
-    let host = url.host_str().unwrap_or_default();
-    let bare = host.trim_start_matches('[').trim_end_matches(']');
-    host == "localhost" || bare.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+/// Whether a status says that the same question may have an answer later.
+fn is_busy(status: reqwest::StatusCode) -> bool {
+    status.is_server_error() || status == reqwest::StatusCode::TOO_MANY_REQUESTS
 }

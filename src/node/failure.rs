@@ -135,6 +135,7 @@ impl From<RpcError> for Failure {
         let code = match &error {
             RpcError::Url { .. } => FailureCode::Usage,
             RpcError::Unreachable { .. }
+            | RpcError::Busy { .. }
             | RpcError::Answer { .. }
             | RpcError::Refused { .. }
             | RpcError::Unsafe { .. }

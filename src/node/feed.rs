@@ -7,7 +7,7 @@ mod watch;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -96,7 +96,7 @@ pub(super) async fn feed_node(
             &chunks,
             &mut |event| {
                 if matches!(event, FeedEvent::Disconnected { .. }) {
-                    connection.forbid();
+                    connection.connection_ended();
                 }
                 let _ = events.try_send(event);
             },
@@ -182,20 +182,39 @@ async fn proven_archive(
 /// application was found behind an adapter that holds the snapshot. The adapter puts the
 /// bytes in, so that they need not pass the peer protocol.
 #[derive(Clone, Default)]
-struct Stubs(Arc<AtomicBool>);
+struct Stubs(Arc<StubsState>);
+
+#[derive(Default)]
+struct StubsState {
+    /// Connections that have ended.
+    ended: AtomicU64,
+    /// How many had ended, plus one, when an adapter was asked and was there.
+    allowed: AtomicU64,
+}
+
+/// A connection, from its beginning to its end.
+#[derive(Clone, Copy)]
+struct Connection(u64);
 
 impl Stubs {
-    fn allow(&self) {
-        self.0.store(true, Ordering::Relaxed);
+    fn connection(&self) -> Connection {
+        Connection(self.0.ended.load(Ordering::SeqCst))
+    }
+
+    /// For this connection, should it stand still.
+    fn allow(&self, connection: Connection) {
+        let number = connection.0.saturating_add(1);
+        self.0.allowed.store(number, Ordering::SeqCst);
     }
 
     /// The next connection may lead to a node without an adapter.
-    fn forbid(&self) {
-        self.0.store(false, Ordering::Relaxed);
+    fn connection_ended(&self) {
+        self.0.ended.fetch_add(1, Ordering::SeqCst);
     }
 
     fn are_allowed(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
+        let now = self.connection().0.saturating_add(1);
+        self.0.allowed.load(Ordering::SeqCst) == now
     }
 }
 
@@ -216,5 +235,25 @@ impl ChunkSource for ArchiveChunks {
             return Ok(stub(&chunk.id));
         }
         self.archive.read_chunk(index).map_err(io::Error::other)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_late_answer_about_an_adapter_says_nothing_of_the_next_connection() {
+        let stubs = Stubs::default();
+        assert!(!stubs.are_allowed());
+        let first = stubs.connection();
+        stubs.allow(first);
+        assert!(stubs.are_allowed());
+        stubs.connection_ended();
+        assert!(!stubs.are_allowed());
+        stubs.allow(first);
+        assert!(!stubs.are_allowed());
+        stubs.allow(stubs.connection());
+        assert!(stubs.are_allowed());
     }
 }

@@ -155,7 +155,7 @@ const FAULTS: &[Fault] = &[
 ];
 
 /// A peer that is nowhere.
-const NOBODY: &str =
+pub const NOBODY: &str =
     "/ip4/127.0.0.1/tcp/1/p2p/12D3KooWD3eckifWpRn9wQpMG9R9hX3sD158z7EqHWmweQAJU5SA";
 
 /// What a run is told by the environment.

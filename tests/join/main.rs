@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod chain;
 #[path = "../support/comet_nodes.rs"]
 mod comet_nodes;
 #[path = "../support/comet_tools.rs"]
@@ -9,11 +10,16 @@ mod comet_tools;
 #[path = "../support/fake_rpc.rs"]
 mod fake_rpc;
 mod faults;
+#[path = "../support/liar.rs"]
+mod liar;
 mod middle;
 mod network;
 mod others;
+mod refusals;
 #[path = "../support/scripted_app.rs"]
 mod scripted_app;
+#[path = "../support/small_disk.rs"]
+mod small_disk;
 #[path = "../support/mod.rs"]
 mod support;
 

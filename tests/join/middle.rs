@@ -1,9 +1,6 @@
 //! What happens to others in the middle of a join: they die, they lie, they push.
 
 use std::io;
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use nix::sys::signal::Signal;
@@ -18,7 +15,6 @@ async fn a_node_gets_to_the_tip_whatever_dies_or_pushes_in_the_middle() {
     let network = Network::start().await;
     cometbft_dies(&network);
     an_intruder_pushes(&network);
-    the_rpc_dies(&network);
     the_provider_vanishes(network);
 }
 
@@ -76,73 +72,6 @@ fn an_intruder_pushes(network: &Network) {
     assert_eq!(said["rung"], "swarm", "{said}");
     assert!(!joiner.app_log().contains(&id), "nothing of the intruder");
     assert!(!joiner.node_log().contains("format=9"), "nor its offer");
-}
-
-/// A door to an RPC that can be shut.
-struct Gate {
-    address: SocketAddr,
-    shut: Arc<AtomicBool>,
-    open: Arc<Mutex<Vec<TcpStream>>>,
-}
-
-impl Gate {
-    fn before(rpc_url: &str) -> Self {
-        let inside = rpc_url.trim_start_matches("http://").to_owned();
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let gate = Self {
-            address: listener.local_addr().unwrap(),
-            shut: Arc::default(),
-            open: Arc::default(),
-        };
-        let (shut, open) = (gate.shut.clone(), gate.open.clone());
-        std::thread::spawn(move || {
-            for outer in listener.incoming().map_while(Result::ok) {
-                let Ok(inner) = TcpStream::connect(&inside) else {
-                    continue;
-                };
-                let ends = [&outer, &inner].map(|end| end.try_clone().unwrap());
-                open.lock().unwrap().extend(ends);
-                if shut.load(Ordering::SeqCst) {
-                    let _ = outer.shutdown(Shutdown::Both);
-                    continue;
-                }
-                copy(outer.try_clone().unwrap(), inner.try_clone().unwrap());
-                copy(inner, outer);
-            }
-        });
-        gate
-    }
-
-    fn url(&self) -> String {
-        format!("http://{}", self.address)
-    }
-
-    fn shut(&self) {
-        self.shut.store(true, Ordering::SeqCst);
-        for end in self.open.lock().unwrap().drain(..) {
-            let _ = end.shutdown(Shutdown::Both);
-        }
-    }
-}
-
-fn copy(mut from: TcpStream, mut to: TcpStream) {
-    std::thread::spawn(move || {
-        let _ = io::copy(&mut from, &mut to);
-        let _ = to.shutdown(Shutdown::Both);
-    });
-}
-
-fn the_rpc_dies(network: &Network) {
-    let joiner = network.joiner("mute");
-    let gates = [&network.validator, &network.follower].map(|node| Gate::before(&node.rpc_url));
-    let urls = gates.each_ref().map(Gate::url).join(",");
-    let mut join = Running::start(joiner.command(network, &["--chain-rpc", &urls]));
-    join.wait_for("starting CometBFT");
-    gates.iter().for_each(Gate::shut);
-    // Without anybody who tells what to believe only the blocks themselves are left.
-    let said = join.finish(8);
-    assert_eq!(said["rung"], "blocks", "{said}");
-    assert!(joiner.is_as_it_was());
 }
 
 fn the_provider_vanishes(mut network: Network) {

@@ -239,6 +239,22 @@ impl Joiner {
         command
     }
 
+    /// The same with another command for the application.
+    pub fn command_with_app(&self, network: &Network, app: &str) -> Command {
+        let mut command = self.command_before_app(network, &[]);
+        command.args(["--app-cmd", app]);
+        command
+    }
+
+    /// Whom its operator has it dial.
+    pub fn name_peers(&self, peers: &str) {
+        let mut p2p = Table::new();
+        p2p.insert("persistent_peers".into(), peers.into());
+        let mut settings = Table::new();
+        settings.insert("p2p".into(), p2p.into());
+        self.node.configure(settings);
+    }
+
     /// Before an application that others start.
     pub fn join_before_app(&self, network: &Network, more: &[&str]) -> Ended {
         Ended::of(self.command_before_app(network, more))

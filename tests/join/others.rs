@@ -78,12 +78,7 @@ async fn a_node_of_a_chain_that_is_down_is_restored_from_a_file_and_one_node_wit
     network.daemon = None;
     let tip = network.follower.rpc().status().await.unwrap().height;
     let joiner = network.joiner("restored");
-    let mut p2p = Table::new();
-    let peers = network.follower.address().to_string();
-    p2p.insert("persistent_peers".into(), peers.into());
-    let mut settings = Table::new();
-    settings.insert("p2p".into(), p2p.into());
-    joiner.node.configure(settings);
+    joiner.name_peers(&network.follower.address().to_string());
     let trusted = height.to_string();
     let ended = joiner.restore(
         car,

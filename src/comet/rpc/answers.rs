@@ -1,6 +1,10 @@
 //! The JSON of CometBFT's RPC, as far as it is read.
 
+use std::time::SystemTime;
+
 use serde::{Deserialize, Deserializer, de::Error as _};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
 use super::{MAX_ERROR_CHARS, NodeAddress};
 
@@ -193,4 +197,10 @@ impl NodeInfoAnswer {
             port: port.parse().ok().filter(|port| *port != 0)?,
         })
     }
+}
+
+/// A time as CometBFT writes it.
+pub(super) fn moment(text: &str) -> Option<SystemTime> {
+    let time = OffsetDateTime::parse(text, &Rfc3339).ok()?;
+    Some(time.into())
 }

@@ -22,7 +22,7 @@ use serde::Deserialize;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::{Stubs, interrupted};
+use super::{Connection, Stubs, interrupted};
 use crate::comet::peer::FeedEvent;
 use crate::comet::rpc::{AppState, Restored, Rpc, RpcError};
 use crate::node::command::{Failure, FailureCode};
@@ -71,7 +71,7 @@ type Question = Pin<Box<dyn Future<Output = Result<Seen, RpcError>> + Send>>;
 
 /// Whether an adapter that holds the snapshot stands before the node's application:
 /// being asked.
-type Asking = Pin<Box<dyn Future<Output = bool> + Send>>;
+type Asking = Pin<Box<dyn Future<Output = Option<Connection>> + Send>>;
 
 /// What the node's RPC says of the restore.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -164,7 +164,7 @@ impl<'a> Watch<'a> {
             tokio::select! {
                 () = cancel.cancelled() => return Err(interrupted()),
                 Some(event) = heard.recv() => self.heard(event, Instant::now()),
-                () = allowed(&mut self.asking) => self.stubs_are_taken(),
+                connection = allowed(&mut self.asking) => self.stubs_are_taken(connection),
                 seen = answer(&mut question) => {
                     question = None;
                     if self.is_restored(seen, Instant::now())? {
@@ -219,15 +219,18 @@ impl<'a> Watch<'a> {
 
     fn ask_for_adapter(&self) -> Asking {
         let (rpc, wanted) = (self.rpc.clone(), self.manifest.id().to_string());
+        let connection = self.stubs.connection();
         Box::pin(async move {
             let told = rpc.query(ADAPTER_SNAPSHOTS).await.ok().flatten();
             let told = told.and_then(|json| serde_json::from_slice::<OwnSnapshots>(&json).ok());
-            told.is_some_and(|own| own.snapshots.iter().any(|one| one.manifest == wanted))
+            let is_there =
+                |own: &OwnSnapshots| own.snapshots.iter().any(|one| one.manifest == wanted);
+            told.filter(is_there).map(|_| connection)
         })
     }
 
-    fn stubs_are_taken(&mut self) {
-        self.stubs.allow();
+    fn stubs_are_taken(&mut self, connection: Connection) {
+        self.stubs.allow(connection);
         self.reporter.note(
             "the node's application is behind an adapter that has the snapshot: only the names of \
              the chunks are sent",
@@ -462,14 +465,15 @@ fn seen_of(app: AppState, height: u64, app_hash: &Bytes) -> Seen {
 }
 
 /// Ends when an adapter is there that has the snapshot; never otherwise.
-async fn allowed(asking: &mut Option<Asking>) {
+async fn allowed(asking: &mut Option<Asking>) -> Connection {
     let is_there = match asking {
         Some(question) => question.await,
         None => std::future::pending().await,
     };
     *asking = None;
-    if !is_there {
-        std::future::pending::<()>().await;
+    match is_there {
+        Some(connection) => connection,
+        None => std::future::pending().await,
     }
 }
 

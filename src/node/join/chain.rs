@@ -5,14 +5,14 @@
 //! hash by hand. What merely helps (how far the chain is, who its nodes are) may come
 //! from any of them.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, SystemTime};
 
 use futures::future::join_all;
 
 use super::overlay::Trust;
 use crate::comet::peer::NodeAddress;
-use crate::comet::rpc::{NodeStatus, Rpc, RpcError};
+use crate::comet::rpc::{Header, HeaderAfter, NodeStatus, Rpc, RpcError};
 use crate::node::command::{Failure, FailureCode};
 use crate::node::progress::Reporter;
 
@@ -59,34 +59,48 @@ impl Chain {
         let mut rpcs = Vec::new();
         for url in urls {
             let rpc = Rpc::new(url)?;
-            if seen.insert(rpc.url()) {
+            if seen.insert(rpc.full_url()) {
                 rpcs.push(rpc);
             }
         }
-        if rpcs.len() < ENOUGH && by_hand.is_none() {
-            return Err(Failure::new(
-                FailureCode::Usage,
-                "one RPC endpoint alone is not believed",
-            )
-            .hint(
-                "name a second one, of somebody else (--chain-rpc URL,URL), or give a block that \
-                 you trust with --trust-height and --trust-hash",
-            ));
+        let chain = Self { id, rpcs, by_hand };
+        chain.are_enough()?;
+        Ok(chain)
+    }
+
+    fn are_enough(&self) -> Result<(), Failure> {
+        if self.rpcs.len() >= ENOUGH || self.by_hand.is_some() {
+            return Ok(());
         }
-        Ok(Self { id, rpcs, by_hand })
+        Err(Failure::new(
+            FailureCode::Usage,
+            "one RPC endpoint alone is not believed",
+        )
+        .hint(
+            "name a second one, of somebody else (--chain-rpc URL,URL), or give a block that you \
+             trust with --trust-height and --trust-hash",
+        ))
     }
 
     /// Looks at the endpoints before anything is begun: chain, clock. Those that do
-    /// not answer are named.
-    pub(super) async fn check(&self, reporter: &Reporter) -> Result<(), Failure> {
+    /// not answer are named; two that are one node count as one.
+    pub(super) async fn check(&mut self, reporter: &Reporter) -> Result<(), Failure> {
         let asked = self.statuses().await;
-        let mut answering = 0;
+        let mut nodes: BTreeMap<String, String> = BTreeMap::new();
+        let mut again = BTreeSet::new();
         let mut silent = None;
         for (rpc, status) in asked {
             match status {
                 Ok(status) => {
                     self.check_one(rpc, &status)?;
-                    answering += 1;
+                    match nodes.get(&status.node_id) {
+                        Some(other) => {
+                            let url = rpc.url();
+                            reporter.note(format!("{other} and {url} are one node"));
+                            again.insert(rpc.full_url());
+                        }
+                        None => drop(nodes.insert(status.node_id, rpc.url())),
+                    }
                 }
                 Err(error) => {
                     reporter.note(error.to_string());
@@ -94,9 +108,11 @@ impl Chain {
                 }
             }
         }
-        if let Some(error) = silent.filter(|_| answering == 0) {
+        if let Some(error) = silent.filter(|_| nodes.is_empty()) {
             return Err(error.into());
         }
+        self.rpcs.retain(|rpc| !again.contains(&rpc.full_url()));
+        self.are_enough()?;
         // Who lies is found out before anything is downloaded.
         let tip = self.extent().await.map_or(0, |extent| extent.tip);
         match self.app_hash_after(tip.saturating_sub(1)).await {
@@ -280,7 +296,7 @@ impl Chain {
         &self,
         height: u64,
         what: &str,
-        pick: fn(&crate::comet::rpc::Header) -> String,
+        pick: fn(&Header) -> String,
     ) -> Result<String, Failure> {
         let asked = join_all(
             self.rpcs
@@ -328,6 +344,17 @@ impl Chain {
         Ok(first.clone())
     }
 
+    /// The version of CometBFT that an endpoint runs, likewise.
+    pub(super) async fn version(&self) -> Option<String> {
+        Some(self.any().await.ok()?.status().await.ok()?.version)
+    }
+
+    /// What the block after a height says of its state, as any endpoint tells it; for
+    /// what is merely shown.
+    pub(super) async fn header_after(&self, height: u64) -> Option<HeaderAfter> {
+        self.any().await.ok()?.header_after(height).await.ok()
+    }
+
     /// Nodes of the chain: the endpoints themselves and their peers.
     pub(super) async fn nodes(&self) -> Vec<NodeAddress> {
         let asked = join_all(
@@ -345,6 +372,6 @@ impl Chain {
     }
 }
 
-fn block_hash(header: &crate::comet::rpc::Header) -> String {
+fn block_hash(header: &Header) -> String {
     hex::encode_upper(&header.block_hash)
 }

@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
-use super::node::Happened;
-use super::{DAEMON_PATIENCE, Join, Rung};
+use super::node::{Happened, Node};
+use super::{DAEMON_PATIENCE, Join, OwnDaemon, Rung, overlay};
 use crate::node::command::{Failure, Joined};
 
 /// A synced node that is started again opens its RPC within this.
@@ -13,6 +13,8 @@ const RPC_PATIENCE: Duration = Duration::from_secs(120);
 const PAUSE_MIN: Duration = Duration::from_secs(1);
 /// The longest one.
 const PAUSE_MAX: Duration = Duration::from_secs(60);
+/// Peers that are shown as an example.
+const SHOWN_PEERS: usize = 4;
 /// A process that ran so long was well.
 const WELL_AFTER: Duration = Duration::from_secs(300);
 
@@ -36,6 +38,9 @@ impl Join {
         self.node.put_settings_back(&reporter)?;
         self.node.journal = Default::default();
         self.node.save()?;
+        self.node.use_usual_temporary();
+        // Whoever stops the join now is not made to wait for it.
+        let _ = self.or_interrupted(self.tell_of_missing_peers()).await;
         if !self.options.exit_when_synced && rung == Some(Rung::Swarm) {
             self.node.start(&reporter).await?;
             let rpc = self.node.own_rpc()?;
@@ -57,6 +62,26 @@ impl Join {
         })
     }
 
+    /// A node that dials nobody finds its chain again only by luck.
+    async fn tell_of_missing_peers(&self) {
+        if !overlay::names_nobody(self.node.own()) {
+            return;
+        }
+        let mut others = self.others().await;
+        others.truncate(SHOWN_PEERS);
+        let example = match others.is_empty() {
+            true => String::new(),
+            false => format!(
+                ", for example persistent_peers = \"{}\"",
+                overlay::list(&others)
+            ),
+        };
+        self.reporter.note(format!(
+            "the node's config.toml names neither persistent_peers nor seeds, so that it may find \
+             nobody when it is started again: name some under [p2p]{example}"
+        ));
+    }
+
     async fn app_hash_at(&self, height: u64) -> Option<String> {
         self.chain.app_hash_after(height.checked_sub(1)?).await.ok()
     }
@@ -72,7 +97,10 @@ impl Join {
         let is_half = self.node.journal.window && self.saw_empty && !self.has_blocks;
         let with_app = is_half && self.node.can_empty_app().await;
         let emptied = match is_half {
-            true => self.node.empty(with_app),
+            true => {
+                let why = "the restore did not come to an end";
+                self.node.empty(with_app, why, &reporter)
+            }
             false => Ok(()),
         };
         let forgotten = put_back.and(emptied).and_then(|()| {
@@ -98,8 +126,15 @@ impl Join {
         let cancel = self.cancel.clone();
         while !cancel.is_cancelled() {
             let since = std::time::Instant::now();
-            let Some(failure) = cancel.run_until_cancelled(self.ended()).await else {
-                break;
+            let failure = tokio::select! {
+                () = cancel.cancelled() => break,
+                failure = ended(&mut self.node) => failure,
+                why = daemon_ended(&mut self.daemon) => {
+                    self.reporter.note(format!(
+                        "{why}; the node goes on, and `snapswarm start` shares what is here"
+                    ));
+                    continue;
+                }
             };
             if since.elapsed() >= WELL_AFTER {
                 pause = PAUSE_MIN;
@@ -122,14 +157,6 @@ impl Join {
         Ok(())
     }
 
-    async fn ended(&mut self) -> Failure {
-        loop {
-            if let Happened::Ended(failure) = self.node.happens().await {
-                return failure;
-            }
-        }
-    }
-
     /// Ends what this process runs: the node, its application, the daemon.
     pub async fn close(&mut self) {
         self.node.stop().await;
@@ -146,5 +173,28 @@ impl Join {
     /// Whether what was fetched is still served when this process has ended.
     pub fn is_served_by_others(&self) -> bool {
         self.daemon.is_none()
+    }
+}
+
+/// The end of the node, or of its application.
+async fn ended(node: &mut Node) -> Failure {
+    loop {
+        if let Happened::Ended(failure) = node.happens().await {
+            return failure;
+        }
+    }
+}
+
+/// The end of the daemon in this process, and why.
+async fn daemon_ended(daemon: &mut Option<OwnDaemon>) -> String {
+    let ended = match daemon {
+        Some(daemon) => (&mut daemon.task).await,
+        None => std::future::pending().await,
+    };
+    *daemon = None;
+    match ended {
+        Ok(Ok(())) => "the swarm's daemon has ended".to_owned(),
+        Ok(Err(failure)) => format!("the swarm's daemon has ended: {}", failure.message),
+        Err(error) => Failure::defect(&error).message,
     }
 }

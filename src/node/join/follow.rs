@@ -5,6 +5,7 @@
 //! one before, and carries the application hash that the chain's RPC tells. What it
 //! says of itself (`catching_up`) counts only where no RPC answers any more.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use super::Join;
@@ -20,6 +21,11 @@ use crate::node::command::{Failure, FailureCode};
 const RPC_PATIENCE: Duration = Duration::from_secs(600);
 /// Between two looks.
 const LOOK_EVERY: Duration = Duration::from_millis(300);
+/// Between two questions to the chain's endpoints how far it is: they are others',
+/// who may count them.
+const ASK_FAR: Duration = Duration::from_secs(5);
+/// And where the node may be at the tip.
+const ASK_NEAR: Duration = Duration::from_millis(500);
 /// The node dials again after so long while it has no peer: dialling is tried once.
 const DIAL_AGAIN: Duration = Duration::from_secs(5);
 /// A node whose newest block is so near to the tip is at the tip: the chain goes on
@@ -45,6 +51,22 @@ struct Walk {
     moved_at: Instant,
     dialled_at: Option<Instant>,
     told_at: Instant,
+    /// How far the chain was when it was asked last.
+    tip: Option<u64>,
+    asked_at: Option<Instant>,
+}
+
+impl Walk {
+    /// Whether the chain is to be asked (again) how far it is.
+    fn asks(&self) -> bool {
+        let Some(asked_at) = self.asked_at else {
+            return true;
+        };
+        let is_near = self
+            .tip
+            .is_none_or(|tip| self.height.saturating_add(NEAR_TIP) >= tip);
+        asked_at.elapsed() >= if is_near { ASK_NEAR } else { ASK_FAR }
+    }
 }
 
 impl Join {
@@ -86,11 +108,23 @@ impl Join {
             moved_at: now,
             dialled_at: None,
             told_at: now,
+            tip: None,
+            asked_at: None,
         };
         self.reporter.phase("catching up by block sync");
         loop {
-            if let Some(height) = self.look(rpc, goal, &peers, &mut walk).await? {
-                return Ok(height);
+            let in_window = self.node.journal.window;
+            let cancel = self.cancel.clone();
+            let looking = self.look(rpc, goal, &peers, &mut walk);
+            let looked = match in_window {
+                true => Some(looking.await),
+                false => cancel.run_until_cancelled(looking).await,
+            };
+            match looked {
+                Some(Ok(Some(height))) => return Ok(height),
+                Some(Ok(None)) => {}
+                Some(Err(setback)) => return Err(setback),
+                None => return Err(Setback::everything(self.interrupted())),
             }
             if walk.moved_at.elapsed() >= goal.patience {
                 return Err(stands_still(walk.height, goal));
@@ -109,6 +143,13 @@ impl Join {
                 () = tokio::time::sleep_until(until) => return Ok(()),
                 () = self.cancel.cancelled(), if !in_window => {
                     return Err(Setback::everything(self.interrupted()));
+                }
+                () = self.cancel.cancelled(), if !self.told_of_window => {
+                    self.told_of_window = true;
+                    self.reporter.note(
+                        "the node is stopped after its first block: before it, it could not be \
+                         started again",
+                    );
                 }
                 happened = self.node.happens() => match happened {
                     Happened::Ended(failure) => return Err(Setback::crash(failure)),
@@ -156,14 +197,20 @@ impl Join {
         if status.height <= goal.above {
             return Ok(None);
         }
-        let tip = self.chain.extent().await.map(|extent| extent.tip);
+        if !walk.asks() {
+            return Ok(None);
+        }
+        walk.tip = self.chain.extent().await.map(|extent| extent.tip);
+        walk.asked_at = Some(Instant::now());
         if walk.told_at.elapsed() >= TELL_EVERY {
             walk.told_at = Instant::now();
-            let of = tip.map_or_else(String::new, |tip| format!(" of {tip}"));
+            let of = walk
+                .tip
+                .map_or_else(String::new, |tip| format!(" of {tip}"));
             self.reporter
                 .phase(format!("catching up: block {}{of}", status.height));
         }
-        is_there(&self.chain, rpc, &status, tip).await
+        is_there(&self.chain, rpc, &status, walk.tip).await
     }
 
     /// Whether the node has to be told its peers (again).
@@ -174,16 +221,23 @@ impl Join {
         dialled_at.elapsed() >= DIAL_AGAIN && rpc.peer_count().await.is_ok_and(|peers| peers == 0)
     }
 
-    /// Who the node is to talk to: its operator's peers, and nodes that the chain's
-    /// RPC tells of.
+    /// Who the node is to talk to: its operator's peers, and the chain's nodes.
     async fn normal_peers(&self) -> Vec<NodeAddress> {
         let mut peers = self.node.own_peers();
-        for peer in self.chain.nodes().await {
-            if peer.id != self.node_id && !peers.iter().any(|known| known.id == peer.id) {
+        for peer in self.others().await {
+            if !peers.iter().any(|known| known.id == peer.id) {
                 peers.push(peer);
             }
         }
         peers
+    }
+
+    /// Other nodes that the chain's RPC tells of.
+    pub(super) async fn others(&self) -> Vec<NodeAddress> {
+        let mut others = self.chain.nodes().await;
+        let mut known = BTreeSet::from([self.node_id]);
+        others.retain(|peer| known.insert(peer.id));
+        others
     }
 }
 

@@ -70,7 +70,9 @@ use crate::config::Config;
 
 /// Where logs of the node and its application go, in the home.
 const LOGS: &str = "logs";
-/// How a daemon of ours may take to end.
+/// Between two questions to a chain that did not answer one.
+const ASK_AGAIN: Duration = Duration::from_secs(2);
+/// How long a daemon of ours may take to end.
 const DAEMON_PATIENCE: Duration = Duration::from_secs(30);
 
 /// What `join` was told.
@@ -125,6 +127,8 @@ pub struct Join {
     has_blocks: bool,
     /// Whether this run saw the node without any block.
     saw_empty: bool,
+    /// Whether whoever stops the join was told why the node is not stopped yet.
+    told_of_window: bool,
     phases: Vec<JoinPhase>,
     phase: Option<(&'static str, Instant)>,
     daemon: Option<OwnDaemon>,
@@ -186,13 +190,14 @@ impl Join {
             app_data: options.app_data.clone(),
             logs: home.join(LOGS),
         };
-        let node = Node::open(plan, &reporter)?;
+        let node = Node::open(plan, &reporter, cancel.clone())?;
         let chain_id = node_home.chain_id(node.own())?;
         let node_id = node_home.node_id(node.own())?;
         node.own_rpc()?;
         node.must_not_run().await?;
-        let chain = Chain::new(chain_id, &options.chain_rpc, options.trust.clone())?;
-        chain.check(&reporter).await?;
+        let mut chain = Chain::new(chain_id, &options.chain_rpc, options.trust.clone())?;
+        let checked = cancel.run_until_cancelled(chain.check(&reporter)).await;
+        checked.unwrap_or_else(|| Err(Failure::interrupted("nothing was begun yet")))?;
         std::fs::create_dir_all(home).map_err(|error| Failure::io(home.display(), &error))?;
         let peer_id = super::feed::comet_identity(home).await?.id();
         let (mut daemon, mut alone) = (None, None);
@@ -220,6 +225,7 @@ impl Join {
             crashes: 0,
             has_blocks: false,
             saw_empty: false,
+            told_of_window: false,
             phases: Vec::new(),
             phase: Some(("preflight", started)),
             daemon,
@@ -230,13 +236,14 @@ impl Join {
     /// Gets the node to the tip, by whatever rung holds. When it fails, everything is
     /// as it was, and the failure says what to do.
     pub async fn until_synced(&mut self) -> Result<Joined, Failure> {
-        match self.climb().await {
+        let joined = match self.climb().await {
             Ok((rung, height)) => self.arrive(rung, height).await,
-            Err(failure) => {
-                self.leave().await;
-                Err(failure)
-            }
+            Err(failure) => Err(failure),
+        };
+        if joined.is_err() {
+            self.leave().await;
         }
+        joined
     }
 
     /// The rung that held, and the node's height.
@@ -363,6 +370,37 @@ impl Join {
     async fn or_interrupted<T>(&self, work: impl Future<Output = T>) -> Result<T, Setback> {
         let done = self.cancel.run_until_cancelled(work).await;
         done.ok_or_else(|| Setback::everything(self.interrupted()))
+    }
+
+    /// What the chain tells, asked again for a while when it cannot be told: endpoints
+    /// fail and refuse for moments. Endpoints that contradict each other end
+    /// everything: no rung can do without trust in the chain, and somebody lies.
+    async fn patiently<T>(
+        &self,
+        ask: impl AsyncFn(&Chain) -> Result<T, Failure>,
+    ) -> Result<T, Setback> {
+        let begun = Instant::now();
+        let mut was_told = false;
+        loop {
+            let failure = match self.or_interrupted(ask(&self.chain)).await? {
+                Ok(told) => return Ok(told),
+                Err(failure) if failure.code == FailureCode::Verification => {
+                    return Err(Setback::everything(failure));
+                }
+                Err(failure) => failure,
+            };
+            if failure.code != FailureCode::Failed || begun.elapsed() >= self.options.patience {
+                return Err(Setback::rung(failure));
+            }
+            if !std::mem::replace(&mut was_told, true) {
+                let seconds = self.options.patience.as_secs();
+                self.reporter.note(format!(
+                    "{}; asked again for {seconds} seconds",
+                    failure.message
+                ));
+            }
+            self.or_interrupted(tokio::time::sleep(ASK_AGAIN)).await?;
+        }
     }
 
     fn interrupted(&self) -> Failure {

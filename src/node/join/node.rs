@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use tokio::net::{TcpStream, UnixStream};
+use tokio_util::sync::CancellationToken;
 
 use super::journal::Journal;
 use super::ladder::Setback;
@@ -24,6 +25,8 @@ use crate::node::progress::Reporter;
 const STOP_PATIENCE: Duration = Duration::from_secs(20);
 /// An application that is started listens within this.
 const APP_PATIENCE: Duration = Duration::from_secs(60);
+/// Who listens takes a connection within this.
+const CONNECT_PATIENCE: Duration = Duration::from_secs(2);
 /// A node that lost its application ends within this.
 const CRASH_PATIENCE: Duration = Duration::from_secs(1);
 /// Between two looks at something that is being started.
@@ -58,7 +61,9 @@ pub(super) struct Node {
     pub(super) journal: Journal,
     app: Option<Process>,
     comet: Option<Process>,
+    /// Where CometBFT keeps chunks, unless it is the usual place.
     temporary: Option<PathBuf>,
+    cancel: CancellationToken,
 }
 
 /// What a running node does by itself.
@@ -70,7 +75,11 @@ pub(super) enum Happened {
 
 impl Node {
     /// Reads its home, and puts back what an earlier join left changed.
-    pub(super) fn open(plan: NodePlan, reporter: &Reporter) -> Result<Self, Failure> {
+    pub(super) fn open(
+        plan: NodePlan,
+        reporter: &Reporter,
+        cancel: CancellationToken,
+    ) -> Result<Self, Failure> {
         let mut own = plan.home.settings()?;
         let id = plan.home.node_id(&own)?;
         let lock = plan.home.lock()?.ok_or_else(|| {
@@ -92,9 +101,18 @@ impl Node {
         if let Some(folder) = &plan.app_data {
             may_be_emptied(folder, &plan.home)?;
         }
+        for (option, command) in [
+            ("--node-cmd", Some(&plan.node_cmd)),
+            ("--app-cmd", plan.app_cmd.as_ref()),
+        ] {
+            command.map_or(Ok(()), |command| is_there(option, command))?;
+        }
+        // A join that was killed left its chunks there.
+        let _ = std::fs::remove_dir_all(plan.home.data(&own).join(OWN_TEMPORARY));
         std::fs::create_dir_all(&plan.logs)
             .map_err(|error| Failure::io(plan.logs.display(), &error))?;
         Ok(Self {
+            cancel,
             id,
             _lock: lock,
             plan,
@@ -165,12 +183,12 @@ impl Node {
         for change in &changes {
             tracing::info!(key = change.name(), "set for a while");
         }
-        let names: Vec<String> = changes.iter().map(Change::name).collect();
-        if !names.is_empty() {
+        if !changes.is_empty() {
+            let shown: Vec<String> = changes.iter().map(overlay::shown).collect();
             reporter.note(format!(
                 "changed in {} for a while: {}",
                 self.plan.home.config_file().display(),
-                names.join(", ")
+                shown.join(", ")
             ));
         }
         self.journal.settings = changes;
@@ -195,11 +213,28 @@ impl Node {
 
     /// CometBFT keeps the chunks of a restore in its temporary folder; from now on in
     /// one of its data folder.
-    pub(super) fn use_own_temporary(&mut self) -> Result<(), Failure> {
-        let folder = self.data().join(OWN_TEMPORARY);
-        std::fs::create_dir_all(&folder).map_err(|error| Failure::io(folder.display(), &error))?;
-        self.temporary = Some(folder);
-        Ok(())
+    pub(super) fn use_own_temporary(&mut self) {
+        self.temporary = Some(self.data().join(OWN_TEMPORARY));
+    }
+
+    /// And from now on where it does by itself.
+    pub(super) fn use_usual_temporary(&mut self) {
+        self.empty_temporary();
+        self.temporary = None;
+    }
+
+    /// Nothing of it outlives the process that used it.
+    fn empty_temporary(&self) {
+        if let Some(folder) = &self.temporary {
+            let _ = std::fs::remove_dir_all(folder);
+        }
+    }
+
+    /// The folders of the node's disks that a restore fills.
+    pub(super) fn filled_folders(&self) -> Vec<PathBuf> {
+        let mut folders = vec![self.data()];
+        folders.extend(self.plan.app_data.clone());
+        folders
     }
 
     /// Starts the application, where that is ours to do, and CometBFT.
@@ -218,6 +253,10 @@ impl Node {
     }
 
     async fn spawn(&self, command: &str, log: &str) -> Result<Process, Failure> {
+        if let Some(folder) = &self.temporary {
+            std::fs::create_dir_all(folder)
+                .map_err(|error| Failure::io(folder.display(), &error))?;
+        }
         let temporary = self.temporary.iter();
         let environment = temporary.map(|folder| ("TMPDIR".to_owned(), folder.clone()));
         let plan = Plan {
@@ -243,6 +282,7 @@ impl Node {
         let ended_early = tokio::select! {
             () = listens => return Ok(()),
             () = app_ends => true,
+            () = self.cancel.cancelled() => return Err(interrupted()),
             () = tokio::time::sleep(APP_PATIENCE) => false,
         };
         if ended_early {
@@ -255,7 +295,6 @@ impl Node {
         .hint("--app-cmd must start it there; is proxy_app in the node's config.toml right?"))
     }
 
-    /// The first answer of its RPC.
     /// A node that runs already, or whatever else is where it shall listen, would be
     /// taken for it. One that was told to stop a moment ago may still be there.
     pub(super) async fn must_not_run(&self) -> Result<(), Failure> {
@@ -281,6 +320,7 @@ impl Node {
         Ok(())
     }
 
+    /// The first answer of its RPC.
     pub(super) async fn first_status(
         &mut self,
         rpc: &Rpc,
@@ -298,9 +338,11 @@ impl Node {
         tokio::pin!(answers);
         let late = tokio::time::sleep(patience);
         tokio::pin!(late);
+        let cancel = self.cancel.clone();
         loop {
             tokio::select! {
                 status = &mut answers => return Ok(status),
+                () = cancel.cancelled() => return Err(interrupted()),
                 happened = self.happens() => if let Happened::Ended(failure) = happened {
                     return Err(failure);
                 },
@@ -366,22 +408,30 @@ impl Node {
         if let Some(app) = self.app.take() {
             app.stop(STOP_PATIENCE).await;
         }
-        if let Some(folder) = self.temporary.take() {
-            // Nothing of it outlives the process that used it.
-            let _ = std::fs::remove_dir_all(folder);
-        }
+        self.empty_temporary();
     }
 
     /// Empties the stopped node and its application, so that a state can be restored
     /// into them. An application's folder is touched only where the person named it.
-    pub(super) fn empty(&mut self, with_app: bool) -> Result<(), Failure> {
+    pub(super) fn empty(
+        &mut self,
+        with_app: bool,
+        why: &str,
+        reporter: &Reporter,
+    ) -> Result<(), Failure> {
+        let data = self.data();
+        let app_data = self.plan.app_data.as_ref().filter(|_| with_app);
+        reporter.note(match app_data {
+            Some(folder) => format!(
+                "{why}: CometBFT's stores in {} and all in {} are removed",
+                data.display(),
+                folder.display()
+            ),
+            None => format!("{why}: CometBFT's stores in {} are removed", data.display()),
+        });
         self.plan.home.remove_stores(&self.own)?;
-        match &self.plan.app_data {
-            Some(folder) if with_app => {
-                tracing::warn!(folder = %folder.display(), "the application's data is removed");
-                empty_folder(folder)?;
-            }
-            _ => {}
+        if let Some(folder) = app_data {
+            empty_folder(folder)?;
         }
         self.journal.window = false;
         self.save()
@@ -453,11 +503,48 @@ fn tell_left(left: &[String], reporter: &Reporter) {
 
 /// Whether somebody listens at an address of `proxy_app`.
 async fn listens(proxy: &str) -> bool {
-    match proxy.split_once("://") {
-        Some(("unix", path)) => UnixStream::connect(path).await.is_ok(),
-        Some((_, place)) => TcpStream::connect(place).await.is_ok(),
-        None => TcpStream::connect(proxy).await.is_ok(),
+    let connects = async {
+        match proxy.split_once("://") {
+            Some(("unix", path)) => UnixStream::connect(path).await.is_ok(),
+            Some((_, place)) => TcpStream::connect(place).await.is_ok(),
+            None => TcpStream::connect(proxy).await.is_ok(),
+        }
+    };
+    let connected = tokio::time::timeout(CONNECT_PATIENCE, connects).await;
+    connected.unwrap_or(false)
+}
+
+/// Whether the shell finds what a command line begins with; said before anything is
+/// downloaded. What begins otherwise than with a plain word is left to the shell.
+fn is_there(option: &str, command: &str) -> Result<(), Failure> {
+    let word = command
+        .trim_start_matches("exec ")
+        .split_whitespace()
+        .next();
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-+".contains(c);
+    let Some(word) = word.filter(|word| word.chars().all(is_plain)) else {
+        return Ok(());
+    };
+    let asked = std::process::Command::new("/bin/sh")
+        .args(["-c", "command -v -- \"$1\"", "sh", word])
+        .stdin(std::process::Stdio::null())
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::null())
+        .status();
+    if asked.is_ok_and(|status| !status.success()) {
+        return Err(Failure::new(
+            FailureCode::Usage,
+            format!("`{word}` is not found, which is to be started"),
+        )
+        .hint(format!(
+            "install it, or say with {option} how it is started"
+        )));
     }
+    Ok(())
+}
+
+fn interrupted() -> Failure {
+    Failure::interrupted("the same command goes on")
 }
 
 /// A port of loopback that nobody has now.

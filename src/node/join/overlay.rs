@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use toml_edit::Value;
 
+use crate::comet::peer::NodeAddress;
 use crate::comet::settings::{Change, Settings};
 
 /// CometBFT's shortest: it sleeps so long before it looks at offers.
@@ -57,14 +58,50 @@ pub(super) fn alone(
     settings.changes(&wanted)
 }
 
-/// For CometBFT's own state sync from its own peers.
-pub(super) fn from_peers(settings: &Settings, trust: &Trust) -> Vec<Change> {
-    settings.changes(&state_sync(settings, trust))
+/// For CometBFT's own state sync from its own peers, or from these where the person
+/// named none.
+pub(super) fn from_peers(
+    settings: &Settings,
+    trust: &Trust,
+    others: &[NodeAddress],
+) -> Vec<Change> {
+    let mut wanted = state_sync(settings, trust);
+    wanted.extend(peers(settings, others));
+    settings.changes(&wanted)
 }
 
-/// For block sync from the first block.
-pub(super) fn from_blocks(settings: &Settings) -> Vec<Change> {
-    settings.changes(&[("statesync", "enable", false.into())])
+/// For block sync from the first block, likewise.
+pub(super) fn from_blocks(settings: &Settings, others: &[NodeAddress]) -> Vec<Change> {
+    let mut wanted: Wanted = vec![("statesync", "enable", false.into())];
+    wanted.extend(peers(settings, others));
+    settings.changes(&wanted)
+}
+
+/// Whether the person named nobody whom the node could dial.
+pub(super) fn names_nobody(settings: &Settings) -> bool {
+    let is_empty = |key| settings.text("p2p", key).trim().is_empty();
+    is_empty("persistent_peers") && is_empty("seeds")
+}
+
+/// The value of `persistent_peers` with these.
+pub(super) fn list(peers: &[NodeAddress]) -> String {
+    let named: Vec<String> = peers.iter().map(NodeAddress::to_string).collect();
+    named.join(",")
+}
+
+fn peers(settings: &Settings, others: &[NodeAddress]) -> Wanted {
+    match names_nobody(settings) && !others.is_empty() {
+        true => vec![("p2p", "persistent_peers", list(others).into())],
+        false => Vec::new(),
+    }
+}
+
+/// A change for a person to read. The addresses of RPC endpoints may have keys in them.
+pub(super) fn shown(change: &Change) -> String {
+    match change.key.as_str() {
+        "rpc_servers" => change.name(),
+        _ => format!("{} = {}", change.name(), change.ours),
+    }
 }
 
 fn state_sync(settings: &Settings, trust: &Trust) -> Wanted {
@@ -166,6 +203,42 @@ mod tests {
         );
         settings.undo(&changes).unwrap();
         assert_eq!(settings.to_string(), file);
+    }
+
+    #[test]
+    fn a_node_that_names_nobody_gets_the_chains_nodes_for_its_lower_rungs() {
+        let id = "ab".repeat(20);
+        let others = [format!("{id}@10.0.0.1:26656").parse().unwrap()];
+        for (file, wanted) in [
+            ("[p2p]\nseeds = \"\"\n", format!("{id}@10.0.0.1:26656")),
+            ("[p2p]\nseeds = \"x\"\n", String::new()),
+            ("[p2p]\npersistent_peers = \"y\"\n", "y".to_owned()),
+        ] {
+            let own = Settings::parse(file).unwrap();
+            for changes in [
+                from_blocks(&own, &others),
+                from_peers(&own, &trust(), &others),
+            ] {
+                let mut settings = own.clone();
+                settings.apply(&changes).unwrap();
+                assert_eq!(settings.text("p2p", "persistent_peers"), wanted);
+            }
+        }
+    }
+
+    #[test]
+    fn changes_are_shown_with_their_values_but_for_addresses_with_keys() {
+        let own = Settings::parse("[p2p]\npex = true\n").unwrap();
+        let trust = Trust {
+            servers: vec!["https://rpc.example/KEY".to_owned()],
+            ..trust()
+        };
+        let shown: Vec<String> = from_peers(&own, &trust, &[]).iter().map(shown).collect();
+        assert!(
+            shown.contains(&"statesync.enable = true".to_owned()),
+            "{shown:?}"
+        );
+        assert!(!shown.concat().contains("KEY"), "{shown:?}");
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::Join;
+use super::chain::Chain;
 use super::follow::{Goal, sync_failed};
 use super::ladder::Setback;
 use super::node::{Happened, app_in_the_way};
@@ -51,7 +52,8 @@ impl Join {
     /// begins by itself, asked, and stopped. Nothing when it has no block.
     async fn probe(&mut self) -> Result<Option<u64>, Failure> {
         self.reporter.phase("looking how far the node is");
-        let trust = self.chain.trust_below_tip().await?;
+        let trust = self.patiently(Chain::trust_below_tip).await;
+        let trust = trust.map_err(|setback| setback.failure)?;
         let doors = self.node.doors();
         let peer_id = self.peer_id.to_string();
         let reporter = self.reporter.clone();
@@ -68,9 +70,9 @@ impl Join {
     /// CometBFT's own state sync from its own peers.
     pub(super) async fn by_peers(&mut self) -> Result<u64, Setback> {
         self.enter("state sync from peers").await;
-        let trust = self.chain.trust_below_tip().await;
-        let trust = trust.map_err(Setback::rung)?;
-        let change = |own: &Settings| overlay::from_peers(own, &trust);
+        let trust = self.patiently(Chain::trust_below_tip).await?;
+        let others = self.or_interrupted(self.others()).await?;
+        let change = |own: &Settings| overlay::from_peers(own, &trust, &others);
         let rpc = self.start_with(change).await?;
         let status = self.first_status(&rpc).await?;
         if status.height == 0 {
@@ -87,7 +89,9 @@ impl Join {
     /// All blocks.
     pub(super) async fn by_blocks(&mut self) -> Result<u64, Setback> {
         self.enter("block sync from the first block").await;
-        let rpc = self.start_with(overlay::from_blocks).await?;
+        let others = self.or_interrupted(self.others()).await?;
+        let change = |own: &Settings| overlay::from_blocks(own, &others);
+        let rpc = self.start_with(change).await?;
         let status = self.first_status(&rpc).await?;
         let goal = Goal {
             above: status.height,
@@ -116,7 +120,13 @@ impl Join {
         // empty is emptied.
         if self.node.journal.window && self.saw_empty {
             let with_app = self.node.can_empty_app().await;
-            self.node.empty(with_app).map_err(Setback::everything)?;
+            self.node
+                .empty(
+                    with_app,
+                    "the last restore did not come to an end",
+                    &reporter,
+                )
+                .map_err(Setback::everything)?;
         }
         self.start().await.map_err(Setback::rung)?;
         self.node.own_rpc().map_err(Setback::everything)

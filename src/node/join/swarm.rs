@@ -1,6 +1,9 @@
 //! The first rung: a snapshot of the swarm, fed by the local peer.
 
+use std::path::Path;
 use std::time::Duration;
+
+use futures::future::join;
 
 use super::Join;
 use super::chain::Extent;
@@ -8,7 +11,7 @@ use super::follow::{Goal, sync_failed};
 use super::ladder::{Kind, Setback};
 use super::node::{Happened, app_in_the_way};
 use super::overlay;
-use crate::comet::rpc::Rpc;
+use crate::comet::rpc::{AppState, NodeStatus, Rpc};
 use crate::comet::settings::Settings;
 use crate::comet::sign::Sign;
 use crate::node::command::{
@@ -73,11 +76,10 @@ impl Join {
         let patience = self.options.patience;
         let waited = self.chain.wait_for(chosen.height, patience);
         self.or_interrupted(waited).await?.map_err(Setback::rung)?;
+        let height = chosen.height;
         let trust = self
-            .chain
-            .trust_for(chosen.height)
-            .await
-            .map_err(disagreement)?;
+            .patiently(async |chain| chain.trust_for(height).await)
+            .await?;
         self.check_app_hash(&chosen).await?;
         self.check_disk(&chosen)?;
 
@@ -136,7 +138,11 @@ impl Join {
             }
             let here = own.iter().find(|one| one.manifest == *wanted);
             if let Some(here) = here.filter(|one| one.complete) {
-                return Ok(here.into());
+                let next = here.height.saturating_add(1);
+                return match extent.filter(|extent| next < extent.oldest) {
+                    Some(extent) => Err(Setback::rung(block_is_gone(next, extent.oldest))),
+                    None => Ok(here.into()),
+                };
             }
             return self
                 .fetch(FetchTarget::Manifest(wanted.clone()), least, None)
@@ -181,21 +187,19 @@ impl Join {
             Outcome::Shown(shown) => shown,
             _ => return Err(Setback::rung(Failure::other_answer())),
         };
-        let agreed = self.chain.app_hash_after(chosen.height).await;
-        let agreed = agreed.map_err(disagreement)?;
-        if shown
-            .app_hash
-            .is_some_and(|hash| hash.eq_ignore_ascii_case(&agreed))
-        {
-            return Ok(());
-        }
+        let height = chosen.height;
+        let agreed = self
+            .patiently(async |chain| chain.app_hash_after(height).await)
+            .await?;
+        let problem = match shown.app_hash {
+            Some(hash) if hash.eq_ignore_ascii_case(&agreed) => return Ok(()),
+            Some(_) => format!("is not of the state that the chain has at height {height}"),
+            None => "carries no application hash, so nothing can confirm it".to_owned(),
+        };
         Err(Setback::snapshot(
             Failure::new(
                 FailureCode::Verification,
-                format!(
-                    "{} is not of the state that the chain has at height {}",
-                    chosen.manifest, chosen.height
-                ),
+                format!("{} {problem}", chosen.manifest),
             )
             .hint("`snapswarm delete` removes it; take another snapshot"),
         ))
@@ -266,38 +270,33 @@ impl Join {
     /// The application writes its state where the node's data is, and CometBFT keeps
     /// the chunks in its temporary folder meanwhile.
     fn check_disk(&mut self, chosen: &Chosen) -> Result<(), Setback> {
-        let data = self.node.data();
         let needed = chosen.bytes;
-        let short = |available: u64| {
-            Setback::everything(
+        let check = |folder: &Path, needed: u64| match free_bytes(folder) {
+            Some(available) if available < needed => Err(Setback::everything(
                 Failure::new(
                     FailureCode::Storage,
                     format!(
                         "the disk of {} has {available} bytes, and the snapshot of height {} needs \
                          about {needed}",
-                        data.display(),
+                        folder.display(),
                         chosen.height
                     ),
                 )
                 .hint("free some space; what was downloaded stays, and the same command goes on"),
-            )
+            )),
+            _ => Ok(()),
         };
-        let Some(available) = free_bytes(&data) else {
-            return Ok(());
-        };
-        if available < needed {
-            return Err(short(available));
+        for folder in self.node.filled_folders() {
+            check(&folder, needed)?;
         }
         let temporary = std::env::temp_dir();
-        if free_bytes(&temporary).is_some_and(|free| free < needed) {
-            if available < needed.saturating_mul(2) {
-                return Err(short(available));
-            }
+        if check(&temporary, needed).is_err() {
+            check(&self.node.data(), needed.saturating_mul(2))?;
             self.reporter.note(format!(
                 "{} is too small for the chunks; CometBFT keeps them beside its data",
                 temporary.display()
             ));
-            self.node.use_own_temporary().map_err(Setback::everything)?;
+            self.node.use_own_temporary();
         }
         Ok(())
     }
@@ -318,15 +317,18 @@ impl Join {
             };
             let problem = match status {
                 Ok(status) if status.height > 0 => return Ok(Condition::Following(status.height)),
-                Ok(_) => match self.app_height(rpc).await {
-                    Some(height) if height > 0 => Err(app_in_the_way(height)),
-                    _ => return Ok(Condition::Empty),
+                Ok(status) => match rpc.app_state().await {
+                    Ok(app) if app.height > 0 => Err(app_in_the_way(app.height)),
+                    app => {
+                        self.compare_versions(&status, app.ok(), chosen).await;
+                        return Ok(Condition::Empty);
+                    }
                 },
                 Err(failure) => Ok(failure),
             };
             self.node.stop().await;
             let can_empty_app = self.node.can_empty_app().await;
-            match problem {
+            let why = match problem {
                 Err(in_the_way) if !can_empty_app => return Err(in_the_way),
                 Ok(failure) if !was_cut_off || !is_half_restored(&failure) => {
                     return Err(Setback::rung(failure));
@@ -337,22 +339,48 @@ impl Join {
                         "the node does not start with an empty state",
                     )));
                 }
-                _ => {}
-            }
+                Err(in_the_way) => in_the_way.failure.message,
+                Ok(_) => "an earlier restore was cut off before the first block".to_owned(),
+            };
             repairs += 1;
-            self.reporter.note(
-                "an earlier restore was cut off before the first block: the node is emptied and \
-                 restored again",
-            );
             self.node
-                .empty(can_empty_app)
+                .empty(can_empty_app, &why, &reporter)
                 .map_err(Setback::everything)?;
         }
     }
 
-    /// Where the application is; nothing when it cannot be asked now.
-    async fn app_height(&self, rpc: &Rpc) -> Option<u64> {
-        Some(rpc.app_state().await.ok()?.height)
+    /// Tells of versions that may not go together. An application may know its own only
+    /// after the restore, so that nothing is decided here.
+    async fn compare_versions(&self, node: &NodeStatus, app: Option<AppState>, chosen: &Chosen) {
+        let chain = &self.chain;
+        let asked = self.or_interrupted(join(chain.version(), chain.header_after(chosen.height)));
+        let Ok((version, after)) = asked.await else {
+            return;
+        };
+        let series = |version: &str| version.split('.').take(2).map(str::to_owned).collect();
+        if let Some(version) = version {
+            let (own, theirs): (Vec<String>, Vec<String>) =
+                (series(&node.version), series(&version));
+            if own != theirs {
+                self.reporter.note(format!(
+                    "the node runs CometBFT {}, and the chain's {version}: blocks of one may be \
+                     refused by the other",
+                    node.version
+                ));
+            }
+        }
+        let own = app.map_or(0, |app| app.app_version);
+        if let Some(after) = after
+            && own != 0
+            && own != after.app_version
+        {
+            self.reporter.note(format!(
+                "the application says that it is of version {own}, and the blocks after height {} \
+                 are of version {}: if it still says so after the restore, CometBFT refuses it; \
+                 install the application's release for that height",
+                chosen.height, after.app_version
+            ));
+        }
     }
 
     /// Feeds the running node until its application has the state.
@@ -445,6 +473,14 @@ impl Circles {
     }
 }
 
+fn block_is_gone(next: u64, oldest: u64) -> Failure {
+    Failure::new(
+        FailureCode::NotFound,
+        format!("the endpoints keep blocks from {oldest} on, and the node would need block {next}"),
+    )
+    .hint("take a newer snapshot, or name an endpoint with a longer history")
+}
+
 /// The oldest snapshot that can still be followed by block sync.
 fn oldest_usable(extent: Extent) -> u64 {
     match extent.oldest {
@@ -460,13 +496,4 @@ fn is_half_restored(failure: &Failure) -> bool {
     ["inconsistent state", "height mismatch"]
         .iter()
         .any(|words| failure.message.contains(words))
-}
-
-/// Endpoints that contradict each other end everything: no rung can do without trust
-/// in the chain, and somebody is lying.
-fn disagreement(failure: Failure) -> Setback {
-    match failure.code {
-        FailureCode::Verification => Setback::everything(failure),
-        _ => Setback::rung(failure),
-    }
 }
