@@ -62,8 +62,8 @@ fn one_of_two_is_away_for_a_moment(network: &Network) {
 
 fn two_names_of_one_node_are_one(network: &Network) {
     let joiner = network.joiner("twice");
-    let url = &network.validator.rpc_url;
-    let urls = format!("{url},{}", url.replace("127.0.0.1", "localhost"));
+    let other_name = Gate::before(&network.validator.rpc_url).url();
+    let urls = format!("{},{other_name}", network.validator.rpc_url);
     let ended = joiner.join(network, &["--chain-rpc", &urls]);
     assert_eq!(ended.code, Some(2), "{}", ended.ran.stderr());
     assert!(ended.ran.stderr().contains("are one node"));
