@@ -19,7 +19,10 @@ pub enum Sign {
     /// A snapshot is offered to the application.
     Offered,
     /// A chunk was handed to the application, whatever its answer.
-    Applied,
+    Applied {
+        /// How many the snapshot has; 0 where the log does not tell.
+        of: u32,
+    },
     /// This snapshot will not be tried again.
     Rejected(String),
 }
@@ -34,7 +37,9 @@ const SENTENCES: [(&str, Make); 12] = [
     ("Failed to switch to block sync", Sign::Failed),
     ("Snapshot restored", |_| Sign::Restored),
     ("Offering snapshot to ABCI app", |_| Sign::Offered),
-    ("Applied snapshot chunk to ABCI app", |_| Sign::Applied),
+    ("Applied snapshot chunk to ABCI app", |line| Sign::Applied {
+        of: total(&line),
+    }),
     ("Snapshot rejected", Sign::Rejected),
     ("Snapshot format rejected", Sign::Rejected),
     ("Snapshot senders rejected", Sign::Rejected),
@@ -53,9 +58,34 @@ impl Sign {
     }
 }
 
+/// The number behind `total`, in every form of log.
+fn total(line: &str) -> u32 {
+    let Some((_, behind)) = line.split_once("total") else {
+        return 0;
+    };
+    // Quotes, a sign, colours.
+    let number = behind.trim_start_matches(|c: char| "\"=: ".contains(c));
+    let number = number.strip_prefix("[0m").unwrap_or(number);
+    let end = number.find(|c: char| !c.is_ascii_digit());
+    number[..end.unwrap_or(number.len())].parse().unwrap_or(0)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_chunk_is_told_with_how_many_there_are() {
+        for line in [
+            "I[x] Applied snapshot chunk to ABCI app   module=statesync chunk=3 total=17",
+            "{\"chunk\":3,\"total\":17,\"message\":\"Applied snapshot chunk to ABCI app\"}",
+            "\u{1b}[32mINF\u{1b}[0m Applied snapshot chunk to ABCI app chunk=3 \u{1b}[36mtotal=\u{1b}[0m17",
+        ] {
+            assert_eq!(Sign::of(line), Some(Sign::Applied { of: 17 }));
+        }
+        let short = "Applied snapshot chunk to ABCI app";
+        assert_eq!(Sign::of(short), Some(Sign::Applied { of: 0 }));
+    }
 
     #[test]
     fn signs_are_found_in_every_form_of_log() {

@@ -87,10 +87,16 @@ const FAULTS: &[Fault] = &[
         expected: synced(SWARM, 0, "State sync failed"),
     },
     Fault {
-        name: "the application asks for the same bytes without end",
-        script: "apply=retry-forever@1x1200",
+        name: "the application asks for the same bytes for a while",
+        script: "apply=retry-forever@1x500",
         arguments: &[],
         expected: synced(SWARM, 0, ""),
+    },
+    Fault {
+        name: "the application asks for the same bytes without end",
+        script: "apply=retry-forever@1",
+        arguments: &[],
+        expected: synced(BLOCKS, 8, "goes round in circles"),
     },
     Fault {
         name: "the application dies while it restores",
@@ -144,6 +150,12 @@ const FAULTS: &[Fault] = &[
         name: "endpoints that disagree",
         script: "",
         arguments: &["--chain-rpc", "VALIDATOR,LIAR"],
+        expected: failed(4, "the RPC endpoints disagree"),
+    },
+    Fault {
+        name: "endpoints that disagree, the liar first",
+        script: "",
+        arguments: &["--chain-rpc", "LIAR,VALIDATOR"],
         expected: failed(4, "the RPC endpoints disagree"),
     },
     Fault {

@@ -14,6 +14,7 @@
 //! | `journal` | what a killed join has to undo or to go on with |
 //! | `ladder` | what follows a setback |
 //! | `swarm`, `rungs` | the ways to the state |
+//! | `circles` | a restore that comes to no end |
 //! | `follow` | normal peers, first block, tip |
 //! | `end` | own settings back; leaving, or staying as supervisor |
 //!
@@ -33,6 +34,7 @@
 //!   removed only in the folder that the person named for it.
 
 mod chain;
+mod circles;
 mod end;
 mod follow;
 mod journal;

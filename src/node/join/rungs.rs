@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::Join;
 use super::chain::Chain;
+use super::circles::Circles;
 use super::follow::{Goal, sync_failed};
 use super::ladder::Setback;
 use super::node::{Happened, app_in_the_way};
@@ -15,9 +16,6 @@ use crate::node::command::{Failure, FailureCode};
 
 /// A node that has blocks may replay them into its application before it answers.
 const RPC_PATIENCE: Duration = Duration::from_secs(600);
-/// A restore from peers takes at most so many times the patience: an application that
-/// asks for the same again and again moves, too.
-const RESTORE_PATIENCES: u32 = 20;
 /// Between two looks.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
@@ -146,8 +144,8 @@ impl Join {
         self.saw_empty = true;
         self.node.journal.window = true;
         self.node.save().map_err(Setback::everything)?;
-        let (begun, mut moved_at) = (Instant::now(), Instant::now());
-        let longest = self.options.patience * RESTORE_PATIENCES;
+        let mut moved_at = Instant::now();
+        let mut circles = Circles::default();
         self.reporter
             .phase("waiting for a snapshot of CometBFT's peers");
         loop {
@@ -160,16 +158,21 @@ impl Join {
                     Happened::Said(Sign::Failed(why)) => {
                         return Err(self.node.or_crash(sync_failed(&why)).await);
                     }
-                    Happened::Said(Sign::Applied | Sign::Offered) => moved_at = Instant::now(),
                     Happened::Said(Sign::Restored) => return Ok(()),
                     Happened::Said(Sign::Rejected(why)) => self.reporter.note(why),
+                    Happened::Said(sign) => {
+                        moved_at = Instant::now();
+                        if let Some(failure) = circles.see(&sign) {
+                            return Err(Setback::rung(failure));
+                        }
+                    }
                 },
                 () = tokio::time::sleep(LOOK_EVERY) => {}
             }
             if rpc.app_state().await.is_ok_and(|app| app.height > 0) {
                 return Ok(());
             }
-            if moved_at.elapsed() >= self.options.patience || begun.elapsed() >= longest {
+            if moved_at.elapsed() >= self.options.patience {
                 let seconds = self.options.patience.as_secs();
                 return Err(Setback::rung(
                     Failure::new(

@@ -7,6 +7,7 @@ use futures::future::join;
 
 use super::Join;
 use super::chain::Extent;
+use super::circles::Circles;
 use super::follow::{Goal, sync_failed};
 use super::ladder::{Kind, Setback};
 use super::node::{Happened, app_in_the_way};
@@ -30,19 +31,12 @@ const SPARE_BLOCKS: u64 = 15;
 const RPC_PATIENCE: Duration = Duration::from_secs(120);
 /// A node that was cut off in a restore is emptied and restored again so often.
 const MAX_REPAIRS: u32 = 2;
-/// Chunks handed to the application beyond the snapshot's own before that counts as
-/// going round in circles.
-const SPARE_APPLIES: u32 = 1000;
-/// Offers of one snapshot to the application, likewise.
-const MAX_OFFERS: u32 = 20;
-
 /// What is fed.
 #[derive(Clone, Debug)]
 pub(super) struct Chosen {
     pub(super) manifest: String,
     pub(super) height: u64,
     pub(super) bytes: u64,
-    pub(super) chunks: u32,
 }
 
 impl From<&SnapshotSummary> for Chosen {
@@ -51,7 +45,6 @@ impl From<&SnapshotSummary> for Chosen {
             manifest: found.manifest.clone(),
             height: found.height,
             bytes: found.bytes,
-            chunks: found.chunks,
         }
     }
 }
@@ -398,11 +391,11 @@ impl Join {
             let asker = self.asker.clone();
             let feeding = asker.ask(command, enough.clone());
             tokio::pin!(feeding);
-            let mut circles = Circles::of(chosen);
+            let mut circles = Circles::default();
             loop {
                 tokio::select! {
                     fed = &mut feeding => break fed.map(drop).map_err(Setback::snapshot),
-                    happened = self.node.happens() => if let Some(setback) = circles.see(happened) {
+                    happened = self.node.happens() => if let Some(setback) = refusal(happened, &mut circles) {
                         let setback = self.node.or_crash(setback).await;
                         // The local peer is let go before anything else is done.
                         enough.cancel();
@@ -419,57 +412,19 @@ impl Join {
     }
 }
 
-/// Notices a restore that goes round in circles: an application that answers RETRY
-/// without end is handed the same bytes again at once, and nobody else sees it.
-struct Circles {
-    chunks: u32,
-    applied: u32,
-    offered: u32,
-}
-
-impl Circles {
-    fn of(chosen: &Chosen) -> Self {
-        Self {
-            chunks: chosen.chunks,
-            applied: 0,
-            offered: 0,
-        }
-    }
-
-    /// Why the restore cannot come to an end, when that is clear.
-    fn see(&mut self, happened: Happened) -> Option<Setback> {
-        match happened {
-            Happened::Ended(failure) => return Some(Setback::crash(failure)),
-            Happened::Said(Sign::Failed(why)) => return Some(sync_failed(&why)),
-            Happened::Said(Sign::Rejected(why)) => {
-                return Some(Setback::snapshot(
-                    Failure::new(
-                        FailureCode::Failed,
-                        format!("the node does not take the snapshot: {why}"),
-                    )
-                    .hint(
-                        "its application or its light client refused it: the node's log says more",
-                    ),
-                ));
-            }
-            Happened::Said(Sign::Applied) => self.applied = self.applied.saturating_add(1),
-            Happened::Said(Sign::Offered) => self.offered = self.offered.saturating_add(1),
-            Happened::Said(Sign::Restored) => {}
-        }
-        let most = self.chunks.saturating_mul(2).saturating_add(SPARE_APPLIES);
-        (self.applied > most || self.offered > MAX_OFFERS).then(|| {
-            Setback::snapshot(
-                Failure::new(
-                    FailureCode::Failed,
-                    format!(
-                        "the application goes round in circles: it was offered the snapshot {} \
-                         times and handed {} chunks of {}",
-                        self.offered, self.applied, self.chunks
-                    ),
-                )
-                .hint("it answers RETRY again and again: its own log may say why"),
+/// Why the snapshot that is fed is not restored, when the node says so.
+fn refusal(happened: Happened, circles: &mut Circles) -> Option<Setback> {
+    match happened {
+        Happened::Ended(failure) => Some(Setback::crash(failure)),
+        Happened::Said(Sign::Failed(why)) => Some(sync_failed(&why)),
+        Happened::Said(Sign::Rejected(why)) => Some(Setback::snapshot(
+            Failure::new(
+                FailureCode::Failed,
+                format!("the node does not take the snapshot: {why}"),
             )
-        })
+            .hint("its application or its light client refused it: the node's log says more"),
+        )),
+        Happened::Said(sign) => circles.see(&sign).map(Setback::snapshot),
     }
 }
 
