@@ -1,6 +1,5 @@
 //! What a join tells before it begins, or instead of going on.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -103,15 +102,7 @@ async fn every_provider_lies(network: &Network) {
     let rpc = network.validator.rpc();
     let app_hash = rpc.app_hash_after(height).await.unwrap();
     let manifest = Arc::new(manifest(height, app_hash));
-    let lies = manifest.chunk_indexes().map(|index| {
-        let chunk = manifest.unique_chunk(manifest.unique_at(index));
-        (chunk.id, Bytes::from(vec![0; chunk.size as usize]))
-    });
-    let library = FalseLibrary {
-        manifest: manifest.clone(),
-        chunks: BTreeMap::from_iter(lies),
-        claimed_height: None,
-    };
+    let library = FalseLibrary::of_zeros(manifest);
     let joiner = network.joiner("lied-to");
     let liar = tokio::task::spawn_blocking(move || Liar::start(library, &[]));
     let liar = liar.await.unwrap();

@@ -34,11 +34,11 @@ impl Join {
             self.node.stop().await;
         } else if rung == Some(Rung::Swarm) {
             self.node.stop_comet().await;
+            self.node.use_usual_temporary();
         }
         self.node.put_settings_back(&reporter)?;
         self.node.journal = Default::default();
         self.node.save()?;
-        self.node.use_usual_temporary();
         // Whoever stops the join now is not made to wait for it.
         let _ = self.or_interrupted(self.tell_of_missing_peers()).await;
         if !self.options.exit_when_synced && rung == Some(Rung::Swarm) {
