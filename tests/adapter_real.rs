@@ -6,6 +6,8 @@
 mod comet_nodes;
 #[path = "support/comet_tools.rs"]
 mod comet_tools;
+#[path = "support/small_disk.rs"]
+mod small_disk;
 mod support;
 
 use std::io::{BufRead, BufReader};
@@ -16,6 +18,7 @@ use base64::prelude::{BASE64_STANDARD, Engine as _};
 use comet_nodes::{CometNode, NodePlan, wait_until};
 use comet_tools::comet_tools;
 use serde_json::Value;
+use small_disk::{fill, small_disk};
 use support::{Home, kill};
 use toml::Table;
 
@@ -200,4 +203,59 @@ async fn a_chain_behind_adapters_is_harvested_served_and_joined_whatever_becomes
     follows(&hasty, &validator, height).await;
     assert!(own.has_logged("a snapshot that CometBFT offers waits"));
     assert!(fetching.wait().unwrap().success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_chain_goes_on_with_a_full_disk_with_another_daemon_and_without_its_store() {
+    let folder = tempfile::tempdir().unwrap();
+    let provider = Home::new();
+    let Some(_unmount) = small_disk(provider.path(), "24m") else {
+        return;
+    };
+    let daemon = provider.start::<_, &str>([]);
+    let mut validator = CometNode::validator(
+        &comet_tools(),
+        &folder.path().join("v"),
+        CHAIN,
+        plan(Table::new()),
+    );
+    let app = validator.start_app();
+    let adapter = Adapter::start(&provider, &app, &[]);
+    validator.start_before(&adapter.listen);
+    validator.wait_for_height(1).await;
+    validator.write_state(5, 200_000).await;
+    let taken = async |above: u64| {
+        wait_until("a snapshot that the daemon took", async || {
+            harvested(&provider, 1).is_some_and(|(_, height)| height > above)
+        })
+        .await;
+        harvested(&provider, 1).unwrap().1
+    };
+    let first = taken(0).await;
+    let goes_on = async || {
+        let now = validator.rpc().status().await.unwrap().height;
+        // Two snapshots of the application later.
+        validator.wait_for_height(now + 11).await;
+    };
+
+    let filler = provider.path().join("filler");
+    fill(&filler);
+    goes_on().await;
+    let before = query(&validator, "/snapshots").await;
+    assert!(before["snapshots"].as_array().is_some(), "{before}");
+    std::fs::remove_file(&filler).unwrap();
+    let second = taken(first + 5).await;
+
+    // Another one takes the place of the first.
+    kill(daemon.pid(), nix::sys::signal::Signal::SIGKILL);
+    goes_on().await;
+    drop(daemon);
+    let daemon = provider.start::<_, &str>([]);
+    taken(second + 5).await;
+
+    drop(daemon);
+    std::fs::remove_dir_all(provider.path().join("snapshots")).unwrap();
+    goes_on().await;
+    let none = query(&validator, "/snapshots").await;
+    assert_eq!(none["snapshots"].as_array().unwrap().len(), 0, "{none}");
 }

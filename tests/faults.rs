@@ -14,7 +14,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use nix::sys::signal::Signal;
-use small_disk::small_disk;
+use small_disk::{fill, small_disk};
 use support::{Home, chunk_folder, eventually, kill, load_in, run_in, start_in, wait};
 
 const CHAIN: &str = "fault-chain";
@@ -401,21 +401,6 @@ fn has_whole(home: &Path, cid: &str) {
     let line = lines.find(|line| line["manifest"] == cid);
     assert_eq!(line.unwrap()["complete"], true, "{listed}");
     run_in(home, ["verify", cid]).ok();
-}
-
-/// Writes a file until the disk is full.
-fn fill(path: &Path) {
-    let mut file = File::create(path).unwrap();
-    // The last bytes fit only in small parts.
-    for part in [1 << 20, 4096, 1] {
-        let part = vec![0; part];
-        let full = loop {
-            if let Err(full) = file.write_all(&part) {
-                break full;
-            }
-        };
-        assert_eq!(full.kind(), ErrorKind::StorageFull);
-    }
 }
 
 fn flip_a_byte(file: &Path, at: u64) {

@@ -1,5 +1,9 @@
 //! A disk that is soon full.
 
+#![allow(dead_code)] // each test file uses its own part
+
+use std::fs::File;
+use std::io::{ErrorKind, Write};
 use std::path::Path;
 use std::process::Command;
 
@@ -30,5 +34,20 @@ pub struct Unmount<'a>(&'a Path);
 impl Drop for Unmount<'_> {
     fn drop(&mut self) {
         let _ = Command::new("umount").arg(self.0).status();
+    }
+}
+
+/// Writes a file until the disk is full.
+pub fn fill(path: &Path) {
+    let mut file = File::create(path).expect("a file");
+    // The last bytes fit only in small parts.
+    for part in [1 << 20, 4096, 1] {
+        let part = vec![0; part];
+        let full = loop {
+            if let Err(full) = file.write_all(&part) {
+                break full;
+            }
+        };
+        assert_eq!(full.kind(), ErrorKind::StorageFull);
     }
 }
