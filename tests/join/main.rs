@@ -76,13 +76,24 @@ async fn an_empty_node_gets_to_the_tip_and_stays_there_with_its_own_settings() {
     assert!(joiner.is_as_it_was());
 }
 
-/// The process that listens at the joiner's RPC.
+/// The joiner's CometBFT.
 fn node_of(joiner: &network::Joiner) -> u32 {
-    let home = joiner.node.home.to_str().unwrap().to_owned();
+    process_of("cometbft", &joiner.node.home)
+}
+
+/// The joiner's application.
+fn app_of(joiner: &network::Joiner) -> u32 {
+    process_of(scripted_app::SCRIPTED_APP, &joiner.app_data())
+}
+
+/// The process of a program that was told a folder, not the shell that keeps it.
+fn process_of(program: &str, folder: &std::path::Path) -> u32 {
+    let folder = folder.to_str().unwrap();
     let is_it = |entry: &std::fs::DirEntry| {
         let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
         let line = String::from_utf8_lossy(&line).into_owned();
-        line.contains(&home) && line.contains("cometbft") && !line.contains("join")
+        let own = line.split('\0').next().unwrap_or_default();
+        own.ends_with(program) && line.contains(folder)
     };
     let processes = std::fs::read_dir("/proc").unwrap();
     let found = processes.map_while(Result::ok).find(is_it).unwrap();

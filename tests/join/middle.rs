@@ -8,12 +8,13 @@ use snapswarm::comet::peer::{ChunkSource, FeedSettings, Identity, Stop, feed};
 use snapswarm::snapshot::Offer;
 
 use crate::network::{CHAIN, Joiner, Network, Running};
-use crate::{node_of, support};
+use crate::{app_of, node_of, support};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_gets_to_the_tip_whatever_dies_or_pushes_in_the_middle() {
     let network = Network::start().await;
     cometbft_dies(&network);
+    the_application_dies_later(&network);
     an_intruder_pushes(&network);
     the_provider_vanishes(network);
 }
@@ -30,6 +31,19 @@ fn cometbft_dies(network: &Network) {
     assert_eq!(said["rung"], "swarm", "{said}");
     let why = said["steps"][0]["why"].as_str().unwrap();
     assert!(why.contains("CometBFT has ended by itself"), "{why}");
+    assert!(joiner.is_as_it_was());
+}
+
+/// The node has its state: it is started again, and nothing is restored twice.
+fn the_application_dies_later(network: &Network) {
+    let joiner = network.joiner("later");
+    let mut join = Running::start(joiner.command(network, &[]));
+    join.wait_for("the first block after the snapshot is stored");
+    support::kill(app_of(&joiner), Signal::SIGKILL);
+    let said = join.finish(0);
+    assert_eq!(said["rung"], "swarm", "{said}");
+    assert_eq!(said["steps"].as_array().unwrap().len(), 0, "{said}");
+    assert_eq!(joiner.app_log().matches("offer ").count(), 1);
     assert!(joiner.is_as_it_was());
 }
 
