@@ -3,26 +3,40 @@
 //!
 //! `cargo bench --bench abci [-- ROUNDS]`
 //!
-//! The application answers at once, as CometBFT's Go server does: at Flush. *CheckTx*
-//! is one transaction of 250 bytes and a Flush, ten thousand times a round; *block* is
-//! one FinalizeBlock of 10,000 transactions of 250 bytes, answered with 10,000
-//! results. Rounds of both ways take turns. Compare inside one run.
+//! The application answers at Flush, as CometBFT's Go server does. *CheckTx* is one
+//! transaction of 250 bytes and a Flush, ten thousand times a round; *block* is one
+//! FinalizeBlock of 10,000 transactions of 250 bytes, answered with 10,000 results by
+//! an application that does nothing else; *signed block* is the same with one that
+//! verifies an ed25519 signature in each transaction, the least that an application
+//! with accounts does. Rounds of both ways take turns. Compare inside one run.
 
-use std::io::{BufReader, Read, Write};
+#[path = "../tests/support/adapter.rs"]
+mod adapter;
+#[path = "../testnet/app/frame.rs"]
+mod frame;
+#[path = "../tests/support/mod.rs"]
+mod support;
+
+use std::io::{BufReader, Write};
 use std::net::{TcpListener, TcpStream};
-use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use adapter::Adapter;
 use anyhow::{Context, Result};
 use bytes::Bytes;
+use ed25519_consensus::{SigningKey, VerificationKey};
 use prost::Message;
 use tendermint_proto::v0_38::abci::{
     ExecTxResult, Request, RequestCheckTx, RequestFinalizeBlock, RequestFlush, Response,
     ResponseCheckTx, ResponseFinalizeBlock, ResponseFlush, request, response,
 };
 
+use frame::read_frame;
+use support::Home;
+
 const CALLS: usize = 10_000;
 const BLOCKS: usize = 10;
+const SIGNED_BLOCKS: usize = 2;
 const TXS: usize = 10_000;
 const TX_BYTES: usize = 250;
 
@@ -31,19 +45,22 @@ fn main() -> Result<()> {
         .find_map(|word| word.parse().ok())
         .unwrap_or(5);
     let app = application()?;
-    let home = tempfile::tempdir()?;
-    let adapter = Adapter::start(home.path(), &app)?;
+    let home = Home::new();
+    let adapter = Adapter::start(&home, &app, &[]);
+    let listen = adapter.listen.trim_start_matches("tcp://");
     let mut direct = Figures::default();
     let mut between = Figures::default();
     for _ in 0..rounds {
         direct.measure(&app)?;
-        between.measure(&adapter.address)?;
+        between.measure(listen)?;
     }
     println!("{rounds} rounds            without     with    added");
     row("CheckTx p50", &mut direct.calls, &mut between.calls, 50);
     row("CheckTx p99", &mut direct.calls, &mut between.calls, 99);
     row("block   p50", &mut direct.blocks, &mut between.blocks, 50);
     row("block   p99", &mut direct.blocks, &mut between.blocks, 99);
+    let (direct, between) = (&mut direct.signed_blocks, &mut between.signed_blocks);
+    row("signed block p50", direct, between, 50);
     Ok(())
 }
 
@@ -63,6 +80,7 @@ fn row(name: &str, direct: &mut [Duration], between: &mut [Duration], percent: u
 struct Figures {
     calls: Vec<Duration>,
     blocks: Vec<Duration>,
+    signed_blocks: Vec<Duration>,
 }
 
 impl Figures {
@@ -71,29 +89,64 @@ impl Figures {
         node.set_nodelay(true)?;
         let mut answers = BufReader::new(node.try_clone()?);
         let tx: Bytes = vec![7; TX_BYTES].into();
-        let check = frames(request::Value::CheckTx(RequestCheckTx {
-            tx: tx.clone(),
-            r#type: 0,
-        }));
-        let block = frames(request::Value::FinalizeBlock(RequestFinalizeBlock {
-            txs: vec![tx; TXS],
-            height: 7,
-            ..Default::default()
-        }));
+        let block = |tx: Bytes, height| {
+            frames(request::Value::FinalizeBlock(RequestFinalizeBlock {
+                txs: vec![tx; TXS],
+                height,
+                ..Default::default()
+            }))
+        };
+        let signed_block = block(signed_tx(), SIGNED);
+        let block = block(tx.clone(), 7);
+        let check = frames(request::Value::CheckTx(RequestCheckTx { tx, r#type: 0 }));
         for (call, times, count) in [
             (&check, &mut self.calls, CALLS),
             (&block, &mut self.blocks, BLOCKS),
+            (&signed_block, &mut self.signed_blocks, SIGNED_BLOCKS),
         ] {
             for _ in 0..count {
                 let start = Instant::now();
                 node.write_all(call)?;
-                frame(&mut answers).context("an answer")?;
-                frame(&mut answers).context("an answer to Flush")?;
+                read_frame(&mut answers)?.context("an answer")?;
+                read_frame(&mut answers)?.context("an answer to Flush")?;
                 times.push(start.elapsed());
             }
         }
         Ok(())
     }
+}
+
+/// The height of blocks whose transactions are verified.
+const SIGNED: i64 = 8;
+
+/// Public key, signature and what is signed.
+fn signed_tx() -> Bytes {
+    let key = SigningKey::from([7; 32]);
+    let message = [7; TX_BYTES - 96];
+    let signature = key.sign(&message);
+    [
+        &key.verification_key().to_bytes()[..],
+        &signature.to_bytes(),
+        &message,
+    ]
+    .concat()
+    .into()
+}
+
+/// Nothing when a signature of a signed block is wrong.
+fn verify(request: &[u8]) -> Option<()> {
+    let Some(request::Value::FinalizeBlock(block)) = Request::decode(request).ok()?.value else {
+        return None;
+    };
+    if block.height != SIGNED {
+        return Some(());
+    }
+    block.txs.iter().try_for_each(|tx| {
+        let (key, rest) = tx.split_first_chunk::<32>()?;
+        let (signature, message) = rest.split_first_chunk::<64>()?;
+        let key = VerificationKey::try_from(*key).ok()?;
+        key.verify(&(*signature).into(), message).ok()
+    })
 }
 
 /// A call and a Flush.
@@ -104,21 +157,6 @@ fn frames(value: request::Value) -> Vec<u8> {
         Request { value }.encode_length_delimited_to_vec()
     };
     [frame(value), frame(flush)].concat()
-}
-
-fn frame(from: &mut impl Read) -> Option<Vec<u8>> {
-    let mut len = 0_usize;
-    for shift in (0..).step_by(7) {
-        let mut byte = [0];
-        from.read_exact(&mut byte).ok()?;
-        len |= usize::from(byte[0] & 0x7f) << shift;
-        if byte[0] & 0x80 == 0 {
-            break;
-        }
-    }
-    let mut body = vec![0; len];
-    from.read_exact(&mut body).ok()?;
-    Some(body)
 }
 
 /// An application that answers at Flush; gives its address.
@@ -157,7 +195,7 @@ fn serve(mut stream: TcpStream, [checked, executed, flushed]: &[Vec<u8>; 3]) -> 
     let mut calls = BufReader::with_capacity(64 << 10, stream.try_clone().ok()?);
     let mut waiting = Vec::new();
     loop {
-        let body = frame(&mut calls)?;
+        let body = read_frame(&mut calls).ok()??;
         match body.first()? >> 3 {
             1 => waiting.extend_from_slice(checked),
             2 => {
@@ -166,39 +204,10 @@ fn serve(mut stream: TcpStream, [checked, executed, flushed]: &[Vec<u8>; 3]) -> 
                 waiting.clear();
             }
             8 => waiting.extend_from_slice(checked),
-            _ => waiting.extend_from_slice(executed),
+            _ => {
+                verify(&body)?;
+                waiting.extend_from_slice(executed);
+            }
         }
-    }
-}
-
-/// A running adapter, killed when dropped.
-struct Adapter {
-    child: Child,
-    address: String,
-}
-
-impl Adapter {
-    fn start(home: &std::path::Path, app: &str) -> Result<Self> {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_snapswarm"))
-            .arg("--home")
-            .arg(home)
-            .args(["--json", "adapter", "--app", app, "--listen", "127.0.0.1:0"])
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()?;
-        let mut line = String::new();
-        let mut stdout = BufReader::new(child.stdout.take().context("piped")?);
-        std::io::BufRead::read_line(&mut stdout, &mut line)?;
-        let started: serde_json::Value = serde_json::from_str(&line)?;
-        let listen = started["listen"].as_str().context("an address")?;
-        let address = listen.trim_start_matches("tcp://").to_owned();
-        Ok(Self { child, address })
-    }
-}
-
-impl Drop for Adapter {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }

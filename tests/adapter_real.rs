@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used)]
 
+#[path = "support/adapter.rs"]
+mod adapter;
 #[path = "support/comet_nodes.rs"]
 mod comet_nodes;
 #[path = "support/comet_tools.rs"]
@@ -10,10 +12,10 @@ mod comet_tools;
 mod small_disk;
 mod support;
 
-use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::{Child, Stdio};
+use std::process::Stdio;
 
+use adapter::Adapter;
 use base64::prelude::{BASE64_STANDARD, Engine as _};
 use comet_nodes::{CometNode, NodePlan, wait_until};
 use comet_tools::comet_tools;
@@ -30,43 +32,6 @@ fn plan(settings: Table) -> NodePlan {
         block_ms: 300,
         p2p_rate: 512_000_000,
         settings,
-    }
-}
-
-/// A running `snapswarm adapter`.
-struct Adapter {
-    child: Child,
-    listen: String,
-    log: std::path::PathBuf,
-}
-
-impl Adapter {
-    fn start(home: &Home, app: &str, arguments: &[&str]) -> Self {
-        let log = home.path().join("adapter.log");
-        let mut child = home
-            .command(["adapter", "--app", app, "--listen", "tcp://127.0.0.1:0"])
-            .args(arguments)
-            .stdout(Stdio::piped())
-            .stderr(std::fs::File::create(&log).unwrap())
-            .spawn()
-            .unwrap();
-        let mut line = String::new();
-        let mut stdout = BufReader::new(child.stdout.take().unwrap());
-        stdout.read_line(&mut line).unwrap();
-        let started: Value = serde_json::from_str(&line).unwrap();
-        let listen = started["listen"].as_str().unwrap().to_owned();
-        Self { child, listen, log }
-    }
-
-    fn has_logged(&self, text: &str) -> bool {
-        std::fs::read_to_string(&self.log).unwrap().contains(text)
-    }
-}
-
-impl Drop for Adapter {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 

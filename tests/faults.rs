@@ -7,8 +7,7 @@ mod fake_rpc;
 mod small_disk;
 mod support;
 
-use std::fs::File;
-use std::io::{ErrorKind, Read, Write};
+use std::io::Read;
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Command, Stdio};

@@ -22,9 +22,10 @@
 //! | `calls` | what each call does |
 //! | `state`, `snapshots`, `restore` | the map and its place on disk; snapshots made; one restored |
 //! | `script` | misbehaviour: its grammar and how often |
-//! | `server`, `log` | sockets and frames; lines about the calls |
+//! | `server`, `frame`, `log` | sockets and frames; lines about the calls |
 
 mod calls;
+pub mod frame;
 mod log;
 mod restore;
 mod script;

@@ -245,13 +245,17 @@ impl CometNode {
     pub async fn write_state(&self, values: usize, value_bytes: usize) {
         let client = local_client();
         for number in 0..values {
-            // Values that no compression and no deduplication makes small.
-            let value: String = (0..value_bytes.div_ceil(64))
-                .map(|_| hex::encode(rand::random::<[u8; 32]>()))
-                .collect();
-            let tx = format!("key{number:05}={}", &value[..value_bytes]);
-            self.broadcast(&client, tx.as_bytes()).await;
+            self.write_value(&client, number, value_bytes).await;
         }
+    }
+
+    /// Writes one value, which no compression and no deduplication makes small.
+    pub async fn write_value(&self, client: &reqwest::Client, number: usize, bytes: usize) {
+        let value: String = (0..bytes.div_ceil(64))
+            .map(|_| hex::encode(rand::random::<[u8; 32]>()))
+            .collect();
+        let tx = format!("key{number:05}={}", &value[..bytes]);
+        self.broadcast(client, tx.as_bytes()).await;
     }
 
     async fn broadcast(&self, client: &reqwest::Client, tx: &[u8]) {
@@ -295,7 +299,7 @@ impl CometNode {
     }
 }
 
-fn local_client() -> reqwest::Client {
+pub fn local_client() -> reqwest::Client {
     reqwest::Client::builder().no_proxy().build().unwrap()
 }
 

@@ -17,7 +17,7 @@ use nix::sys::signal::Signal;
 
 use app::Options;
 #[allow(unused_imports)] // likewise
-pub use app::server::read_frame;
+pub use app::frame::read_frame;
 use app::server::{Server, Stop};
 
 /// The program, for command lines.
