@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use comet_nodes::{CometNode, NodePlan, cpu_seconds, wait_until};
+use comet_nodes::{CometNode, NodePlan, wait_until};
 use comet_tools::comet_tools;
 use snapswarm::comet::peer::{
     ChunkSource, FedStats, FeedEvent, FeedSettings, HarvestSettings, Harvester, Identity,
@@ -55,26 +55,6 @@ struct Snapshot {
 impl ChunkSource for Snapshot {
     fn chunk(&self, index: u32) -> io::Result<Bytes> {
         Ok(self.chunks[index as usize].clone())
-    }
-}
-
-impl Snapshot {
-    fn bytes(&self) -> usize {
-        self.chunks.iter().map(Bytes::len).sum()
-    }
-
-    /// The same state in chunks of another size: the e2e application takes any.
-    fn recut(&self, chunk_bytes: usize) -> Self {
-        let whole = self.chunks.concat();
-        let chunks: Vec<Bytes> = whole
-            .chunks(chunk_bytes)
-            .map(Bytes::copy_from_slice)
-            .collect();
-        let offer = Offer {
-            chunks: chunks.len() as u32,
-            ..self.offer.clone()
-        };
-        Self { offer, chunks }
     }
 }
 
@@ -489,102 +469,4 @@ async fn the_wrong_node_and_the_wrong_chain_are_refused_and_a_full_node_is_told_
     let mut source = harvester(&validator);
     let full = blocking(move || source.list().unwrap_err().to_string()).await;
     assert!(full.contains("unconditional_peer_ids"), "{full}");
-}
-
-/// Not a promise but a figure: run it alone, on an idle machine, with
-/// `cargo test --release --test comet_real -- --ignored --nocapture`.
-#[tokio::test(flavor = "multi_thread")]
-#[ignore = "a measurement of a minute that wants the machine for itself"]
-async fn speed_of_harvest_and_feed() {
-    /// The e2e application reads its whole snapshot for each chunk: with a
-    /// large one it is all that a harvest would measure.
-    const HARVEST_MB: usize = 8;
-    const HARVESTS: usize = 25;
-    const FEED_MB: usize = 150;
-    let home = tempfile::tempdir().unwrap();
-    let (validator, snapshot) = validator_with_snapshot(&home.path().join("v"), HARVEST_MB).await;
-    let mut source = harvester(&validator);
-    source.list().unwrap();
-    let bytes = HARVESTS * snapshot.bytes();
-    let (start, own) = (Instant::now(), cpu_seconds("/proc/self/stat"));
-    let theirs = validator.cpu_seconds();
-    let mut source = blocking(move || {
-        for _ in 0..HARVESTS {
-            harvest(&mut source, &snapshot.offer).unwrap();
-        }
-        source
-    })
-    .await;
-    let theirs = validator.cpu_seconds() - theirs;
-    report("harvest", bytes, start.elapsed(), own, theirs);
-
-    validator.write_state(FEED_MB * 5, 200_000).await;
-    let snapshot = blocking(move || {
-        let offer = wait_for_offer(&mut source, FEED_MB as u32);
-        harvest(&mut source, &offer).unwrap()
-    })
-    .await;
-    validator.wait_for_height(snapshot.offer.height + 2).await;
-    for chunk_bytes in [1_000_000, 10_000_000] {
-        let snapshot = snapshot.recut(chunk_bytes);
-        let (offer, bytes) = (snapshot.offer.clone(), snapshot.bytes());
-        let identity = Identity::generate();
-        let us = identity.id().to_string();
-        let settings = p2p_settings(toml::toml! {
-            max_num_inbound_peers = 0
-            unconditional_peer_ids = us
-        });
-        let folder = home.path().join(format!("j{chunk_bytes}"));
-        let mut joining = joiner(&folder, &validator, &offer, settings).await;
-        let feed_settings = FeedSettings {
-            node: joining.address(),
-            listen: None,
-            chain_id: None,
-        };
-        let sent = Arc::new(Mutex::new(Vec::new()));
-        joining.start();
-        let feeding = Feeding::start(
-            feed_settings,
-            &identity,
-            &offer,
-            Arc::new(Timed(snapshot, sent.clone())),
-        );
-        wait_until("the first chunk", async || !sent.lock().unwrap().is_empty()).await;
-        let (own, theirs) = (cpu_seconds("/proc/self/stat"), joining.cpu_seconds());
-        wait_until("the last chunk", async || {
-            let events = feeding.events.lock().unwrap();
-            let sent = events
-                .iter()
-                .filter(|event| matches!(event, FeedEvent::ChunkSent { .. }));
-            sent.count() >= offer.chunks as usize
-        })
-        .await;
-        let took = sent.lock().unwrap()[0].elapsed();
-        let theirs = joining.cpu_seconds() - theirs;
-        report("feed", bytes, took, own, theirs);
-        println!("  in chunks of {chunk_bytes} bytes");
-        let (stats, events) = feeding.end().await;
-        assert_eq!(stats.bytes_sent, bytes as u64, "{events:?}");
-    }
-}
-
-fn report(what: &str, bytes: usize, took: Duration, own: f64, theirs: f64) {
-    let gib = bytes as f64 / f64::from(1 << 30);
-    let own = cpu_seconds("/proc/self/stat") - own;
-    println!(
-        "{what}: {:.0} MB/s, {:.1} CPU s/GiB here, {:.1} in the node",
-        bytes as f64 / took.as_secs_f64() / 1e6,
-        own / gib,
-        theirs / gib,
-    );
-}
-
-/// Notes when chunks are read.
-struct Timed(Snapshot, Arc<Mutex<Vec<Instant>>>);
-
-impl ChunkSource for Timed {
-    fn chunk(&self, index: u32) -> io::Result<Bytes> {
-        self.1.lock().unwrap().push(Instant::now());
-        self.0.chunk(index)
-    }
 }

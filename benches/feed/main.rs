@@ -1,5 +1,5 @@
 //! How fast a node is given its state: by another node, by the local peer, and by the
-//! local peer with the adapter before the application.
+//! local peer with the adapter before the application; and how fast one gives its own.
 //!
 //! `cargo bench --bench feed [-- ROUNDS [MIB]]`
 //!
@@ -8,8 +8,9 @@
 //! application does nothing with them. *native*: the validator's application serves
 //! them. *local peer*: `snapswarm feed` from an archive. *stubs*: the same where
 //! `snapswarm adapter` stands before the application and puts the bytes in. The time is
-//! the application's: from the offer that it accepts to the last chunk. The ways take
-//! turns; compare inside one run.
+//! the application's: from the offer that it accepts to the last chunk. *harvest*: the
+//! local peer takes the snapshot from the validator, chunk by chunk, and keeps nothing.
+//! The ways take turns; compare inside one run.
 
 #[path = "../../tests/support/adapter.rs"]
 mod adapter;
@@ -27,13 +28,14 @@ mod app;
 use std::path::Path;
 use std::process::Stdio;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use adapter::Adapter;
 use anyhow::{Context, Result};
 use comet_nodes::{CometNode, NodePlan, wait_until};
 use comet_tools::comet_tools;
-use snapswarm::comet::peer::Identity;
+use snapswarm::comet::peer::{HarvestSettings, Harvester, Identity, Stop};
+use snapswarm::snapshot::Source;
 use support::{Home, Running};
 use toml::Table;
 
@@ -46,13 +48,14 @@ const CHUNK_BYTES: usize = 10_000_000;
 /// What `join` sets.
 const P2P_RATE: i64 = 512_000_000;
 
-const WAYS: [Way; 3] = [Way::Native, Way::LocalPeer, Way::Stubs];
+const WAYS: [Way; 4] = [Way::Native, Way::LocalPeer, Way::Stubs, Way::Harvest];
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Way {
     Native,
     LocalPeer,
     Stubs,
+    Harvest,
 }
 
 #[tokio::main]
@@ -65,10 +68,13 @@ async fn main() -> Result<()> {
     let mib: usize = numbers.next().unwrap_or(1024);
     let chunks = (mib << 20).div_ceil(CHUNK_BYTES) as u32;
     let bench = Bench::begin(Arc::new(Blob::new(HEIGHT, chunks, CHUNK_BYTES))).await?;
-    let mut times = [const { Vec::new() }; 3];
+    let mut times = [const { Vec::new() }; WAYS.len()];
     for round in 0..rounds {
         for (way, times) in WAYS.into_iter().zip(&mut times) {
-            times.push(bench.restore(way, round).await?);
+            times.push(match way {
+                Way::Harvest => bench.harvest().await?,
+                _ => bench.restore(way, round).await?,
+            });
         }
     }
     let megabytes = bench.blob.bytes() as f64 / 1e6;
@@ -136,7 +142,7 @@ impl Bench {
                 &app.address,
                 &["--chain-id", CHAIN],
             )),
-            Way::Native | Way::LocalPeer => None,
+            _ => None,
         };
         let proxy = adapter
             .as_ref()
@@ -147,13 +153,30 @@ impl Bench {
         let mut node = CometNode::joiner(&tools, &folder, &self.validator, CHAIN, trust, plan);
         node.start_before(proxy);
         let feeding = match way {
-            Way::Native => None,
             Way::LocalPeer | Way::Stubs => Some(self.feed(&node).await?),
+            _ => None,
         };
         wait_until("a restored node", async || app.restored_in().is_some()).await;
         drop((feeding, node, adapter));
         std::fs::remove_dir_all(folder)?;
         app.restored_in().context("restored")
+    }
+
+    /// The validator gives all chunks of its snapshot.
+    async fn harvest(&self) -> Result<Duration> {
+        let settings = HarvestSettings {
+            node: self.validator.address(),
+            chain_id: Some(CHAIN.to_owned()),
+        };
+        let harvesting = tokio::task::spawn_blocking(move || {
+            let mut source = Harvester::new(settings, Identity::generate(), Stop::new());
+            let offers = source.list()?;
+            let mut snapshot = source.open(offers.first().context("an offer")?)?;
+            let began = Instant::now();
+            while snapshot.next_chunk()?.is_some() {}
+            Ok(began.elapsed())
+        });
+        harvesting.await?
     }
 
     /// Whom a joining node has for a peer.

@@ -226,12 +226,6 @@ impl CometNode {
         String::from_utf8_lossy(&log).matches(text).count()
     }
 
-    /// CPU seconds that the process has used.
-    pub fn cpu_seconds(&self) -> f64 {
-        let id = self.process.as_ref().unwrap().0.id();
-        cpu_seconds(&format!("/proc/{id}/stat"))
-    }
-
     pub async fn wait_for_height(&self, height: u64) {
         let rpc = self.rpc();
         wait_until(
@@ -301,20 +295,6 @@ impl CometNode {
 
 pub fn local_client() -> reqwest::Client {
     reqwest::Client::builder().no_proxy().build().unwrap()
-}
-
-/// User and system time in a `/proc/…/stat`, in seconds.
-pub fn cpu_seconds(stat: &str) -> f64 {
-    let text = fs::read_to_string(stat).unwrap();
-    let fields: Vec<&str> = text
-        .rsplit(')')
-        .next()
-        .unwrap()
-        .split_whitespace()
-        .collect();
-    let ticks: u64 = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
-    // USER_HZ is 100 on every Linux in use.
-    ticks as f64 / 100.0
 }
 
 /// Asks again and again, and panics with `what` when the patience ends.
