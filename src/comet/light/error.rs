@@ -133,6 +133,13 @@ impl LightError {
     }
 }
 
+/// A header names others than the one before it announced.
+pub(super) const OTHER_NEXT_VALIDATORS: &str =
+    "its validators are not those that the block before names";
+/// An answer has others than headers name.
+pub(super) const OTHER_VALIDATORS: &str =
+    "the validators that are told for it are not those that headers name";
+
 /// Why a header does not verify, in words.
 pub(super) fn reason(detail: &Detail) -> String {
     match detail {
@@ -140,12 +147,8 @@ pub(super) fn reason(detail: &Detail) -> String {
             "the signatures are for block {}, and it is block {}",
             e.commit_hash, e.header_hash
         ),
-        Detail::InvalidNextValidatorSet(_) => {
-            "its validators are not those that the block before names".to_owned()
-        }
-        Detail::InvalidValidatorSet(_) => {
-            "the validators that are told are not those that it names".to_owned()
-        }
+        Detail::InvalidNextValidatorSet(_) => OTHER_NEXT_VALIDATORS.to_owned(),
+        Detail::InvalidValidatorSet(_) => OTHER_VALIDATORS.to_owned(),
         Detail::InsufficientSignersOverlap(e) => format!(
             "validators with a power of {} of {} signed it, and more than two thirds are needed",
             e.tally.tallied, e.tally.total

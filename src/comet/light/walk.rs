@@ -20,7 +20,7 @@ use tendermint_light_client_verifier::types::{
 use tendermint_light_client_verifier::{ProdVerifier, Verdict, Verifier};
 use time::OffsetDateTime;
 
-use super::error::{Problem, Unable, reason};
+use super::error::{OTHER_NEXT_VALIDATORS, OTHER_VALIDATORS, Problem, Unable, reason};
 use super::keys::{self, Told};
 use super::{Proven, Rules, Trusted};
 use crate::comet::rpc::{HeaderAfter, Validator};
@@ -129,10 +129,7 @@ impl Walk {
                     is_certain: hash.is_some() && hash == named,
                 }))
             }
-            Ok(Told::Verifiable(_)) => {
-                let reason = "the validators that are told are not those that it names";
-                Err(refused(height, reason))
-            }
+            Ok(Told::Verifiable(_)) => Err(refused(height, OTHER_VALIDATORS)),
             Err(reason) => Err(refused(height, format!("its validators have {reason}"))),
         }
     }
@@ -152,9 +149,12 @@ impl Walk {
             };
             let (own, next) = (signed.header.validators_hash, base.next_validators_hash);
             self.forget_sets(&[own, next]);
+            let next_to_base = base.height.value().saturating_add(1);
+            if self.tried == next_to_base && own != next {
+                return Err(refused(self.tried, OTHER_NEXT_VALIDATORS));
+            }
             // Those whom the trusted block names come first: they show whether the
             // chain's keys are of a kind that is verified here.
-            let next_to_base = base.height.value().saturating_add(1);
             if self.tried > next_to_base && !self.sets.contains_key(&next) {
                 return Ok(self.ask_validators(next_to_base, next));
             }
