@@ -225,6 +225,20 @@ fn a_wrong_hash_is_told_after_a_restore_and_no_more_after_a_block() {
 }
 
 #[test]
+fn a_wrong_version_is_told_likewise() {
+    let made = made();
+    let joiner = Joiner::new();
+    let (_app, mut node) = joiner.start("wrong-version");
+    let own = node.info().app_version;
+    assert_eq!(node.restore(&made), Applied::Accept);
+    let info = node.info();
+    assert_eq!(info.app_version, own + 1);
+    assert_eq!(info.last_block_app_hash, made.app_hash);
+    node.block(3, &[]);
+    assert_eq!(node.info().app_version, own);
+}
+
+#[test]
 fn an_application_dies_at_a_chunk_once() {
     let made = made();
     let script = "die-at-apply=1,slow-apply=30";
@@ -477,6 +491,7 @@ fn a_script_that_is_wrong_is_refused_with_the_word_that_is_wrong() {
         "die-at-apply=99999999999",
         "reject-heights=1;",
         "wrong-hash=1",
+        "wrong-version=2",
         "slow-apply=fast",
         "offer=abort,offer=abort",
         "misbehave",

@@ -14,10 +14,9 @@ use crate::node::command::{Failure, FailureCode};
 /// Writes the outcome: one JSON document, or text that ends with a new line.
 pub fn outcome(json: bool, document: &impl Serialize, text: &str) -> Result<(), Failure> {
     if json {
-        let document = serde_json::to_string(document).map_err(|error| Failure {
-            code: FailureCode::Failed,
-            message: format!("the outcome cannot be written as JSON: {error}"),
-            hint: None,
+        let document = serde_json::to_string(document).map_err(|error| {
+            let problem = format!("the outcome cannot be written as JSON: {error}");
+            Failure::new(FailureCode::Failed, problem)
         })?;
         write(&format!("{}\n", text::safe_json(&document)))
     } else {
@@ -28,7 +27,14 @@ pub fn outcome(json: bool, document: &impl Serialize, text: &str) -> Result<(), 
 /// Tells a failure: to scripts on stdout, to people on stderr.
 pub fn failure(json: bool, failure: &Failure) -> ExitCode {
     if json {
-        let document = json!({ "error": failure }).to_string();
+        let Failure {
+            code,
+            message,
+            hint,
+            ..
+        } = failure;
+        let error = json!({ "code": code, "message": message, "hint": hint });
+        let document = json!({ "error": error }).to_string();
         // Nothing can be said about a stdout that is gone but on stderr.
         if let Err(gone) = write(&format!("{}\n", text::safe_json(&document))) {
             let _ = writeln!(io::stderr(), "error: {}", gone.message);
@@ -50,11 +56,10 @@ fn write(text: &str) -> Result<(), Failure> {
     {
         // The reader has seen enough (`snapswarm list | head -1`).
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        Err(error) => Err(Failure {
-            code: FailureCode::Failed,
-            message: format!("the outcome cannot be written to stdout: {error}"),
-            hint: None,
-        }),
+        Err(error) => Err(Failure::new(
+            FailureCode::Failed,
+            format!("the outcome cannot be written to stdout: {error}"),
+        )),
         Ok(()) => Ok(()),
     }
 }

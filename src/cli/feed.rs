@@ -39,6 +39,7 @@ impl Arguments {
             node_p2p: self.node_p2p.clone(),
             node_rpc: self.node_rpc.clone(),
             chain_rpc: self.chain_rpc.clone(),
+            proof: None,
             timeout_s: self.timeout,
         })
     }

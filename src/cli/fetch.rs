@@ -66,6 +66,7 @@ impl Arguments {
             target,
             bootstrap: self.bootstrap.iter().map(Multiaddr::to_string).collect(),
             node_rpc: self.node_rpc.clone(),
+            chain: None,
             out: self.out.as_deref().map(home::absolute).transpose()?,
             timeout_s: self.timeout,
             not_below: None,

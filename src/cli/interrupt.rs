@@ -56,10 +56,9 @@ fn ignores(status: &str, number: u32) -> bool {
 }
 
 fn open(kind: SignalKind) -> Result<Signal, Failure> {
-    signal(kind).map_err(|error| Failure {
-        code: FailureCode::Failed,
-        message: format!("the system gives no signals: {error}"),
-        hint: None,
+    signal(kind).map_err(|error| {
+        let problem = format!("the system gives no signals: {error}");
+        Failure::new(FailureCode::Failed, problem)
     })
 }
 

@@ -264,10 +264,10 @@ fn how_to_go_on(mut failure: Failure) -> Failure {
 }
 
 fn failure(code: FailureCode, message: impl Into<String>, hint: Option<&str>) -> Failure {
-    Failure {
-        code,
-        message: message.into(),
-        hint: hint.map(str::to_owned),
+    let told = Failure::new(code, message);
+    match hint {
+        Some(hint) => told.hint(hint),
+        None => told,
     }
 }
 

@@ -3,8 +3,9 @@
 //! Two doors to a running node, and nothing of it is changed for either:
 //!
 //! * [`rpc`]: what the chain says about itself (application hashes, heights,
-//!   whether a restore succeeded), asked over the node's RPC. It is the only
-//!   authority here: whoever runs the program named its URL.
+//!   whether a restore succeeded), asked over the node's RPC. Whoever runs the
+//!   program named its URL; where that is not enough, [`light`] has what it says of a
+//!   block proven by the signatures of the chain's validators.
 //! * [`peer`]: CometBFT's peer protocol, with nothing but state sync in it. A
 //!   [`peer::Harvester`] takes snapshots from a running node as any peer would;
 //!   [`peer::feed`] gives one snapshot to a joining node. Whatever comes over
@@ -17,6 +18,7 @@
 //! The room knows nothing of the swarm or the disk: it gives and takes
 //! [`Offer`](crate::snapshot::Offer)s and chunk bytes.
 
+pub mod light;
 pub mod node_home;
 pub mod peer;
 pub mod process;

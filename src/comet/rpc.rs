@@ -7,6 +7,7 @@
 
 mod address;
 mod answers;
+mod blocks;
 
 use std::fmt;
 use std::net::IpAddr;
@@ -18,11 +19,9 @@ use serde_json::json;
 
 use self::address::{is_loopback, without_secrets};
 use self::answers::{
-    AbciInfoAnswer, AbciQueryAnswer, Answer, CommitAnswer, NetInfoAnswer, PeerAnswer, StatusAnswer,
-    moment,
+    AbciInfoAnswer, AbciQueryAnswer, Answer, NetInfoAnswer, PeerAnswer, StatusAnswer, moment,
 };
 use super::peer::NodeAddress;
-use crate::snapshot::{MAX_APP_HASH_BYTES, MAX_HEIGHT};
 
 /// One question, connecting included. A healthy node answers in milliseconds; a
 /// node whose application is busy may hold `abci_info` back, and the caller asks
@@ -36,8 +35,6 @@ pub const MAX_ANSWER_BYTES: usize = 16 << 20;
 const MAX_ERROR_CHARS: usize = 300;
 /// JSON-RPC 2.0.
 const METHOD_NOT_FOUND: i64 = -32601;
-/// The question that brings a header.
-const COMMIT: &str = "commit";
 
 /// A client of one node's RPC. Cheap to clone.
 #[derive(Clone)]
@@ -66,6 +63,17 @@ pub struct HeaderAfter {
     pub app_hash: Bytes,
     /// The version of the application's protocol.
     pub app_version: u64,
+}
+
+/// A validator, as a node tells of it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(in crate::comet) struct Validator {
+    /// The name of its key's kind, as CometBFT writes it in JSON.
+    pub(in crate::comet) key_type: String,
+    /// Its public key.
+    pub(in crate::comet) key: Bytes,
+    /// Its voting power.
+    pub(in crate::comet) power: u64,
 }
 
 /// What `/status` says.
@@ -346,99 +354,6 @@ impl Rpc {
         Ok(self.status().await?.chain_id)
     }
 
-    /// The application hash of the state after `height`, which stands in header
-    /// `height` + 1. [`RpcError::TooNew`] until that block exists.
-    pub async fn app_hash_after(&self, height: u64) -> Result<Bytes, RpcError> {
-        Ok(self.header_after(height).await?.app_hash)
-    }
-
-    /// What header `height` + 1 says of the state after `height`.
-    pub async fn header_after(&self, height: u64) -> Result<HeaderAfter, RpcError> {
-        if height == 0 {
-            return Err(self.no_header(0));
-        }
-        let header = self.header(height.saturating_add(1)).await?;
-        if header.app_hash.is_empty() {
-            return Err(self.wrong_header("an application hash of 0 bytes".to_owned()));
-        }
-        Ok(HeaderAfter {
-            app_hash: header.app_hash,
-            app_version: header.app_version,
-        })
-    }
-
-    /// The header of a block. [`RpcError::TooNew`] until that block exists.
-    pub async fn header(&self, height: u64) -> Result<Header, RpcError> {
-        if height == 0 || height > MAX_HEIGHT {
-            return Err(self.no_header(height));
-        }
-        let asked = self
-            .ask::<CommitAnswer>(COMMIT, json!({ "height": height.to_string() }))
-            .await;
-        let signed = match asked {
-            Ok(answer) => answer.signed_header,
-            // The node's own words differ by version: its status tells why.
-            Err(refused @ RpcError::Refused { .. }) => {
-                return Err(self.why_no_block(height, refused).await);
-            }
-            Err(error) => return Err(error),
-        };
-        let header = signed.header;
-        if header.height.0 != height {
-            let found = header.height.0;
-            return Err(self.wrong_header(format!("header {found} instead of {height}")));
-        }
-        Ok(Header {
-            block_hash: match &signed.commit {
-                Some(commit) => self.hash(&commit.block_id.hash, "block")?,
-                None => Bytes::new(),
-            },
-            app_hash: self.hash(&header.app_hash, "application")?,
-            app_version: header.version.app.0,
-            time: moment(&header.time),
-        })
-    }
-
-    fn hash(&self, text: &str, of: &str) -> Result<Bytes, RpcError> {
-        let hash = hex::decode(text)
-            .map_err(|_| self.wrong_header(format!("an {of} hash that is not hex")))?;
-        if hash.len() > MAX_APP_HASH_BYTES {
-            return Err(self.wrong_header(format!("an {of} hash of {} bytes", hash.len())));
-        }
-        Ok(hash.into())
-    }
-
-    fn no_header(&self, height: u64) -> RpcError {
-        self.wrong_header(format!("height {height} is no height of a snapshot"))
-    }
-
-    fn wrong_header(&self, problem: String) -> RpcError {
-        RpcError::Answer {
-            url: self.url(),
-            method: COMMIT,
-            problem,
-        }
-    }
-
-    async fn why_no_block(&self, needed: u64, refused: RpcError) -> RpcError {
-        let (url, height) = (self.url(), needed - 1);
-        match self.status().await {
-            Ok(status) if needed > status.height => RpcError::TooNew {
-                url,
-                height,
-                needed,
-                tip: status.height,
-            },
-            Ok(status) if needed < status.earliest_height => RpcError::Pruned {
-                url,
-                height,
-                needed,
-                earliest: status.earliest_height,
-            },
-            _ => refused,
-        }
-    }
-
     /// What the application says of its state.
     pub async fn app_state(&self) -> Result<AppState, RpcError> {
         let answer: AbciInfoAnswer = self.ask("abci_info", json!({})).await?;
@@ -527,6 +442,14 @@ impl Rpc {
         }
     }
 
+    fn wrong(&self, method: &'static str, problem: String) -> RpcError {
+        RpcError::Answer {
+            url: self.url(),
+            method,
+            problem,
+        }
+    }
+
     async fn ask<T: DeserializeOwned>(
         &self,
         method: &'static str,
@@ -542,11 +465,7 @@ impl Rpc {
             },
             source: source.without_url(),
         };
-        let wrong = |problem: String| RpcError::Answer {
-            url: self.url(),
-            method,
-            problem,
-        };
+        let wrong = |problem: String| self.wrong(method, problem);
         let mut answer = self
             .client
             .post(self.url.clone())

@@ -8,6 +8,7 @@
 //! order and everything else of the file are left as they are.
 
 use std::str::FromStr;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use toml_edit::{DocumentMut, Item, Table, Value};
@@ -184,6 +185,36 @@ fn literal(value: &Value) -> String {
     value.clone().decorated("", "").to_string()
 }
 
+/// A duration as Go writes it: `168h0m0s`, `1.5h`, `300ms`, `0`. Nothing where it is
+/// none, or a negative one.
+pub fn go_duration(text: &str) -> Option<Duration> {
+    let mut rest = text.strip_prefix('+').unwrap_or(text);
+    if rest == "0" {
+        return Some(Duration::ZERO);
+    }
+    let mut seconds = 0.0;
+    loop {
+        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
+        let (number, after) = rest.split_at(digits);
+        let unit = after.find(|c: char| c.is_ascii_digit() || c == '.');
+        let (unit, next) = after.split_at(unit.unwrap_or(after.len()));
+        let factor = match unit {
+            "ns" => 1e-9,
+            "us" | "µs" | "μs" => 1e-6,
+            "ms" => 1e-3,
+            "s" => 1.0,
+            "m" => 60.0,
+            "h" => 3600.0,
+            _ => return None,
+        };
+        seconds += number.parse::<f64>().ok()? * factor;
+        if next.is_empty() {
+            return Duration::try_from_secs_f64(seconds).ok();
+        }
+        rest = next;
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -249,5 +280,31 @@ mod tests {
         let changes = settings.changes(&[("p2p", "pex", false.into())]);
         let error = settings.apply(&changes).unwrap_err().to_string();
         assert!(error.contains("p2p.pex"), "{error}");
+    }
+
+    #[test]
+    fn durations_are_read_as_go_writes_them() {
+        for (text, expected_ms) in [
+            ("168h0m0s", Some(604_800_000)),
+            ("1h30m", Some(5_400_000)),
+            ("1.5h", Some(5_400_000)),
+            ("300ms", Some(300)),
+            ("5s", Some(5_000)),
+            ("0", Some(0)),
+            ("0s", Some(0)),
+            ("0h0m0s", Some(0)),
+            ("+2m", Some(120_000)),
+            ("2500us", Some(2)),
+            ("", None),
+            ("-1s", None),
+            ("15", None),
+            ("s", None),
+            ("7d", None),
+            ("1h 2m", None),
+            ("1..5h", None),
+        ] {
+            let found = go_duration(text).map(|time| time.as_millis());
+            assert_eq!(found, expected_ms, "{text:?}");
+        }
     }
 }

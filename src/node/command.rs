@@ -162,6 +162,9 @@ pub struct FetchCommand {
     pub bootstrap: Vec<String>,
     /// CometBFT RPC that tells the application hash.
     pub node_rpc: Option<String>,
+    /// Endpoints of the chain which prove it, instead of one that tells it.
+    #[serde(default)]
+    pub chain: Option<ChainCommand>,
     /// Folder that gets the chunks as files as well.
     pub out: Option<PathBuf>,
     /// How long to look for a provider before giving up, seconds.
@@ -172,6 +175,29 @@ pub struct FetchCommand {
     /// Of a chain, none of these CIDs.
     #[serde(default)]
     pub except: Vec<String>,
+}
+
+/// A chain, and what is believed of it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ChainCommand {
+    /// Its id.
+    pub chain_id: String,
+    /// RPC endpoints; at least two, unless a block is trusted.
+    pub endpoints: Vec<String>,
+    /// A block that the person trusts, instead of what the endpoints agree in: height
+    /// and hash in hex.
+    pub trusted: Option<(u64, String)>,
+    /// How old a block may be to be trusted, seconds.
+    pub trust_period_s: u64,
+}
+
+/// What the chain's header behind a height says of the state there.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ProvenState {
+    /// Application hash, hex.
+    pub app_hash: String,
+    /// The application's version.
+    pub app_version: u64,
 }
 
 /// Arguments of `feed`.
@@ -187,6 +213,10 @@ pub struct FeedCommand {
     /// snapshot that is not proven yet.
     #[serde(default)]
     pub chain_rpc: Option<String>,
+    /// What the chain was proven to have after the snapshot's height; with it nobody is
+    /// asked.
+    #[serde(default)]
+    pub proof: Option<ProvenState>,
     /// How long the whole restore may take without any progress, seconds.
     pub timeout_s: u64,
 }
@@ -303,6 +333,10 @@ pub struct Failure {
     pub message: String,
     /// What to do.
     pub hint: Option<String>,
+    /// Whether it is about the chain itself, as its endpoints tell of it: then no other
+    /// snapshot and no other way is any better.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub about_chain: bool,
 }
 
 /// What `start` was told on the command line; it wins over the configuration.

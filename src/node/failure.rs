@@ -20,6 +20,16 @@ impl Failure {
             code,
             message: message.into(),
             hint: None,
+            about_chain: false,
+        }
+    }
+
+    /// The same failure, about the chain itself.
+    #[must_use]
+    pub fn about_chain(self) -> Self {
+        Self {
+            about_chain: true,
+            ..self
         }
     }
 
@@ -115,10 +125,10 @@ impl From<StoreError> for Failure {
             ErrorKind::Interrupted => FailureCode::Interrupted,
             ErrorKind::Busy => FailureCode::Failed,
         };
-        Self {
-            code,
-            message: error.to_string(),
-            hint: error.hint(),
+        let told = Self::new(code, error.to_string());
+        match error.hint() {
+            Some(hint) => told.hint(hint),
+            None => told,
         }
     }
 }

@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::joining::empty_node;
 use self::watch::Watch;
-use super::command::{Failure, FailureCode, Fed, FeedCommand};
+use super::command::{Failure, FailureCode, Fed, FeedCommand, ProvenState};
 use super::failure::blocking;
 use super::progress::Reporter;
 use super::shelf;
@@ -26,7 +26,7 @@ use crate::comet::peer::{
     ChunkSource, FedStats, FeedEvent, FeedSettings, Identity, NodeAddress, PeerError, Stop, feed,
 };
 use crate::comet::rpc::Rpc;
-use crate::snapshot::Offer;
+use crate::snapshot::{Manifest, Offer};
 use crate::store::{Archive, Store};
 
 /// File of the key with which the home meets CometBFT nodes.
@@ -146,7 +146,10 @@ async fn proven_archive(
     let (shelf_store, id) = (store.clone(), command.manifest.clone());
     let stored = blocking(move || shelf::find(&shelf_store, &id)).await?;
     let manifest = stored.manifest.clone();
-    if !stored.proven {
+    if let Some(proof) = &command.proof {
+        must_fit(&manifest, proof)?;
+        set_proven(store, &manifest, proof.app_version).await?;
+    } else if !stored.proven {
         let Some(url) = &command.chain_rpc else {
             return Err(Failure::new(
                 FailureCode::Policy,
@@ -159,7 +162,7 @@ async fn proven_archive(
             .hint("give --chain-rpc URL of a node of the chain that you trust"));
         };
         reporter.phase("asking the chain for the application hash");
-        if !super::fetch::prove(&Rpc::new(url)?, &manifest).await? {
+        let Some(state) = super::fetch::prove(Rpc::new(url)?, &manifest).await? else {
             return Err(Failure::new(
                 FailureCode::Policy,
                 format!(
@@ -168,14 +171,34 @@ async fn proven_archive(
                 ),
             )
             .hint("load it again with --app-hash, or take a snapshot that has one"));
-        }
-        let (store, id) = (store.clone(), manifest.id());
-        blocking(move || Ok(store.set_proven(&id)?)).await?;
+        };
+        set_proven(store, &manifest, state.app_version).await?;
     }
     let (store, id) = (store.clone(), manifest.id());
     let archive = blocking(move || Ok(store.archive(&id)?)).await?;
     let app_hash = manifest.app_hash().cloned().unwrap_or_default();
     Ok((archive, app_hash))
+}
+
+async fn set_proven(store: &Store, manifest: &Manifest, app_version: u64) -> Result<(), Failure> {
+    let (store, id) = (store.clone(), manifest.id());
+    blocking(move || Ok(store.set_proven(&id, app_version)?)).await
+}
+
+/// Whoever proved it knows of which state the snapshot must be.
+fn must_fit(manifest: &Manifest, proof: &ProvenState) -> Result<(), Failure> {
+    let claimed = manifest.app_hash().map(hex::encode).unwrap_or_default();
+    match claimed.eq_ignore_ascii_case(&proof.app_hash) {
+        true => Ok(()),
+        false => Err(Failure::new(
+            FailureCode::Verification,
+            format!(
+                "{} is not of the state that the chain has at height {}",
+                manifest.id(),
+                manifest.height()
+            ),
+        )),
+    }
 }
 
 /// Whether stubs may stand for chunks: while the connection stands on which the node's

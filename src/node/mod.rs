@@ -17,6 +17,7 @@
 //!   damage.
 
 pub mod adapter;
+mod chain;
 pub mod command;
 mod daemon;
 pub mod doctor;

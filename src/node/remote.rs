@@ -13,6 +13,9 @@ use tokio_util::sync::CancellationToken;
 use super::command::{Command, Failure, FailureCode, Outcome, Progress};
 use crate::api::control::{self, CallError, Handler, PROGRESS_QUEUE, SOCKET_NAME};
 
+/// What to do about two that do not understand each other.
+const SAME_VERSION: &str = "use the same version of snapswarm on both sides: restart the daemon";
+
 /// Carries out commands inside a daemon.
 #[async_trait]
 pub trait Carrier: Send + Sync + 'static {
@@ -37,14 +40,13 @@ impl Handler for Door {
         cancel: CancellationToken,
     ) -> Result<Value, Value> {
         let command: Command = serde_json::from_value(request).map_err(|error| {
-            json!(Failure {
-                code: FailureCode::Usage,
-                message: format!("the daemon does not know this command: {error}"),
-                hint: Some(
-                    "use the same version of snapswarm on both sides: restart the daemon"
-                        .to_owned()
-                ),
-            })
+            json!(
+                Failure::new(
+                    FailureCode::Usage,
+                    format!("the daemon does not know this command: {error}"),
+                )
+                .hint(SAME_VERSION)
+            )
         })?;
         let (sender, mut said) = mpsc::channel(PROGRESS_QUEUE);
         let forward = async move {
@@ -112,13 +114,11 @@ pub(super) async fn ask_plainly(
 }
 
 fn not_understood(error: serde_json::Error) -> Failure {
-    Failure {
-        code: FailureCode::Failed,
-        message: format!("the daemon's answer is not understood: {error}"),
-        hint: Some(
-            "use the same version of snapswarm on both sides: restart the daemon".to_owned(),
-        ),
-    }
+    Failure::new(
+        FailureCode::Failed,
+        format!("the daemon's answer is not understood: {error}"),
+    )
+    .hint(SAME_VERSION)
 }
 
 fn broken(command: &Command, error: &CallError) -> Failure {
@@ -138,11 +138,7 @@ fn broken(command: &Command, error: &CallError) -> Failure {
             "check that the daemon of this home runs as the same user and in the same version",
         ),
     };
-    Failure {
-        code,
-        message: format!("{error}{cause}"),
-        hint: Some(hint.to_owned()),
-    }
+    Failure::new(code, format!("{error}{cause}")).hint(hint)
 }
 
 #[cfg(all(test, target_os = "linux"))]

@@ -2,8 +2,9 @@
 //!
 //! ```json
 //! {"version": 1,
-//!  "snapshots": {"bafkrei…": {"pinned": false, "proven": true, "origin": "fetched",
-//!                             "added_unix_s": 1750000000, "sequence": 7}}}
+//!  "snapshots": {"bafkrei…": {"pinned": false, "proven": true, "app_version": 3,
+//!                             "origin": "fetched", "added_unix_s": 1750000000,
+//!                             "sequence": 7}}}
 //! ```
 //!
 //! The whole file is replaced at each change, before the snapshot's own file
@@ -31,6 +32,9 @@ const MAX_BYTES: u64 = 32 << 20;
 pub(super) struct Marks {
     pub(super) pinned: bool,
     pub(super) proven: bool,
+    /// The application's version in the header that proved it, where that was told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) app_version: Option<u64>,
     pub(super) origin: Origin,
     /// For people; the clock may jump.
     pub(super) added_unix_s: u64,
@@ -120,7 +124,8 @@ mod tests {
     fn marks_survive_the_file_and_other_files_are_refused() {
         let marks = Marks {
             pinned: true,
-            proven: false,
+            proven: true,
+            app_version: Some(7),
             origin: Origin::Harvested,
             added_unix_s: 1_750_000_000,
             sequence: 3,
@@ -131,6 +136,20 @@ mod tests {
         assert_eq!(decode(&bytes), Ok(catalogue));
 
         let text = String::from_utf8(bytes).unwrap();
+        // A line from before versions were kept.
+        let before = text.replace("\"app_version\": 7,", "");
+        let marks = Marks {
+            app_version: None,
+            ..marks
+        };
+        let unknown = Catalogue::from([(id, marks)]);
+        assert_eq!(decode(before.as_bytes()), Ok(unknown.clone()));
+        assert!(
+            !String::from_utf8(encode(&unknown))
+                .unwrap()
+                .contains("app_version")
+        );
+
         decode(text.replace("\"version\": 1", "\"version\": 2").as_bytes()).unwrap_err();
         decode(text.replace("pinned", "pimmed").as_bytes()).unwrap_err();
         let last = format!("\"sequence\": {}", u64::MAX);

@@ -297,9 +297,13 @@ impl Store {
         self.0.unpin(id)
     }
 
-    /// The chain itself confirmed the snapshot's application hash.
-    pub fn set_proven(&self, id: &ManifestId) -> Result<(), StoreError> {
-        self.0.mark(id, |marks| marks.proven = true)
+    /// The chain itself confirmed the snapshot's application hash, in a header with
+    /// this version of the application.
+    pub fn set_proven(&self, id: &ManifestId, app_version: u64) -> Result<(), StoreError> {
+        self.0.mark(id, |marks| {
+            marks.proven = true;
+            marks.app_version = Some(app_version);
+        })
     }
 
     /// Someone downloads this snapshot from us: its removal waits a while, unless
@@ -389,6 +393,7 @@ fn stored(record: &Record) -> Stored {
         have_bytes: entry.have_bytes(),
         pinned: record.marks.pinned,
         proven: record.marks.proven,
+        app_version: record.marks.app_version,
         origin: record.marks.origin,
         added_unix_s: record.marks.added_unix_s,
         leased_until: record.leased_until,

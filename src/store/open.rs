@@ -193,6 +193,7 @@ impl<'a> Scan<'a> {
                     // Without a catalogue nobody can tell what a person wanted kept.
                     pinned: known.is_none(),
                     proven: false,
+                    app_version: None,
                     origin: Origin::Fetched,
                     added_unix_s: unix_now(),
                     sequence: next_sequence - 1,

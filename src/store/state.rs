@@ -148,6 +148,7 @@ impl Inner {
             let marks = Marks {
                 pinned: before.is_some_and(|marks| marks.pinned),
                 proven: proven || before.is_some_and(|marks| marks.proven),
+                app_version: before.and_then(|marks| marks.app_version),
                 origin: before.map_or(origin, |marks| marks.origin.or(origin)),
                 added_unix_s: unix_now(),
                 sequence,

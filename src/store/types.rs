@@ -84,6 +84,8 @@ pub struct Stored {
     pub pinned: bool,
     /// Whether the chain itself confirmed the application hash.
     pub proven: bool,
+    /// The application's version in the chain's header that did, where it is known.
+    pub app_version: Option<u64>,
     /// How it came here.
     pub origin: Origin,
     /// When it came here: seconds since 1970.

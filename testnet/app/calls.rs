@@ -19,7 +19,7 @@ use tendermint_proto::v0_38::abci::{
 use super::Options;
 use super::log::Log;
 use super::restore::{Restoring, Step};
-use super::script::{Acting, Before, Retold};
+use super::script::{Acting, Before, Denied, Retold};
 use super::snapshots::Snapshots;
 use super::state::{State, StateFolder, Values};
 
@@ -39,8 +39,8 @@ pub struct App {
     first_height: u64,
     snapshots: Snapshots,
     restoring: Option<Restoring>,
-    /// The height at which Info tells a wrong hash.
-    denied: Option<u64>,
+    /// The height at which Info tells something wrong.
+    denied: Option<(u64, Denied)>,
     acting: Acting,
     empty_check: bool,
     log: Log,
@@ -124,8 +124,11 @@ impl App {
 
     fn info(&mut self) -> ResponseInfo {
         let mut app_hash = self.state.app_hash;
-        if self.denied == Some(self.state.height) {
-            app_hash[0] ^= 0xff;
+        let mut app_version = APP_VERSION;
+        match self.denied {
+            Some((height, Denied::Hash)) if height == self.state.height => app_hash[0] ^= 0xff,
+            Some((height, Denied::Version)) if height == self.state.height => app_version += 1,
+            _ => {}
         }
         let (height, hash) = (self.state.height, hex::encode(app_hash));
         self.log
@@ -133,7 +136,7 @@ impl App {
         ResponseInfo {
             data: "testnet-app".to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            app_version: APP_VERSION,
+            app_version,
             last_block_height: self.state.height as i64,
             // Nothing is said of the hash before there is a state.
             last_block_app_hash: match height {
@@ -333,7 +336,7 @@ impl App {
             Step::Complete(state) => {
                 self.folder.save(&state)?;
                 self.restoring = None;
-                self.denied = self.acting.denies()?.then_some(state.height);
+                self.denied = self.acting.denies()?.map(|what| (state.height, what));
                 let hash = hex::encode(state.app_hash);
                 self.log.line(format_args!(
                     "restored height={} app_hash={hash}",

@@ -32,6 +32,7 @@ is not used up counts.
                          unless TIMES says otherwise
   wrong-hash             restores, then answers Info with another application hash
                          until the next offer, block or start
+  wrong-version          likewise with another version of its own
   once                   each word that has no TIMES is done one time
 
 Every word but `once` takes xTIMES at its end: so many times, then no more. What is \
@@ -59,7 +60,14 @@ enum Kind {
     SlowApply(Duration),
     HangAtApply(u32),
     DieAtApply(u32),
-    WrongHash,
+    Wrong(Denied),
+}
+
+/// What of a restored state is told wrongly.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Denied {
+    Hash,
+    Version,
 }
 
 /// An answer to a chunk that the script gives.
@@ -133,7 +141,8 @@ impl Deed {
             ("slow-apply", Some(value)) => Kind::SlowApply(Duration::from_millis(number(value)?)),
             ("hang-at-apply", Some(value)) => Kind::HangAtApply(number(value)?),
             ("die-at-apply", Some(value)) => Kind::DieAtApply(number(value)?),
-            ("wrong-hash", None) => Kind::WrongHash,
+            ("wrong-hash", None) => Kind::Wrong(Denied::Hash),
+            ("wrong-version", None) => Kind::Wrong(Denied::Version),
             _ => return Err("no word of a script: see --help".to_owned()),
         };
         let text = text.to_owned();
@@ -228,10 +237,12 @@ impl Acting {
         })
     }
 
-    /// Whether the restore that is complete now is to be denied in Info.
-    pub fn denies(&mut self) -> anyhow::Result<bool> {
-        let denies = self.first(|kind| matches!(kind, Kind::WrongHash).then_some(()))?;
-        Ok(denies.is_some())
+    /// What of the restore that is complete now is to be denied in Info.
+    pub fn denies(&mut self) -> anyhow::Result<Option<Denied>> {
+        self.first(|kind| match kind {
+            Kind::Wrong(denied) => Some(*denied),
+            _ => None,
+        })
     }
 
     fn first<T>(&mut self, fits: impl Fn(&Kind) -> Option<T>) -> anyhow::Result<Option<T>> {

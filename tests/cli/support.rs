@@ -119,11 +119,7 @@ impl Carrier for Fake {
 }
 
 pub fn failure(code: FailureCode, message: &str) -> Failure {
-    Failure {
-        code,
-        message: message.to_owned(),
-        hint: None,
-    }
+    Failure::new(code, message)
 }
 
 pub fn hostile_snapshot() -> SnapshotSummary {

@@ -5,8 +5,11 @@ use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
+use serde_json::{Value, json};
+
+use crate::fake_rpc;
 use crate::faults::NOBODY;
-use crate::network::{Network, Running};
+use crate::network::{Network, Running, SNAPSHOT_INTERVAL};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_gets_to_the_tip_whatever_the_endpoints_do() {
@@ -17,6 +20,7 @@ async fn a_node_gets_to_the_tip_whatever_the_endpoints_do() {
     two_names_of_one_node_are_one(&network);
     nobody_is_named_to_dial(&network);
     trust_by_hand(&network).await;
+    an_endpoint_lies_about_the_application_hash(&network).await;
 }
 
 fn the_rpc_dies(network: &Network) {
@@ -113,6 +117,67 @@ async fn trust_by_hand(network: &Network) {
         assert_eq!(ended.code, Some(0), "{}", ended.ran.stderr());
         assert_eq!(ended.said()["rung"], rung);
     }
+}
+
+/// With one endpoint and a block that is trusted, the signatures are all that stands
+/// between a lie and the application; with two, the one that lies is named.
+async fn an_endpoint_lies_about_the_application_hash(network: &Network) {
+    let listed = network.provider.run(["list"]).ok();
+    let height = listed["snapshots"][0]["height"].as_u64().unwrap();
+    let trusted = height - 1;
+    let (_, hash) = network.validator.trusted(trusted).await;
+    // Of blocks that carry the application hash of a snapshot, and of all.
+    let lies: [fn(u64, u64) -> bool; 2] = [
+        |block, _| block % u64::from(SNAPSHOT_INTERVAL) == 1,
+        |block, trusted| block > trusted,
+    ];
+    for (number, lies) in lies.into_iter().enumerate() {
+        let liar = forging(&network.follower.rpc_url, move |block| lies(block, trusted));
+        let both = format!("{},{liar}", network.validator.rpc_url);
+        for (rpcs, text) in [(&liar, "does not verify"), (&both, "disagree about block")] {
+            let joiner = network.joiner(&format!("lied-to-{number}-{}", rpcs.len()));
+            let trusted = trusted.to_string();
+            let more = [
+                "--chain-rpc",
+                rpcs,
+                "--trust-height",
+                &trusted,
+                "--trust-hash",
+                &hash,
+            ];
+            let ended = joiner.join(network, &more);
+            let error = ended.ran.failed(4);
+            let message = error["message"].as_str().unwrap();
+            assert!(message.contains(text) && message.contains(&liar), "{error}");
+            let hint = error["hint"].as_str().unwrap();
+            assert!(hint.contains(&format!("leave {liar} out")), "{error}");
+            assert_eq!(joiner.app_log(), "", "nothing is given to the application");
+            assert_eq!(joiner.home.run(["list"]).ok()["snapshots"], json!([]));
+            assert!(joiner.is_as_it_was());
+        }
+    }
+}
+
+/// An endpoint of the chain that forges the application hash of these blocks.
+fn forging(rpc_url: &str, lies: impl Fn(u64) -> bool + Send + Sync + 'static) -> String {
+    let url = rpc_url.to_owned();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    fake_rpc::answering_to(move |method, params| {
+        let question = json!({ "jsonrpc": "2.0", "id": 1, "method": method, "params": params });
+        let asked = reqwest::Client::new()
+            .post(&url)
+            .header("content-type", "application/json")
+            .body(question.to_string());
+        let answered = runtime.block_on(async { asked.send().await?.bytes().await });
+        let answer: Value = serde_json::from_slice(&answered.unwrap()).unwrap();
+        let mut result = answer["result"].clone();
+        let height = params["height"].as_str().unwrap_or_default();
+        let height: u64 = height.parse().unwrap_or_default();
+        if method == "commit" && lies(height) && result.is_object() {
+            result["signed_header"]["header"]["app_hash"] = "AB".repeat(32).into();
+        }
+        result
+    })
 }
 
 /// A door to an RPC that can be shut.

@@ -18,6 +18,8 @@ use crate::support::{Daemon, Home, Ran};
 
 pub const CHAIN: &str = "join-real-1";
 
+/// Blocks from one snapshot to the next.
+pub const SNAPSHOT_INTERVAL: u32 = 5;
 /// Cuts the state of the tests into a few chunks.
 const CHUNK_BYTES: &str = "60000";
 /// Nothing takes longer, except for a hang.
@@ -46,7 +48,7 @@ fn plan(mut settings: Table) -> NodePlan {
     let p2p = p2p.as_table_mut().unwrap();
     p2p.insert("allow_duplicate_ip".into(), true.into());
     NodePlan {
-        snapshot_interval: 5,
+        snapshot_interval: SNAPSHOT_INTERVAL,
         block_ms: 700,
         p2p_rate: 512_000_000,
         settings,
@@ -75,7 +77,13 @@ impl Network {
         let turn = TURN.lock().await;
         let folder = in_memory();
         let at = |name: &str| folder.path().join(name);
-        let options = ["--snapshot-interval", "5", "--chunk-bytes", CHUNK_BYTES];
+        let interval = SNAPSHOT_INTERVAL.to_string();
+        let options = [
+            "--snapshot-interval",
+            &interval,
+            "--chunk-bytes",
+            CHUNK_BYTES,
+        ];
         let tools = comet_tools();
         let mut validator =
             CometNode::validator(&tools, &at("validator"), CHAIN, plan(Table::new()));
@@ -206,7 +214,7 @@ impl Joiner {
         };
         format!(
             "exec {SCRIPTED_APP} --listen {} --data {folder}/app --marks {folder}/marks \
-             --log {folder}/app.log --quiet --empty-check --snapshot-interval 5 \
+             --log {folder}/app.log --quiet --empty-check --snapshot-interval {SNAPSHOT_INTERVAL} \
              --chunk-bytes {CHUNK_BYTES}{script}",
             self.app
         )

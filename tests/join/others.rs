@@ -5,15 +5,13 @@ use std::process::Stdio;
 
 use toml::Table;
 
-use crate::network::Network;
+use crate::network::{Joiner, Network};
 use crate::scripted_app::AppProcess;
 use crate::support;
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_node_behind_an_adapter_gets_the_names_of_chunks_and_the_adapter_puts_bytes_in() {
-    let network = Network::start().await;
-    let joiner = network.joiner("behind");
-    let app = AppProcess::start(&joiner.app_data(), &["--empty-check"]);
+/// An adapter between a joiner and an application that was started, without anything
+/// that tells it of the chain but the home.
+fn adapter_before(joiner: &Joiner, app: &AppProcess) -> support::Running {
     let adapter = [
         "adapter",
         "--app",
@@ -21,12 +19,13 @@ async fn a_node_behind_an_adapter_gets_the_names_of_chunks_and_the_adapter_puts_
         "--listen",
         "tcp://127.0.0.1:0",
     ];
+    let log = std::fs::File::create(joiner.app_data().with_extension("adapter")).unwrap();
     let mut adapter = support::Running(
         joiner
             .home
             .command(adapter)
             .stdout(Stdio::piped())
-            .stderr(Stdio::null())
+            .stderr(log)
             .spawn()
             .unwrap(),
     );
@@ -40,7 +39,16 @@ async fn a_node_behind_an_adapter_gets_the_names_of_chunks_and_the_adapter_puts_
         started["listen"].as_str().unwrap().into(),
     );
     joiner.node.configure(settings);
+    adapter
+}
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_behind_an_adapter_gets_the_names_of_chunks_and_the_adapter_puts_bytes_in() {
+    let network = Network::start().await;
+    an_application_of_another_version_is_known_before_cometbft_asks_it(&network);
+    let joiner = network.joiner("behind");
+    let app = AppProcess::start(&joiner.app_data(), &["--empty-check"]);
+    let _adapter = adapter_before(&joiner, &app);
     let ended = joiner.join_before_app(&network, &["--fallback", "none"]);
     assert_eq!(
         ended.code,
@@ -57,6 +65,24 @@ async fn a_node_behind_an_adapter_gets_the_names_of_chunks_and_the_adapter_puts_
     );
     let chunks = app.log().matches("-> ACCEPT").count();
     assert!(chunks > 4, "an offer and its chunks: {}", app.log());
+}
+
+/// The version is that of the header which proved the snapshot. Where CometBFT finds it
+/// wrong by itself, it gives up state sync for good.
+fn an_application_of_another_version_is_known_before_cometbft_asks_it(network: &Network) {
+    let joiner = network.joiner("version");
+    let app = AppProcess::start(&joiner.app_data(), &["--script", "wrong-version"]);
+    let _adapter = adapter_before(&joiner, &app);
+    let ended = joiner.join_before_app(network, &["--fallback", "none"]);
+    assert_eq!(ended.code, Some(7), "{}", ended.ran.stdout());
+    let log = std::fs::read_to_string(joiner.app_data().with_extension("adapter")).unwrap();
+    assert!(
+        log.contains("its application version is 2, and the chain has 1"),
+        "{log}"
+    );
+    let told = ended.ran.stderr();
+    assert!(told.contains("does not take the snapshot"), "{told}");
+    assert!(!joiner.node_log().contains("State sync failed"));
 }
 
 #[tokio::test(flavor = "multi_thread")]

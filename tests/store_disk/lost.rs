@@ -19,7 +19,7 @@ fn the_pin_of_a_file_that_is_missing_for_the_moment_comes_back_with_it() {
     let chunks = [noise(1, 5000)];
     let id = publish(&store, 1, &chunks).unwrap().manifest().id();
     store.pin(&id).unwrap();
-    store.set_proven(&id).unwrap();
+    store.set_proven(&id, 3).unwrap();
     drop(store);
     let file = archive_of(home.path(), &id);
     let elsewhere = home.path().join("elsewhere");
@@ -50,7 +50,7 @@ fn a_harvested_snapshot_whose_file_was_away_is_still_a_harvested_one() {
     let store = open(home.path());
     let archive = publish_as(Origin::Harvested, &store, 1, &[noise(1, 5000)]).unwrap();
     let id = archive.manifest().id();
-    store.set_proven(&id).unwrap();
+    store.set_proven(&id, 3).unwrap();
     drop((archive, store));
     let file = archive_of(home.path(), &id);
     let elsewhere = home.path().join("elsewhere");

@@ -102,8 +102,8 @@ pub(super) struct SyncInfoAnswer {
 }
 
 #[derive(Deserialize)]
-pub(super) struct CommitAnswer {
-    pub(super) signed_header: SignedHeaderAnswer,
+pub(super) struct CommitAnswer<T> {
+    pub(super) signed_header: T,
 }
 
 #[derive(Deserialize)]
@@ -138,6 +138,27 @@ pub(super) struct HeaderAnswer {
 pub(super) struct VersionAnswer {
     #[serde(default)]
     pub(super) app: Number,
+}
+
+#[derive(Deserialize)]
+pub(super) struct ValidatorsAnswer {
+    pub(super) block_height: Number,
+    pub(super) validators: Vec<ValidatorAnswer>,
+    #[serde(default)]
+    pub(super) total: Number,
+}
+
+#[derive(Deserialize)]
+pub(super) struct ValidatorAnswer {
+    pub(super) pub_key: KeyAnswer,
+    pub(super) voting_power: Number,
+}
+
+#[derive(Deserialize)]
+pub(super) struct KeyAnswer {
+    #[serde(rename = "type")]
+    pub(super) key_type: String,
+    pub(super) value: Base64,
 }
 
 #[derive(Deserialize)]

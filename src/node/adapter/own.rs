@@ -141,6 +141,29 @@ impl OwnSnapshots {
         Some((store, found))
     }
 
+    /// The application's version after a height, in the header that proved a snapshot
+    /// of the home.
+    fn proven_version(&self, chain: &Chain, height: u64) -> Option<u64> {
+        let (_, found) = self.complete(chain)?;
+        let mut there = found
+            .iter()
+            .filter(|stored| stored.manifest.height() == height);
+        there.find_map(|stored| stored.app_version)
+    }
+
+    /// The same, as the chain's RPC tells it.
+    fn told_version(&self, height: u64) -> Option<u64> {
+        let rpc = self.rpc.as_ref()?;
+        let asked = async { tokio::time::timeout(RPC_TIMEOUT, rpc.header_after(height)).await };
+        match self.runtime.block_on(asked).ok()? {
+            Ok(header) => Some(header.app_version),
+            Err(error) => {
+                tracing::warn!(%error, "the chain does not tell the application's version");
+                None
+            }
+        }
+    }
+
     fn tell_unreadable(&self, manifest: &Manifest, chunk: u32, error: &io::Error) {
         let (height, format) = (manifest.height(), manifest.format());
         let mut told = lock(&self.unreadable);
@@ -244,16 +267,9 @@ impl Snapshots for OwnSnapshots {
         }
     }
 
-    fn app_version(&self, _chain: &Chain, height: u64) -> Option<u64> {
-        let rpc = self.rpc.as_ref()?;
-        let asked = async { tokio::time::timeout(RPC_TIMEOUT, rpc.header_after(height)).await };
-        match self.runtime.block_on(asked).ok()? {
-            Ok(header) => Some(header.app_version),
-            Err(error) => {
-                tracing::warn!(%error, "the chain does not tell the application's version");
-                None
-            }
-        }
+    fn app_version(&self, chain: &Chain, height: u64) -> Option<u64> {
+        self.proven_version(chain, height)
+            .or_else(|| self.told_version(height))
     }
 
     fn snapshots(&self, chain: &Chain) -> Vec<u8> {

@@ -4,7 +4,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use bytes::Bytes;
 use libp2p::PeerId;
 use tokio::time::Instant;
 
@@ -12,7 +11,8 @@ use super::candidates::{
     Candidate, Claim, Fit, LeftOut, LeftOutCounts, Subject, Wanted, fit, rank,
 };
 use super::trials::Trials;
-use crate::comet::rpc::RpcError;
+use crate::comet::rpc::HeaderAfter;
+use crate::node::command::Failure;
 use crate::node::progress::Reporter;
 use crate::snapshot::{Manifest, ManifestId};
 use crate::wire::CatalogueEntry;
@@ -20,29 +20,29 @@ use crate::wire::CatalogueEntry;
 /// Sentences shown of one search, so that strangers cannot fill the screen; the
 /// debug log has them all.
 const MAX_TOLD: usize = 64;
-/// Application hashes kept of the chain, at most 64 bytes each.
-const MAX_HASHES: usize = 1024;
+/// States of the chain that are kept, at most 100 bytes each.
+const MAX_STATES: usize = 1024;
 
 /// A manifest to fetch.
 pub(super) struct Found {
     pub(super) manifest: Arc<Manifest>,
-    /// Whether the chain's RPC confirmed its application hash.
-    pub(super) proven: bool,
+    /// What the chain has at its height, where it confirmed the application hash.
+    pub(super) proof: Option<HeaderAfter>,
     /// Who is said to have it.
     pub(super) peers: Vec<PeerId>,
 }
 
 /// What one step of a search brought.
 pub(super) enum Outcome {
-    /// The chain's newest height, where there is an RPC.
+    /// The chain's newest height, where somebody tells it.
     Tip(Option<u64>),
-    /// The RPC does not answer for now.
-    NoTip(RpcError),
+    /// It is not told for now.
+    NoTip(Failure),
     /// A candidate was tried.
     Tried {
         subject: Subject,
-        /// The chain's application hash at its height, where it was told.
-        app_hash: Option<Bytes>,
+        /// What the chain has at its height, where it was told.
+        state: Option<HeaderAfter>,
         verdict: Verdict,
     },
 }
@@ -74,12 +74,12 @@ pub(super) struct Chase {
     /// Manifests that the settings name; when there are any, no others are taken.
     pinned: Vec<String>,
     trials: Trials,
-    hashes: BTreeMap<u64, Bytes>,
+    states: BTreeMap<u64, HeaderAfter>,
     told: Told,
     /// Whether anything fit to be tried was heard of.
     offered: bool,
-    /// Why the RPC does not answer, while it does not.
-    trouble: Option<RpcError>,
+    /// Why the chain's height is not told, while it is not.
+    trouble: Option<Failure>,
 }
 
 /// A candidate whose turn it is.
@@ -87,8 +87,8 @@ pub(super) struct Turn {
     pub(super) candidate: Candidate,
     /// How often it was tried before.
     pub(super) before: u32,
-    /// The chain's application hash at its height, where it is known.
-    pub(super) app_hash: Option<Bytes>,
+    /// What the chain has at its height, where it is known.
+    pub(super) state: Option<HeaderAfter>,
 }
 
 impl Chase {
@@ -102,7 +102,7 @@ impl Chase {
             wanted,
             pinned,
             trials: Trials::new(refused),
-            hashes: BTreeMap::new(),
+            states: BTreeMap::new(),
             told: Told::new(reporter),
             offered: false,
             trouble: None,
@@ -136,11 +136,11 @@ impl Chase {
             .retain(|candidate| self.is_allowed(&candidate.subject.manifest));
         let (candidate, before) = self.trials.choose(&ranked.candidates, now)?;
         self.offered = true;
-        let app_hash = self.hashes.get(&candidate.subject.height).cloned();
+        let state = self.states.get(&candidate.subject.height).cloned();
         Some(Turn {
             candidate,
             before,
-            app_hash,
+            state,
         })
     }
 
@@ -152,18 +152,19 @@ impl Chase {
                 self.trouble = None;
                 Next::Choose
             }
-            Outcome::NoTip(error) => {
+            Outcome::NoTip(failure) => {
+                let error = &failure.message;
                 self.told.say(&format!("{error}; asking again"));
-                self.trouble = Some(error);
+                self.trouble = Some(failure);
                 Next::LookAgain
             }
             Outcome::Tried {
                 subject,
-                app_hash,
+                state,
                 verdict,
             } => {
-                if let Some(hash) = app_hash {
-                    self.learn_hash(subject.height, hash);
+                if let Some(state) = state {
+                    self.learn_state(subject.height, state);
                 }
                 match verdict {
                     Verdict::Found(found) => return Next::Found(found),
@@ -181,11 +182,11 @@ impl Chase {
         }
     }
 
-    fn learn_hash(&mut self, height: u64, app_hash: Bytes) {
-        if self.hashes.len() >= MAX_HASHES {
-            self.hashes.clear();
+    fn learn_state(&mut self, height: u64, state: HeaderAfter) {
+        if self.states.len() >= MAX_STATES {
+            self.states.clear();
         }
-        self.hashes.insert(height, app_hash);
+        self.states.insert(height, state);
     }
 
     /// Why offers were not taken: how many for which limit, then what was found
@@ -196,7 +197,7 @@ impl Chase {
         limits.chain(self.told.verdicts.iter().cloned()).collect()
     }
 
-    /// Whether an RPC told the chain's height.
+    /// Whether the chain's height was told.
     pub(super) fn knows_tip(&self) -> bool {
         self.wanted.tip.is_some()
     }
@@ -206,8 +207,8 @@ impl Chase {
         self.offered
     }
 
-    /// Why the RPC did not answer in the end, if it did not.
-    pub(super) fn into_trouble(self) -> Option<RpcError> {
+    /// Why the chain's height was not told in the end, if it was not.
+    pub(super) fn into_trouble(self) -> Option<Failure> {
         self.trouble
     }
 

@@ -13,13 +13,14 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::ask::{MAX_MANIFESTS_AT_ONCE, ask_manifest, is_begun, reach};
+use super::authority::{Authority, Silence};
 use super::candidates::{Candidate, Wanted};
 use super::chase::{Chase, Found, Next, Outcome, Turn, Verdict};
 use super::ended::Missed;
 use super::listen::Listener;
 use super::named::Named;
 use super::seek::{Asked, Seeker};
-use crate::comet::rpc::{Rpc, RpcError};
+use crate::comet::rpc::HeaderAfter;
 use crate::net::Key;
 use crate::node::command::{Failure, FailureCode};
 use crate::node::progress::Reporter;
@@ -39,7 +40,7 @@ const MAX_HOLDERS_ASKED: usize = 4;
 pub(super) struct Search<'a> {
     pub(super) services: &'a Services,
     pub(super) reporter: &'a Reporter,
-    pub(super) rpc: Option<&'a Rpc>,
+    pub(super) authority: Option<&'a Authority>,
     /// No snapshot of a chain below this height.
     pub(super) not_below: Option<u64>,
     /// Peers that the user named.
@@ -165,58 +166,55 @@ impl Search<'_> {
         Chase::new(wanted, pinned, refused.clone(), self.reporter.clone())
     }
 
-    /// The chain's newest height; the RPC must be of this chain.
+    /// The chain's newest height; whoever tells it must be of this chain.
     async fn learn_tip(&self, chain_id: &str) -> Result<Outcome, Failure> {
-        let Some(rpc) = self.rpc else {
+        let Some(authority) = self.authority else {
             return Ok(Outcome::Tip(None));
         };
-        match rpc.status().await {
-            Ok(status) if status.chain_id != chain_id => {
-                Err(wrong_chain(rpc, &status.chain_id, chain_id))
-            }
-            Ok(status) => Ok(Outcome::Tip(Some(status.height))),
-            Err(error) if error.is_retryable() => Ok(Outcome::NoTip(error)),
-            Err(error) => Err(error.into()),
+        match authority.tip(chain_id).await {
+            Ok(tip) => Ok(Outcome::Tip(Some(tip))),
+            Err(Silence::ForNow(failure)) => Ok(Outcome::NoTip(failure)),
+            Err(silence) => Err(silence.into_failure()),
         }
     }
 
     async fn try_candidate(&self, chain_id: &str, turn: Turn) -> Result<Outcome, Failure> {
         let subject = turn.candidate.subject.clone();
-        let app_hash = match (turn.app_hash, self.rpc) {
-            (None, Some(rpc)) => match rpc.app_hash_after(subject.height).await {
-                Ok(hash) => Some(hash),
-                Err(error) if error.is_retryable() || matches!(error, RpcError::Pruned { .. }) => {
-                    let verdict = Verdict::NotNow(error.to_string());
+        let state = match (turn.state, self.authority) {
+            (None, Some(authority)) => match authority.state_after(subject.height).await {
+                Ok(state) => Some(state),
+                Err(Silence::ForNow(failure) | Silence::Here(failure)) => {
+                    let verdict = Verdict::NotNow(failure.message);
                     return Ok(Outcome::Tried {
                         subject,
-                        app_hash: None,
+                        state: None,
                         verdict,
                     });
                 }
-                Err(error) => return Err(error.into()),
+                Err(Silence::ForGood(failure)) => return Err(failure),
             },
             (known, _) => known,
         };
-        let verdict = match &app_hash {
-            Some(hash) if subject.app_hash.is_empty() => Verdict::False(format!(
+        let verdict = match &state {
+            Some(state) if subject.app_hash.is_empty() => Verdict::False(format!(
                 "{} names no application hash, and the chain has {} at height {}",
                 subject.manifest,
-                hex::encode_upper(hash),
+                hex::encode_upper(&state.app_hash),
                 subject.height
             )),
-            Some(hash) if *hash != subject.app_hash => Verdict::False(format!(
+            Some(state) if state.app_hash != subject.app_hash => Verdict::False(format!(
                 "{} claims another application hash at height {} than the chain has",
                 subject.manifest, subject.height
             )),
             proof => {
-                let proven = proof.is_some();
-                self.get_manifest(chain_id, turn.candidate, turn.before, proven)
+                let proof = proof.clone();
+                self.get_manifest(chain_id, turn.candidate, turn.before, proof)
                     .await
             }
         };
         Ok(Outcome::Tried {
             subject,
-            app_hash,
+            state,
             verdict,
         })
     }
@@ -228,7 +226,7 @@ impl Search<'_> {
         chain_id: &str,
         candidate: Candidate,
         before: u32,
-        proven: bool,
+        proof: Option<HeaderAfter>,
     ) -> Verdict {
         let Candidate { subject, peers, .. } = candidate;
         let id = subject.manifest;
@@ -251,7 +249,7 @@ impl Search<'_> {
             Some(manifest) if manifest.chain_id() == chain_id && subject.agrees(&manifest) => {
                 Verdict::Found(Found {
                     manifest,
-                    proven,
+                    proof,
                     peers: peers.into_iter().collect(),
                 })
             }
@@ -279,35 +277,33 @@ impl Search<'_> {
         holders
     }
 
-    /// The manifest with whether the chain's RPC, where there is one, confirms
-    /// it. A contradiction is an error; an RPC that does not answer is asked
-    /// until the deadline.
+    /// The manifest with the chain's confirmation, where somebody is there who can tell
+    /// it. A contradiction is an error; who does not answer is asked until the deadline.
     async fn proven(&self, manifest: Arc<Manifest>, peers: Vec<PeerId>) -> Result<Found, Failure> {
-        let mut proven = false;
-        while let Some(rpc) = self.rpc {
-            let asked = super::try_prove(rpc, &manifest);
+        let mut proof = None;
+        while let Some(authority) = self.authority {
+            let asked = authority.prove(&manifest);
             let Ok(asked) = tokio::time::timeout_at(self.deadline, asked).await else {
-                return Err(silent(rpc));
+                return Err(silent(authority));
             };
             match asked {
                 Ok(answer) => {
-                    proven = answer?;
+                    proof = answer;
                     break;
                 }
-                Err(error)
-                    if error.is_retryable() && Instant::now() + LOOK_AGAIN < self.deadline =>
-                {
-                    tracing::warn!(%error, "the chain does not confirm the manifest yet");
+                Err(Silence::ForNow(failure)) if Instant::now() + LOOK_AGAIN < self.deadline => {
+                    let error = &failure.message;
+                    tracing::warn!(error, "the chain does not confirm the manifest yet");
                     self.reporter
                         .phase(format!("waiting for the chain's RPC: {error}"));
                     tokio::time::sleep(LOOK_AGAIN).await;
                 }
-                Err(error) => return Err(error.into()),
+                Err(silence) => return Err(silence.into_failure()),
             }
         }
         Ok(Found {
             manifest,
-            proven,
+            proof,
             peers,
         })
     }
@@ -316,13 +312,13 @@ impl Search<'_> {
     fn ended(&self, chain_id: &str, height: Option<u64>, chase: Chase) -> Failure {
         let (had_offers, knows_tip) = (chase.had_offers(), chase.knows_tip());
         let reasons = chase.reasons();
-        if let Some(error) = chase.into_trouble() {
-            return error.into();
+        if let Some(trouble) = chase.into_trouble() {
+            return trouble;
         }
-        if let Some(rpc) = self.rpc
+        if let Some(authority) = self.authority
             && !knows_tip
         {
-            return silent(rpc);
+            return silent(authority);
         }
         let at = height.map_or_else(String::new, |height| format!(" at height {height}"));
         if !had_offers && reasons.is_empty() {
@@ -345,22 +341,13 @@ impl Search<'_> {
     }
 }
 
-/// The chain's RPC said nothing for as long as the person waits.
-fn silent(rpc: &Rpc) -> Failure {
+/// Nothing was said of the chain for as long as the person waits.
+fn silent(authority: &Authority) -> Failure {
     Failure::new(
         FailureCode::Failed,
-        format!("the RPC {} did not answer in time", rpc.url()),
+        format!("{} did not answer in time", authority.name()),
     )
     .hint("wait longer with --timeout, or name another node with --node-rpc")
-}
-
-/// A person gave an RPC of another chain.
-pub(in crate::node) fn wrong_chain(rpc: &Rpc, found: &str, wanted: &str) -> Failure {
-    Failure::new(
-        FailureCode::Usage,
-        format!("the RPC {} is of chain {found}, not {wanted}", rpc.url()),
-    )
-    .hint("give an RPC of the right chain, or the chain id that it serves")
 }
 
 /// What the step under way brings, where there is one.

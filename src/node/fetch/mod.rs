@@ -2,6 +2,7 @@
 //! checked, sealed, and served from then on.
 
 mod ask;
+mod authority;
 mod candidates;
 mod chase;
 mod crew;
@@ -16,7 +17,7 @@ mod roster;
 mod seek;
 mod trials;
 
-pub(super) use find::wrong_chain;
+pub(super) use authority::wrong_chain;
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -28,6 +29,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use self::authority::{Authority, Silence};
 use self::chase::Found;
 use self::find::Search;
 use self::gather::{End, Gather};
@@ -36,7 +38,7 @@ use super::command::{Failure, FailureCode, FetchCommand, FetchTarget, Fetched, P
 use super::failure::blocking;
 use super::progress::{Meter, Reporter, byte_progress, chunks};
 use super::services::{Services, add};
-use crate::comet::rpc::{Rpc, RpcError};
+use crate::comet::rpc::{HeaderAfter, Rpc};
 use crate::snapshot::{Manifest, ManifestId, UniqueIndex};
 use crate::store::{BATCH_CHUNKS, ChunkVerdict, Download, StoreError};
 
@@ -58,7 +60,7 @@ pub(super) async fn fetch(
     cancel: &CancellationToken,
 ) -> Result<Fetched, Failure> {
     let started = Instant::now();
-    let rpc = command.node_rpc.as_deref().map(Rpc::new).transpose()?;
+    let authority = Authority::of(command)?;
     if let Some(dir) = &command.out {
         check_out(dir)?;
     }
@@ -72,7 +74,7 @@ pub(super) async fn fetch(
         let search = Search {
             services,
             reporter,
-            rpc: rpc.as_ref(),
+            authority: authority.as_ref(),
             not_below: command.not_below,
             named: &named,
             deadline: Instant::now() + patience,
@@ -126,36 +128,12 @@ async fn resolve(
     }
 }
 
-/// Whether the chain's RPC confirms the application hash of a manifest. A
-/// contradiction is a failure.
-pub(super) async fn prove(rpc: &Rpc, manifest: &Manifest) -> Result<bool, Failure> {
-    try_prove(rpc, manifest).await?
-}
-
-/// The same, with the RPC's own error told apart: it may pass.
-async fn try_prove(rpc: &Rpc, manifest: &Manifest) -> Result<Result<bool, Failure>, RpcError> {
-    let status = rpc.status().await?;
-    if status.chain_id != manifest.chain_id() {
-        return Ok(Err(wrong_chain(rpc, &status.chain_id, manifest.chain_id())));
-    }
-    let Some(claimed) = manifest.app_hash() else {
-        return Ok(Ok(false));
-    };
-    let hash = rpc.app_hash_after(manifest.height()).await?;
-    if hash != *claimed {
-        return Ok(Err(Failure::new(
-            FailureCode::Verification,
-            format!(
-                "{} claims application hash {} at height {}, but the chain has {}",
-                manifest.id(),
-                hex::encode_upper(claimed),
-                manifest.height(),
-                hex::encode_upper(&hash)
-            ),
-        )
-        .hint("the snapshot is not of this chain's state: take another one")));
-    }
-    Ok(Ok(true))
+/// What a node tells of a manifest's height, where it confirms the application hash
+/// that the manifest carries; nothing for one that carries none. A contradiction is a
+/// failure.
+pub(super) async fn prove(rpc: Rpc, manifest: &Manifest) -> Result<Option<HeaderAfter>, Failure> {
+    let proved = Authority::Node(rpc).prove(manifest).await;
+    proved.map_err(Silence::into_failure)
 }
 
 enum Gathered {
@@ -183,7 +161,7 @@ async fn gather(
         resumed_bytes: 0,
         wasted_bytes: 0,
         seconds: 0.0,
-        proven: found.proven,
+        proven: found.proof.is_some(),
         app_hash: manifest.app_hash().map(hex::encode_upper),
         peers: Vec::new(),
     };
@@ -193,7 +171,7 @@ async fn gather(
         Ok(download) => Arc::new(download),
         Err(StoreError::AlreadyComplete(_)) => {
             fetched.resumed_bytes = fetched.bytes;
-            mark_proven(services, id, found.proven).await?;
+            mark_proven(services, id, found.proof.as_ref()).await?;
             return Ok(Gathered::Complete(fetched));
         }
         Err(error) => return Err(error.into()),
@@ -242,7 +220,7 @@ async fn gather(
     let end = match end {
         // A harvest or a load brought the same snapshot meanwhile.
         Err(StoreError::AlreadyComplete(_)) => {
-            mark_proven(services, id, found.proven).await?;
+            mark_proven(services, id, found.proof.as_ref()).await?;
             return Ok(Gathered::Complete(fetched));
         }
         end => end?,
@@ -257,7 +235,7 @@ async fn gather(
                 Ok(download.seal()?)
             })
             .await?;
-            mark_proven(services, id, found.proven).await?;
+            mark_proven(services, id, found.proof.as_ref()).await?;
             services.shelf_changed().await;
             Ok(Gathered::Complete(fetched))
         }
@@ -343,12 +321,16 @@ fn by_share(received: &std::collections::BTreeMap<PeerId, u64>) -> Vec<PeerBytes
     peers
 }
 
-async fn mark_proven(services: &Services, id: ManifestId, proven: bool) -> Result<(), Failure> {
-    if !proven {
+async fn mark_proven(
+    services: &Services,
+    id: ManifestId,
+    proof: Option<&HeaderAfter>,
+) -> Result<(), Failure> {
+    let Some(app_version) = proof.map(|proof| proof.app_version) else {
         return Ok(());
-    }
+    };
     let store = services.store.clone();
-    blocking(move || Ok(store.set_proven(&id)?)).await
+    blocking(move || Ok(store.set_proven(&id, app_version)?)).await
 }
 
 async fn discard(services: &Services, id: ManifestId) -> Result<(), Failure> {

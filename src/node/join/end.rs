@@ -83,7 +83,7 @@ impl Join {
     }
 
     async fn app_hash_at(&self, height: u64) -> Option<String> {
-        self.chain.app_hash_after(height.checked_sub(1)?).await.ok()
+        self.chain.told_app_hash(height).await?.ok()
     }
 
     /// After a setback that ends the join: nothing is left running or changed, and a

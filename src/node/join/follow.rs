@@ -9,12 +9,12 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use super::Join;
-use super::chain::Chain;
 use super::ladder::{Kind, Setback};
 use super::node::Happened;
 use crate::comet::peer::NodeAddress;
 use crate::comet::rpc::{NodeStatus, Rpc};
 use crate::comet::sign::Sign;
+use crate::node::chain::Chain;
 use crate::node::command::{Failure, FailureCode};
 
 /// A node that is started again may replay blocks before it answers.

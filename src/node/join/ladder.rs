@@ -129,6 +129,7 @@ impl Setback {
         let failure = failure.into();
         // These are the same on every rung.
         let kind = match failure.code {
+            _ if failure.about_chain => Kind::Everything,
             FailureCode::Storage
             | FailureCode::Usage
             | FailureCode::Interrupted
@@ -203,8 +204,11 @@ mod tests {
     }
 
     #[test]
-    fn a_full_disk_is_the_same_on_every_rung() {
+    fn a_full_disk_and_a_chain_that_is_not_to_be_believed_are_the_same_on_every_rung() {
         let full = Failure::new(FailureCode::Storage, "full");
         assert_eq!(Setback::snapshot(full).kind, Kind::Everything);
+        let lie = Failure::new(FailureCode::Verification, "a lie");
+        assert_eq!(Setback::rung(lie.clone()).kind, Kind::Rung);
+        assert_eq!(Setback::rung(lie.about_chain()).kind, Kind::Everything);
     }
 }

@@ -8,7 +8,6 @@
 //!
 //! | file | what it is for |
 //! |---|---|
-//! | `chain` | the RPC endpoints: what is believed, what merely helps |
 //! | `node` | the node: home, settings for a while, processes |
 //! | `overlay` | which settings these are |
 //! | `journal` | what a killed join has to undo or to go on with |
@@ -19,12 +18,15 @@
 //! | `end` | own settings back; leaving, or staying as supervisor |
 //!
 //! The home's daemon does what concerns the swarm: the one that runs already, or one
-//! in this process. Both are asked over the control socket.
+//! in this process. Both are asked over the control socket. What is believed of the
+//! chain, and why, stands in [`super::chain`].
 //!
 //! Laws:
 //!
-//! * Nothing reaches the application before the chain's endpoints agreed about it and
-//!   every byte was checked; while it is restored, the node has no peer but ours.
+//! * Nothing is downloaded, and nothing reaches the application, before the chain's
+//!   validators were found to have signed its application hash, no endpoint tells
+//!   otherwise, and every byte was checked; while it is restored, the node has no peer
+//!   but ours.
 //! * Whatever is changed of the node's settings is written down before, and put back
 //!   at the end, also of a run that fails; what was left by one that was killed is put
 //!   back by the next.
@@ -33,7 +35,6 @@
 //! * Keys and what a validator signed are never touched. An application's data is
 //!   removed only in the folder that the person named for it.
 
-mod chain;
 mod circles;
 mod end;
 mod follow;
@@ -56,13 +57,13 @@ pub(super) use self::journal::{LeftOpen, left_open};
 pub use self::ladder::Rung;
 pub(super) use self::overlay::reached;
 
-use self::chain::Chain;
 use self::ladder::{Kind, Next, Setback};
 use self::node::{Node, NodePlan};
 use self::swarm::Chosen;
+use super::chain::Chain;
 use super::command::{
-    Command, Failure, FailureCode, Fetched, JoinPhase, JoinStatus, JoinStep, Joined, Outcome,
-    Progress, StartOptions,
+    ChainCommand, Command, Failure, FailureCode, Fetched, JoinPhase, JoinStatus, JoinStep, Joined,
+    Outcome, Progress, StartOptions,
 };
 use super::progress::Reporter;
 use super::{Daemon, remote, run_local};
@@ -197,7 +198,12 @@ impl Join {
         let node_id = node_home.node_id(node.own())?;
         node.own_rpc()?;
         node.must_not_run().await?;
-        let mut chain = Chain::new(chain_id, &options.chain_rpc, options.trust.clone())?;
+        let mut chain = Chain::new(&ChainCommand {
+            chain_id,
+            endpoints: options.chain_rpc.clone(),
+            trusted: options.trust.clone(),
+            trust_period_s: overlay::trust_period(node.own()).as_secs(),
+        })?;
         let checked = cancel.run_until_cancelled(chain.check(&reporter)).await;
         checked.unwrap_or_else(|| Err(Failure::interrupted("nothing was begun yet")))?;
         std::fs::create_dir_all(home).map_err(|error| Failure::io(home.display(), &error))?;

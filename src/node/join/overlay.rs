@@ -1,11 +1,13 @@
 //! The settings of a node while it gets its state. Pure.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::Duration;
 
 use toml_edit::Value;
 
 use crate::comet::peer::NodeAddress;
-use crate::comet::settings::{Change, Settings};
+use crate::comet::settings::{Change, Settings, go_duration};
+use crate::node::chain::Trust;
 
 /// CometBFT's shortest: it sleeps so long before it looks at offers.
 const DISCOVERY_TIME: &str = "5s";
@@ -14,17 +16,8 @@ const DISCOVERY_TIME: &str = "5s";
 const RECV_RATE: i64 = 512_000_000;
 /// CometBFT's default.
 const TRUST_PERIOD: &str = "168h0m0s";
-
-/// What a light client begins with.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) struct Trust {
-    /// A height.
-    pub(super) height: u64,
-    /// The hash of its block, hex.
-    pub(super) hash: String,
-    /// RPC servers, at least one.
-    pub(super) servers: Vec<String>,
-}
+/// The same.
+const USUAL_TRUST_PERIOD: Duration = Duration::from_secs(168 * 3600);
 
 /// Where a node listens while it is restored.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -121,6 +114,14 @@ fn state_sync(settings: &Settings, trust: &Trust) -> Wanted {
         wanted.push(("statesync", "trust_period", TRUST_PERIOD.into()));
     }
     wanted
+}
+
+/// How old a block may be that this node trusts: as its person has it, also for our own
+/// light client.
+pub(super) fn trust_period(settings: &Settings) -> Duration {
+    let own = go_duration(settings.text("statesync", "trust_period"));
+    own.filter(|period| !period.is_zero())
+        .unwrap_or(USUAL_TRUST_PERIOD)
 }
 
 /// Heights are below 2^63 in CometBFT.
@@ -224,6 +225,17 @@ mod tests {
                 assert_eq!(settings.text("p2p", "persistent_peers"), wanted);
             }
         }
+    }
+
+    #[test]
+    fn a_block_is_trusted_as_long_as_the_person_says_or_as_is_usual() {
+        let week = 168 * 3600;
+        for (text, seconds) in [("9h", 9 * 3600), ("0s", week), ("", week), ("soon", week)] {
+            let file = format!("[statesync]\ntrust_period = \"{text}\"\n");
+            let settings = Settings::parse(&file).unwrap();
+            assert_eq!(trust_period(&settings).as_secs(), seconds, "{text}");
+        }
+        assert_eq!(go_duration(TRUST_PERIOD), Some(USUAL_TRUST_PERIOD));
     }
 
     #[test]

@@ -3,7 +3,6 @@
 use std::time::{Duration, Instant};
 
 use super::Join;
-use super::chain::Chain;
 use super::circles::Circles;
 use super::follow::{Goal, sync_failed};
 use super::ladder::Setback;
@@ -12,6 +11,7 @@ use super::overlay;
 use crate::comet::rpc::{NodeStatus, Rpc};
 use crate::comet::settings::{Change, Settings};
 use crate::comet::sign::Sign;
+use crate::node::chain::Chain;
 use crate::node::command::{Failure, FailureCode};
 
 /// A node that has blocks may replay them into its application before it answers.

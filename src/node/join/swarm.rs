@@ -3,21 +3,19 @@
 use std::path::Path;
 use std::time::Duration;
 
-use futures::future::join;
-
 use super::Join;
-use super::chain::Extent;
 use super::circles::Circles;
 use super::follow::{Goal, sync_failed};
 use super::ladder::{Kind, Setback};
 use super::node::{Happened, app_in_the_way};
 use super::overlay;
-use crate::comet::rpc::{AppState, NodeStatus, Rpc};
+use crate::comet::rpc::{NodeStatus, Rpc};
 use crate::comet::settings::Settings;
 use crate::comet::sign::Sign;
+use crate::node::chain::{Basis, Extent, State};
 use crate::node::command::{
     Command, Failure, FailureCode, FeedCommand, FetchCommand, FetchTarget, ManifestCommand,
-    Outcome, SnapshotSummary,
+    Outcome, ProvenState, SnapshotSummary,
 };
 use crate::node::space::free_bytes;
 
@@ -73,7 +71,7 @@ impl Join {
         let trust = self
             .patiently(async |chain| chain.trust_for(height).await)
             .await?;
-        self.check_app_hash(&chosen).await?;
+        let state = self.check_app_hash(&chosen).await?;
         self.check_disk(&chosen)?;
 
         self.enter("node").await;
@@ -84,7 +82,7 @@ impl Join {
             .change_settings(change, &reporter)
             .map_err(Setback::everything)?;
         let rpc = Rpc::new(&format!("http://{}", doors.rpc)).map_err(Setback::everything)?;
-        let above = match self.start_empty(&rpc, &chosen).await? {
+        let above = match self.start_empty(&rpc, &chosen, &state).await? {
             Condition::Following(height) => {
                 self.node.journal.window = false;
                 self.node.save().map_err(Setback::everything)?;
@@ -97,7 +95,8 @@ impl Join {
                 self.saw_empty = true;
                 self.node.journal.window = true;
                 self.node.save().map_err(Setback::everything)?;
-                self.feed(&rpc, &doors.p2p.to_string(), &chosen).await?;
+                self.feed(&rpc, &doors.p2p.to_string(), &chosen, &state)
+                    .await?;
                 chosen.height
             }
         };
@@ -151,7 +150,7 @@ impl Join {
         let newest = own.iter().filter(usable).filter(|one| one.height < tip);
         let newest = newest.max_by_key(|one| one.height);
         let target = FetchTarget::Chain {
-            chain_id: self.chain.id.clone(),
+            chain_id: self.chain.id().to_owned(),
             height: None,
         };
         let Some(newest) = newest else {
@@ -170,9 +169,9 @@ impl Join {
         }
     }
 
-    /// The application gets nothing of a snapshot whose application hash the endpoints
-    /// do not agree in.
-    async fn check_app_hash(&self, chosen: &Chosen) -> Result<(), Setback> {
+    /// The application gets nothing of a snapshot of another state than the chain has
+    /// proven. That state.
+    async fn check_app_hash(&self, chosen: &Chosen) -> Result<State, Setback> {
         let command = Command::Show(ManifestCommand {
             manifest: chosen.manifest.clone(),
         });
@@ -181,11 +180,23 @@ impl Join {
             _ => return Err(Setback::rung(Failure::other_answer())),
         };
         let height = chosen.height;
-        let agreed = self
-            .patiently(async |chain| chain.app_hash_after(height).await)
+        let state = self
+            .patiently(async |chain| chain.state_after(height).await)
             .await?;
+        let agreed = hex::encode(&state.after.app_hash);
         let problem = match shown.app_hash {
-            Some(hash) if hash.eq_ignore_ascii_case(&agreed) => return Ok(()),
+            Some(hash) if hash.eq_ignore_ascii_case(&agreed) => {
+                self.reporter.note(match &state.basis {
+                    Basis::Signatures { from } => format!(
+                        "the application hash of height {height} is signed by the chain's \
+                         validators, as block {from} leads to them"
+                    ),
+                    Basis::Agreement { .. } => {
+                        format!("the endpoints agree in the application hash of height {height}")
+                    }
+                });
+                return Ok(state);
+            }
             Some(_) => format!("is not of the state that the chain has at height {height}"),
             None => "carries no application hash, so nothing can confirm it".to_owned(),
         };
@@ -207,7 +218,7 @@ impl Join {
         match self.ask(Command::List).await? {
             Outcome::List(list) => {
                 let mut own = list.snapshots;
-                own.retain(|one| one.chain_id == self.chain.id);
+                own.retain(|one| one.chain_id == self.chain.id());
                 Ok(own)
             }
             _ => Err(Failure::other_answer()),
@@ -226,7 +237,7 @@ impl Join {
                     FailureCode::NotFound,
                     format!(
                         "no complete snapshot of {} is in the home that this node could restore",
-                        self.chain.id
+                        self.chain.id()
                     ),
                 )
                 .hint("`snapswarm list` shows what is there; `snapswarm join` asks the swarm"),
@@ -242,6 +253,7 @@ impl Join {
                 .map(ToString::to_string)
                 .collect(),
             node_rpc: Some(rpc),
+            chain: Some(self.chain.command()),
             out: None,
             timeout_s: timeout_s.unwrap_or(self.options.timeout_s),
             not_below: (least > 0).then_some(least),
@@ -296,7 +308,12 @@ impl Join {
 
     /// Starts the node so that it can be restored; mends what an earlier restore left
     /// halfway.
-    async fn start_empty(&mut self, rpc: &Rpc, chosen: &Chosen) -> Result<Condition, Setback> {
+    async fn start_empty(
+        &mut self,
+        rpc: &Rpc,
+        chosen: &Chosen,
+        state: &State,
+    ) -> Result<Condition, Setback> {
         let mut repairs = 0;
         loop {
             let was_cut_off = self.node.journal.window;
@@ -313,7 +330,8 @@ impl Join {
                 Ok(status) => match rpc.app_state().await {
                     Ok(app) if app.height > 0 => Err(app_in_the_way(app.height)),
                     app => {
-                        self.compare_versions(&status, app.ok(), chosen).await;
+                        let own = app.map_or(0, |app| app.app_version);
+                        self.compare_versions(&status, own, chosen, state).await;
                         return Ok(Condition::Empty);
                     }
                 },
@@ -342,12 +360,10 @@ impl Join {
         }
     }
 
-    /// Tells of versions that may not go together. An application may know its own only
-    /// after the restore, so that nothing is decided here.
-    async fn compare_versions(&self, node: &NodeStatus, app: Option<AppState>, chosen: &Chosen) {
-        let chain = &self.chain;
-        let asked = self.or_interrupted(join(chain.version(), chain.header_after(chosen.height)));
-        let Ok((version, after)) = asked.await else {
+    /// Tells of versions that may not go together. An application (`own` is its version,
+    /// or 0) may know its own only after the restore, so that nothing is decided here.
+    async fn compare_versions(&self, node: &NodeStatus, own: u64, chosen: &Chosen, state: &State) {
+        let Ok(version) = self.or_interrupted(self.chain.version()).await else {
             return;
         };
         let series = |version: &str| version.split('.').take(2).map(str::to_owned).collect();
@@ -362,28 +378,34 @@ impl Join {
                 ));
             }
         }
-        let own = app.map_or(0, |app| app.app_version);
-        if let Some(after) = after
-            && own != 0
-            && own != after.app_version
-        {
+        let theirs = state.after.app_version;
+        if own != 0 && own != theirs {
             self.reporter.note(format!(
                 "the application says that it is of version {own}, and the blocks after height {} \
-                 are of version {}: if it still says so after the restore, CometBFT refuses it; \
-                 install the application's release for that height",
-                chosen.height, after.app_version
+                 are of version {theirs}: if it still says so after the restore, CometBFT refuses \
+                 it; install the application's release for that height",
+                chosen.height
             ));
         }
     }
 
     /// Feeds the running node until its application has the state.
-    async fn feed(&mut self, rpc: &Rpc, p2p: &str, chosen: &Chosen) -> Result<(), Setback> {
-        let chain_rpc = self.chain.any().await.map_err(Setback::rung)?.full_url();
+    async fn feed(
+        &mut self,
+        rpc: &Rpc,
+        p2p: &str,
+        chosen: &Chosen,
+        state: &State,
+    ) -> Result<(), Setback> {
         let command = Command::Feed(FeedCommand {
             manifest: chosen.manifest.clone(),
             node_p2p: format!("{}@{p2p}", self.node_id),
             node_rpc: rpc.full_url(),
-            chain_rpc: Some(chain_rpc),
+            chain_rpc: None,
+            proof: Some(ProvenState {
+                app_hash: hex::encode(&state.after.app_hash),
+                app_version: state.after.app_version,
+            }),
             timeout_s: self.options.patience.as_secs(),
         });
         let enough = self.cancel.child_token();

@@ -140,6 +140,24 @@ fn what_the_chain_confirmed_is_listed_two_blocks_behind_its_tip_and_once_for_a_n
 }
 
 #[test]
+fn the_version_of_an_application_is_known_where_the_home_has_its_proof() {
+    let house = House::new();
+    let proven = house.publish("a", 10, true);
+    house.publish("a", 20, true);
+    let of_b = house.publish("b", 20, true);
+    let store = house.store();
+    store.set_proven(&proven, 3).unwrap();
+    store.set_proven(&of_b, 4).unwrap();
+    drop(store);
+    let own = house.own(OfferPolicy::Any);
+    let of_a = chain(Some("a"), 0);
+    assert_eq!(own.app_version(&of_a, 10), Some(3));
+    assert_eq!(own.app_version(&of_a, 20), None, "proven without one");
+    assert_eq!(own.app_version(&of_a, 11), None);
+    assert_eq!(own.app_version(&chain(Some("b"), 0), 20), Some(4));
+}
+
+#[test]
 fn a_home_that_goes_and_comes_and_a_file_that_is_damaged_harm_nobody() {
     let house = House::new();
     house.publish("a", 10, true);

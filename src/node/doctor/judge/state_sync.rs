@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::p2p::write;
-use crate::comet::settings::Settings;
+use crate::comet::settings::{Settings, go_duration};
 use crate::node::doctor::facts::{Facts, Trusted};
 use crate::node::doctor::figures;
 use crate::node::doctor::finding::{Check, Finding};
@@ -140,7 +140,7 @@ fn period(facts: &Facts, settings: &Settings) -> Option<Finding> {
         text => text,
     };
     let usual = format!("trust_period = \"{TRUST_PERIOD}\"");
-    let period = figures::go_duration(text).filter(|period| !period.is_zero());
+    let period = go_duration(text).filter(|period| !period.is_zero());
     let Some(period) = period else {
         return Some(PERIOD.problem(
             format!("\"{text}\" is no duration above 0"),
@@ -177,7 +177,7 @@ fn discovery(facts: &Facts, settings: &Settings) -> Finding {
         text => text,
     };
     let remedy = write(facts, "statesync", "discovery_time = \"5s\"");
-    match figures::go_duration(text) {
+    match go_duration(text) {
         None => DISCOVERY.problem(format!("\"{text}\" is no duration"), remedy),
         Some(time) if time.is_zero() => DISCOVERY.hint(text, remedy),
         Some(time) if time < MIN_DISCOVERY => DISCOVERY.problem(text, remedy),

@@ -1,20 +1,31 @@
 //! The chain, as the RPC endpoints that the person named tell of it.
 //!
-//! What is to be believed (a block's hash, an application hash) counts only when all
-//! endpoints that answer, and at least two, say the same, or when the person gave the
-//! hash by hand. What merely helps (how far the chain is, who its nodes are) may come
-//! from any of them.
+//! Trust begins with one block: all endpoints that answer, and at least two, agree in
+//! its hash, or the person gave it by hand. From there the state of a height is proven
+//! by the signatures of the chain's validators ([`Chain::state_after`]); every endpoint
+//! that has the block is a witness of it, and one that tells otherwise ends everything.
+//! Where the validators' keys are of a kind that is not verified here, the agreement of
+//! the endpoints is all there is, and that is said: CometBFT's own light client, which
+//! knows more kinds, still stands before the application.
+//!
+//! What merely helps (how far the chain is, who its nodes are) may come from any of them.
+
+mod proof;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, SystemTime};
 
+use bytes::Bytes;
 use futures::future::join_all;
 
-use super::overlay::Trust;
+pub(in crate::node) use self::proof::{Basis, State};
+
+use crate::comet::light::{Rules, Trusted};
 use crate::comet::peer::NodeAddress;
-use crate::comet::rpc::{Header, HeaderAfter, NodeStatus, Rpc, RpcError};
-use crate::node::command::{Failure, FailureCode};
+use crate::comet::rpc::{Header, NodeStatus, Rpc, RpcError};
+use crate::node::command::{ChainCommand, Failure, FailureCode};
 use crate::node::progress::Reporter;
+use crate::snapshot::Digest;
 
 /// Endpoints that have to agree.
 const ENOUGH: usize = 2;
@@ -32,40 +43,72 @@ const MAX_PEERS: usize = 32;
 const TRUST_BELOW_TIP: u64 = 2000;
 
 /// The chain behind some RPC endpoints.
-pub(super) struct Chain {
-    pub(super) id: String,
+pub(in crate::node) struct Chain {
     rpcs: Vec<Rpc>,
     /// What the person trusts, instead of what endpoints agree in.
-    by_hand: Option<(u64, String)>,
+    by_hand: Option<Trusted>,
+    rules: Rules,
+}
+
+/// What CometBFT's light client can begin with.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(in crate::node) struct Trust {
+    /// A height.
+    pub(in crate::node) height: u64,
+    /// The hash of its block, hex.
+    pub(in crate::node) hash: String,
+    /// RPC servers, at least one.
+    pub(in crate::node) servers: Vec<String>,
 }
 
 /// How far the chain is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Extent {
+pub(in crate::node) struct Extent {
     /// The newest block that two endpoints have, or the only one that answers.
-    pub(super) tip: u64,
+    pub(in crate::node) tip: u64,
     /// The oldest block that one still has.
-    pub(super) oldest: u64,
+    pub(in crate::node) oldest: u64,
 }
 
 impl Chain {
     /// Endpoints, each once.
-    pub(super) fn new(
-        id: String,
-        urls: &[String],
-        by_hand: Option<(u64, String)>,
-    ) -> Result<Self, Failure> {
+    pub(in crate::node) fn new(command: &ChainCommand) -> Result<Self, Failure> {
         let mut seen = BTreeSet::new();
         let mut rpcs = Vec::new();
-        for url in urls {
+        for url in &command.endpoints {
             let rpc = Rpc::new(url)?;
             if seen.insert(rpc.full_url()) {
                 rpcs.push(rpc);
             }
         }
-        let chain = Self { id, rpcs, by_hand };
+        let by_hand = command.trusted.as_ref();
+        let by_hand = by_hand.map(|(height, hash)| by_hand_of(*height, hash));
+        let chain = Self {
+            rpcs,
+            by_hand: by_hand.transpose()?,
+            rules: Rules {
+                chain_id: command.chain_id.clone(),
+                trust_period: Duration::from_secs(command.trust_period_s),
+            },
+        };
         chain.are_enough()?;
         Ok(chain)
+    }
+
+    /// What another [`Chain`] is made of that asks the same endpoints.
+    pub(in crate::node) fn command(&self) -> ChainCommand {
+        let trusted = self.by_hand;
+        ChainCommand {
+            chain_id: self.rules.chain_id.clone(),
+            endpoints: self.rpcs.iter().map(Rpc::full_url).collect(),
+            trusted: trusted.map(|block| (block.height, hex::encode(block.hash.as_bytes()))),
+            trust_period_s: self.rules.trust_period.as_secs(),
+        }
+    }
+
+    /// Its id.
+    pub(in crate::node) fn id(&self) -> &str {
+        &self.rules.chain_id
     }
 
     fn are_enough(&self) -> Result<(), Failure> {
@@ -84,7 +127,7 @@ impl Chain {
 
     /// Looks at the endpoints before anything is begun: chain, clock. Those that do
     /// not answer are named; two that are one node count as one.
-    pub(super) async fn check(&mut self, reporter: &Reporter) -> Result<(), Failure> {
+    pub(in crate::node) async fn check(&mut self, reporter: &Reporter) -> Result<(), Failure> {
         let asked = self.statuses().await;
         let mut nodes: BTreeMap<String, String> = BTreeMap::new();
         let mut again = BTreeSet::new();
@@ -115,15 +158,23 @@ impl Chain {
         self.are_enough()?;
         // Who lies is found out before anything is downloaded.
         let tip = self.extent().await.map_or(0, |extent| extent.tip);
-        match self.app_hash_after(tip.saturating_sub(1)).await {
-            Err(failure) if failure.code == FailureCode::Verification => Err(failure),
-            _ => Ok(()),
+        match self.state_after(tip.saturating_sub(1)).await {
+            Err(failure) if failure.code == FailureCode::Verification => return Err(failure),
+            Ok(State {
+                basis: Basis::Agreement { why },
+                ..
+            }) => reporter.note(format!(
+                "{why}: that the endpoints agree is all that is known before CometBFT's own \
+                 light client looks"
+            )),
+            Ok(_) | Err(_) => {}
         }
+        Ok(())
     }
 
     fn check_one(&self, rpc: &Rpc, status: &NodeStatus) -> Result<(), Failure> {
-        if status.chain_id != self.id {
-            let (url, found, wanted) = (rpc.url(), &status.chain_id, &self.id);
+        if status.chain_id != self.id() {
+            let (url, found, wanted) = (rpc.url(), &status.chain_id, self.id());
             return Err(Failure::new(
                 FailureCode::Usage,
                 format!("{url} is of the chain {found}, and the node's genesis of {wanted}"),
@@ -150,7 +201,7 @@ impl Chain {
     }
 
     /// An endpoint that answers.
-    pub(super) async fn any(&self) -> Result<&Rpc, Failure> {
+    pub(in crate::node) async fn any(&self) -> Result<&Rpc, Failure> {
         let mut trouble = None;
         for (rpc, status) in self.statuses().await {
             match status {
@@ -161,15 +212,16 @@ impl Chain {
         Err(trouble.map_or_else(|| self.silent(), Failure::from))
     }
 
-    fn silent(&self) -> Failure {
+    /// Nobody answers.
+    pub(in crate::node) fn silent(&self) -> Failure {
         Failure::new(
             FailureCode::Failed,
-            format!("no RPC endpoint of {} answers", self.id),
+            format!("no RPC endpoint of {} answers", self.id()),
         )
     }
 
     /// How far it is, by all that answer; nothing when none does.
-    pub(super) async fn extent(&self) -> Option<Extent> {
+    pub(in crate::node) async fn extent(&self) -> Option<Extent> {
         let asked = self.statuses().await;
         let told: Vec<NodeStatus> = asked.into_iter().filter_map(|(_, s)| s.ok()).collect();
         let mut heights: Vec<u64> = told.iter().map(|status| status.height).collect();
@@ -183,7 +235,11 @@ impl Chain {
 
     /// Waits until enough endpoints have the blocks that the light client needs for a
     /// snapshot of this height.
-    pub(super) async fn wait_for(&self, height: u64, patience: Duration) -> Result<(), Failure> {
+    pub(in crate::node) async fn wait_for(
+        &self,
+        height: u64,
+        patience: Duration,
+    ) -> Result<(), Failure> {
         let needed = height.saturating_add(BLOCKS_AFTER);
         let reached = async {
             while !self.have_reached(needed).await {
@@ -209,57 +265,66 @@ impl Chain {
     }
 
     /// What a light client can begin with to verify a snapshot of this height.
-    pub(super) async fn trust_for(&self, height: u64) -> Result<Trust, Failure> {
-        let servers = self.servers().await?;
-        if let Some((trusted, hash)) = &self.by_hand {
-            if *trusted > height {
-                return Err(Failure::new(
-                    FailureCode::Usage,
-                    format!("--trust-height {trusted} is above the snapshot's height {height}"),
-                )
-                .hint("trust a block at or below the snapshot"));
-            }
-            return Ok(Trust {
-                height: *trusted,
-                hash: hash.clone(),
-                servers,
-            });
-        }
-        Ok(Trust {
-            height,
-            hash: self.agreed(height, "block", block_hash).await?,
-            servers,
-        })
+    pub(in crate::node) async fn trust_for(&self, height: u64) -> Result<Trust, Failure> {
+        let trusted = self.trusted_at(height).await?;
+        self.trust(trusted).await
     }
 
     /// For snapshots whose height is not known yet.
-    pub(super) async fn trust_below_tip(&self) -> Result<Trust, Failure> {
-        if let Some((height, hash)) = self.by_hand.clone() {
-            let servers = self.servers().await?;
-            return Ok(Trust {
-                height,
-                hash,
-                servers,
-            });
+    pub(in crate::node) async fn trust_below_tip(&self) -> Result<Trust, Failure> {
+        if let Some(trusted) = self.by_hand {
+            return self.trust(trusted).await;
         }
         let extent = self.extent().await.ok_or_else(|| self.silent())?;
         let height = extent.tip.saturating_sub(TRUST_BELOW_TIP);
         self.trust_for(height.max(extent.oldest).max(1)).await
     }
 
-    /// The application hash after a height, in which the endpoints agree.
-    pub(super) async fn app_hash_after(&self, height: u64) -> Result<String, Failure> {
-        let next = height.saturating_add(1);
-        self.agreed(next, "application", |header| {
-            hex::encode_upper(&header.app_hash)
+    async fn trust(&self, trusted: Trusted) -> Result<Trust, Failure> {
+        Ok(Trust {
+            height: trusted.height,
+            hash: hex::encode_upper(trusted.hash.as_bytes()),
+            servers: self.servers().await?,
         })
-        .await
+    }
+
+    /// The block from which a snapshot of this height is verified: the person's, or its
+    /// own block, as the endpoints agree in it.
+    async fn trusted_at(&self, height: u64) -> Result<Trusted, Failure> {
+        if let Some(trusted) = self.by_hand {
+            if trusted.height > height {
+                let above = trusted.height;
+                return Err(Failure::new(
+                    FailureCode::Usage,
+                    format!("--trust-height {above} is above the snapshot's height {height}"),
+                )
+                .hint("trust a block at or below the snapshot"));
+            }
+            return Ok(trusted);
+        }
+        let told = self
+            .told(height, |header| !header.block_hash.is_empty())
+            .await?;
+        let hash = self.agreed(height, &told, "block", |header| &header.block_hash)?;
+        let hash = Digest::from_slice(hash).ok_or_else(|| {
+            Failure::new(
+                FailureCode::Failed,
+                format!(
+                    "{} tells a hash of block {height} that is none",
+                    told[0].0.url()
+                ),
+            )
+        })?;
+        Ok(Trusted { height, hash })
     }
 
     /// The application hash in a block, by every endpoint that has it; nothing when
     /// none has. One is enough here: the node has verified the block already, and the
     /// question is whether it is the chain's.
-    pub(super) async fn told_app_hash(&self, height: u64) -> Option<Result<String, Failure>> {
+    pub(in crate::node) async fn told_app_hash(
+        &self,
+        height: u64,
+    ) -> Option<Result<String, Failure>> {
         let asked = join_all(self.rpcs.iter().map(async |rpc| rpc.header(height).await)).await;
         let told = asked.into_iter().filter_map(Result::ok);
         let mut hashes = told.map(|header| hex::encode_upper(&header.app_hash));
@@ -277,8 +342,8 @@ impl Chain {
     }
 
     /// The lowest snapshot that the person's own trust reaches.
-    pub(super) fn trusted_from(&self) -> u64 {
-        self.by_hand.as_ref().map_or(0, |(height, _)| *height)
+    pub(in crate::node) fn trusted_from(&self) -> u64 {
+        self.by_hand.map_or(0, |trusted| trusted.height)
     }
 
     async fn servers(&self) -> Result<Vec<String>, Failure> {
@@ -291,72 +356,67 @@ impl Chain {
         }
     }
 
-    /// What all endpoints that have the block say of it.
-    async fn agreed(
+    /// The headers of a block by all endpoints that have it, at least one; only those
+    /// that tell what is wanted.
+    async fn told(
         &self,
         height: u64,
-        what: &str,
-        pick: fn(&Header) -> String,
-    ) -> Result<String, Failure> {
-        let asked = join_all(
-            self.rpcs
-                .iter()
-                .map(async |rpc| (rpc, rpc.header(height).await)),
-        );
-        let mut told: Vec<(String, String)> = Vec::new();
+        wanted: fn(&Header) -> bool,
+    ) -> Result<Vec<(&Rpc, Header)>, Failure> {
+        let ask = self.rpcs.iter();
+        let asked = join_all(ask.map(async |rpc| (rpc, rpc.header(height).await))).await;
+        let mut told = Vec::new();
         let mut trouble = None;
-        for (rpc, header) in asked.await {
+        for (rpc, header) in asked {
             match header {
-                Ok(header) if !pick(&header).is_empty() => told.push((rpc.url(), pick(&header))),
+                Ok(header) if wanted(&header) => told.push((rpc, header)),
                 Ok(_) => {}
                 Err(error) => trouble = Some(error),
             }
         }
-        let Some((first_url, first)) = told.first() else {
-            return Err(trouble.map_or_else(|| self.silent(), Failure::from));
+        match &told[..] {
+            [] => Err(trouble.map_or_else(|| self.silent(), Failure::from)),
+            [(first, _)] if self.by_hand.is_none() => Err(alone(first, height, trouble)),
+            _ => Ok(told),
+        }
+    }
+
+    /// What all of these headers of a block say.
+    fn agreed<'a>(
+        &self,
+        height: u64,
+        told: &'a [(&Rpc, Header)],
+        what: &str,
+        pick: fn(&Header) -> &Bytes,
+    ) -> Result<&'a Bytes, Failure> {
+        let (first_rpc, first) = told.first().ok_or_else(|| self.silent())?;
+        let first_hash = pick(first);
+        let Some((rpc, other)) = told.iter().find(|(_, header)| pick(header) != first_hash) else {
+            return Ok(first_hash);
         };
-        if let Some((url, other)) = told.iter().find(|(_, hash)| hash != first) {
-            return Err(Failure::new(
-                FailureCode::Verification,
-                format!(
-                    "the RPC endpoints disagree about block {height}: {first_url} has the {what} \
-                     hash {first}, {url} has {other}"
-                ),
-            )
-            .hint(
-                "one of them is wrong, or follows a fork: find out which, and leave it out; or \
-                 give a block that you trust with --trust-height and --trust-hash",
-            ));
-        }
-        if told.len() < ENOUGH && self.by_hand.is_none() {
-            let why = trouble.map_or_else(String::new, |error| format!(": {error}"));
-            return Err(Failure::new(
-                FailureCode::Failed,
-                format!(
-                    "only {first_url} tells block {height}, and one alone is not believed{why}"
-                ),
-            )
-            .hint(
-                "name another endpoint with --chain-rpc, or give a block that you trust with \
-                 --trust-height and --trust-hash",
-            ));
-        }
-        Ok(first.clone())
+        let (first_url, url) = (first_rpc.url(), rpc.url());
+        let [first, other] = [first, other].map(|header| hex::encode_upper(pick(header)));
+        Err(Failure::new(
+            FailureCode::Verification,
+            format!(
+                "the RPC endpoints disagree about block {height}: {first_url} has the {what} hash \
+                 {first}, {url} has {other}"
+            ),
+        )
+        .about_chain()
+        .hint(
+            "one of them is wrong, or follows a fork: find out which, and leave it out; or give a \
+             block that you trust with --trust-height and --trust-hash",
+        ))
     }
 
     /// The version of CometBFT that an endpoint runs, likewise.
-    pub(super) async fn version(&self) -> Option<String> {
+    pub(in crate::node) async fn version(&self) -> Option<String> {
         Some(self.any().await.ok()?.status().await.ok()?.version)
     }
 
-    /// What the block after a height says of its state, as any endpoint tells it; for
-    /// what is merely shown.
-    pub(super) async fn header_after(&self, height: u64) -> Option<HeaderAfter> {
-        self.any().await.ok()?.header_after(height).await.ok()
-    }
-
     /// Nodes of the chain: the endpoints themselves and their peers.
-    pub(super) async fn nodes(&self) -> Vec<NodeAddress> {
+    pub(in crate::node) async fn nodes(&self) -> Vec<NodeAddress> {
         let asked = join_all(
             self.rpcs
                 .iter()
@@ -372,6 +432,30 @@ impl Chain {
     }
 }
 
-fn block_hash(header: &Header) -> String {
-    hex::encode_upper(&header.block_hash)
+/// One endpoint says something, and nobody else.
+fn alone(rpc: &Rpc, height: u64, trouble: Option<RpcError>) -> Failure {
+    let why = trouble.map_or_else(String::new, |error| format!(": {error}"));
+    Failure::new(
+        FailureCode::Failed,
+        format!(
+            "only {} tells block {height}, and one alone is not believed{why}",
+            rpc.url()
+        ),
+    )
+    .hint(
+        "name another endpoint with --chain-rpc, or give a block that you trust with \
+         --trust-height and --trust-hash",
+    )
+}
+
+fn by_hand_of(height: u64, hash: &str) -> Result<Trusted, Failure> {
+    let bytes = hex::decode(hash).unwrap_or_default();
+    let hash = Digest::from_slice(&bytes).ok_or_else(|| {
+        Failure::new(
+            FailureCode::Usage,
+            format!("--trust-hash {hash} is not the hash of a block, which has 64 hex digits"),
+        )
+        .hint("`curl 'RPC/commit?height=H'` tells it, as block_id.hash")
+    })?;
+    Ok(Trusted { height, hash })
 }
