@@ -38,7 +38,8 @@ const KEPT: [&str; 5] = [
     "snapswarm-join.json",
 ];
 
-/// A folder with one of these, anywhere below its top, is not an application's data.
+/// A folder with one of these is not an application's data; at its top, those that are
+/// kept when it is emptied do no harm.
 const KEYS: [&str; 5] = [
     "priv_validator_state.json",
     "priv_validator_key.json",
@@ -48,8 +49,9 @@ const KEYS: [&str; 5] = [
 ];
 /// So deep keys are looked for,
 const MAX_DEPTH: u32 = 4;
-/// and among so many files: an application's data may have millions.
-const MAX_SEEN: u32 = 100_000;
+/// and among so many files, which takes seconds. A folder with more may hide a key: it is
+/// not emptied.
+const MAX_SEEN: u32 = 1_000_000;
 
 /// A node's settings are written by hand.
 const MAX_CONFIG_BYTES: u64 = 4 << 20;
@@ -292,33 +294,40 @@ pub fn may_be_emptied(folder: &Path, node: &NodeHome) -> Result<(), NodeHomeErro
     if std::env::home_dir().is_some_and(|home| home.starts_with(&folder)) {
         return refuse("it holds your own folder");
     }
-    match holds_keys(&folder, MAX_DEPTH, &mut 0) {
-        true => refuse("there are keys in it"),
-        false => Ok(()),
+    match why_not_to_empty(&folder, MAX_DEPTH, &mut 0) {
+        Some(problem) => refuse(problem),
+        None => Ok(()),
     }
 }
 
-/// Whether a key lies below a folder, as far as one looks. What lies at its top is
-/// kept when it is emptied.
-fn holds_keys(folder: &Path, depth: u32, seen: &mut u32) -> bool {
+/// A key in a folder or below it, as far as one looks, that would be lost with it; or
+/// that nobody can say whether there is one.
+fn why_not_to_empty(folder: &Path, depth: u32, seen: &mut u32) -> Option<&'static str> {
+    let unread = Some("it cannot be looked through for keys");
     let Ok(entries) = fs::read_dir(folder) else {
-        return false;
+        return unread;
     };
-    for entry in entries.map_while(Result::ok) {
+    for entry in entries {
+        let Ok(entry) = entry else { return unread };
         *seen += 1;
         if *seen > MAX_SEEN {
-            return false;
+            return Some("it has too many files to be looked through for keys");
         }
-        let is_top = depth == MAX_DEPTH;
-        if !is_top && KEYS.iter().any(|key| entry.file_name() == *key) {
-            return true;
+        let named = |names: &[&str]| names.iter().any(|name| entry.file_name() == *name);
+        let is_kept = depth == MAX_DEPTH && named(&KEPT);
+        if named(&KEYS) && !is_kept {
+            return Some("there are keys in it");
         }
         let is_folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
-        if is_folder && depth > 0 && holds_keys(&entry.path(), depth - 1, seen) {
-            return true;
+        if is_folder
+            && !is_kept
+            && depth > 0
+            && let Some(problem) = why_not_to_empty(&entry.path(), depth - 1, seen)
+        {
+            return Some(problem);
         }
     }
-    false
+    None
 }
 
 /// Empties a folder of an application's data. Keys, what a validator signed, and

@@ -392,6 +392,13 @@ impl Rpc {
         Ok(answer.n_peers.0)
     }
 
+    /// The ids of its peers, as the node tells them.
+    pub async fn peer_ids(&self) -> Result<Vec<String>, RpcError> {
+        let answer: NetInfoAnswer = self.ask("net_info", json!({})).await?;
+        let ids = answer.peers.into_iter().map(|peer| peer.node_info.id);
+        Ok(ids.collect())
+    }
+
     /// Who is connected to the node, and how.
     pub async fn connections(&self) -> Result<Connections, RpcError> {
         let answer: NetInfoAnswer = self.ask("net_info", json!({})).await?;

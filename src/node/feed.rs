@@ -98,7 +98,8 @@ pub(super) async fn feed_node(
                 if matches!(event, FeedEvent::Disconnected { .. }) {
                     connection.connection_ended();
                 }
-                let _ = events.try_send(event);
+                // When nobody follows any more, the feeding is stopped, too.
+                let _ = events.blocking_send(event);
             },
             &feeding_stop,
         )
@@ -109,6 +110,7 @@ pub(super) async fn feed_node(
         ended = &mut feeding => Err(too_early(ended)),
     };
     stop.stop();
+    drop(heard);
     if !feeding.is_finished() {
         let _ = feeding.await;
     }

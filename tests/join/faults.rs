@@ -1,17 +1,20 @@
 //! The ladder: each fault is made to happen, and the node ends synced by the next rung
 //! or with the exit code and the sentence that its operator asked for.
 //!
-//! Which faults a run tries is drawn from a seed: `SNAPSWARM_FAULT_RUNS` of them
-//! (5 unless told), by `SNAPSWARM_FAULT_SEED` (1 unless told); `SNAPSWARM_FAULT` names one by a part of
-//! its name. An application that hangs for ever is not among them: it looks as one at
+//! Which faults a run tries is drawn from a seed, `SNAPSWARM_FAULT_SEED` (1 unless told):
+//! `SNAPSWARM_FAULT_RUNS` of them (5 unless told). With every other the join itself is
+//! killed as well (`kill -9`), at a moment that is drawn, and started again: the end must
+//! be the same. `SNAPSWARM_FAULT` names one fault by a part of its name. An application that hangs for ever is not among them: it looks as one at
 //! work, and is given up only after the time that large ones need.
 
-use rand::SeedableRng;
+use std::time::Duration;
+
 use rand::seq::SliceRandom;
+use rand::{RngExt as _, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use crate::fake_rpc;
-use crate::network::{CHAIN, Network};
+use crate::network::{CHAIN, Network, Running};
 
 /// What a fault ends with.
 struct Expected {
@@ -166,6 +169,9 @@ const FAULTS: &[Fault] = &[
     },
 ];
 
+/// A join is killed within this; most faults show themselves sooner.
+const KILLED_WITHIN_MS: u64 = 15_000;
+
 /// A peer that is nowhere.
 pub const NOBODY: &str =
     "/ip4/127.0.0.1/tcp/1/p2p/12D3KooWD3eckifWpRn9wQpMG9R9hX3sD158z7EqHWmweQAJU5SA";
@@ -195,9 +201,13 @@ async fn whatever_goes_wrong_the_node_is_synced_or_its_operator_knows_why_not() 
     }
     let mut wrong = Vec::new();
     for (number, fault) in drawn.iter().take(runs as usize).enumerate() {
-        let problem = problem(&network, fault, number).await;
+        let killed_after = rng
+            .random_bool(0.5)
+            .then(|| Duration::from_millis(rng.random_range(0..KILLED_WITHIN_MS)));
+        let problem = problem(&network, fault, number, killed_after).await;
+        let and = killed_after.map_or_else(String::new, |time| format!(", killed after {time:?}"));
         println!(
-            "{number}: {}: {}",
+            "{number}: {}{and}: {}",
             fault.name,
             if problem.is_some() {
                 "WRONG"
@@ -211,7 +221,12 @@ async fn whatever_goes_wrong_the_node_is_synced_or_its_operator_knows_why_not() 
 }
 
 /// What came otherwise than expected.
-async fn problem(network: &Network, fault: &Fault, number: usize) -> Option<String> {
+async fn problem(
+    network: &Network,
+    fault: &Fault,
+    number: usize,
+    killed_after: Option<Duration>,
+) -> Option<String> {
     let mut joiner = network.joiner(&format!("fault{number}"));
     joiner.script = fault.script.to_owned();
     let arguments = fault.arguments.iter().map(|argument| {
@@ -222,7 +237,12 @@ async fn problem(network: &Network, fault: &Fault, number: usize) -> Option<Stri
     });
     let arguments: Vec<String> = arguments.collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    let ended = joiner.join(network, &arguments);
+    let ended_before = killed_after.and_then(|time| {
+        let join = Running::start(joiner.command(network, &arguments));
+        join.end_within(time)
+    });
+    let was_killed = killed_after.is_some() && ended_before.is_none();
+    let ended = ended_before.unwrap_or_else(|| joiner.join(network, &arguments));
     let Expected { code, text, rungs } = &fault.expected;
     let is_synced = || async {
         let said = ended.said();
@@ -233,7 +253,7 @@ async fn problem(network: &Network, fault: &Fault, number: usize) -> Option<Stri
     };
     let problem = if ended.code != Some(*code) {
         format!("ended with {:?} and not {code}", ended.code)
-    } else if !ended.ran.stdout().contains(text) {
+    } else if !was_killed && !ended.ran.stdout().contains(text) {
         format!("does not tell of '{text}'")
     } else if !joiner.is_as_it_was() {
         "did not leave the node as it was".to_owned()

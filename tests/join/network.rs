@@ -3,7 +3,7 @@
 use std::io::{BufRead, BufReader, Read};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
@@ -370,6 +370,31 @@ impl Running {
             }
         }
         panic!("'{text}' is nowhere in:\n{}", self.seen);
+    }
+
+    /// How it ends by itself in this time; killed when it does not.
+    pub fn end_within(mut self, time: Duration) -> Option<Ended> {
+        let end = Instant::now() + time;
+        loop {
+            let left = end.checked_duration_since(Instant::now())?;
+            match self.lines.recv_timeout(left) {
+                Ok(line) => self.seen += &(line + "\n"),
+                Err(mpsc::RecvTimeoutError::Timeout) => return None,
+                Err(mpsc::RecvTimeoutError::Disconnected) => break,
+            }
+        }
+        let mut stdout = Vec::new();
+        let mut from = self.child.stdout.take().unwrap();
+        from.read_to_end(&mut stdout).unwrap();
+        let status = crate::support::wait(&mut self.child);
+        let stderr = std::mem::take(&mut self.seen).into_bytes();
+        let ran = Ran(Output {
+            status,
+            stdout,
+            stderr,
+        });
+        let code = status.code();
+        Some(Ended { ran, code })
     }
 
     /// The first line on stdout.

@@ -10,6 +10,7 @@
 //!
 //! What merely helps (how far the chain is, who its nodes are) may come from any of them.
 
+mod extent;
 mod proof;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,7 +19,10 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use futures::future::join_all;
 
+pub(in crate::node) use self::extent::Extent;
 pub(in crate::node) use self::proof::{Basis, State};
+
+use self::extent::{Apart, behind};
 
 use crate::comet::light::{Rules, Trusted};
 use crate::comet::peer::NodeAddress;
@@ -41,7 +45,6 @@ const MAX_PEERS: usize = 32;
 /// Where trust begins when CometBFT's peers choose the snapshot: not above any that
 /// they may have, or the light client walks backwards.
 const TRUST_BELOW_TIP: u64 = 2000;
-
 /// The chain behind some RPC endpoints.
 pub(in crate::node) struct Chain {
     rpcs: Vec<Rpc>,
@@ -59,15 +62,6 @@ pub(in crate::node) struct Trust {
     pub(in crate::node) hash: String,
     /// RPC servers, at least one.
     pub(in crate::node) servers: Vec<String>,
-}
-
-/// How far the chain is.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(in crate::node) struct Extent {
-    /// The newest block that two endpoints have, or the only one that answers.
-    pub(in crate::node) tip: u64,
-    /// The oldest block that one still has.
-    pub(in crate::node) oldest: u64,
 }
 
 impl Chain {
@@ -125,8 +119,8 @@ impl Chain {
         ))
     }
 
-    /// Looks at the endpoints before anything is begun: chain, clock. Those that do
-    /// not answer are named; two that are one node count as one.
+    /// Looks at the endpoints before anything is begun: chain, clock, height. Those that
+    /// do not answer are named; two that are one node count as one.
     pub(in crate::node) async fn check(&mut self, reporter: &Reporter) -> Result<(), Failure> {
         let asked = self.statuses().await;
         let mut nodes: BTreeMap<String, String> = BTreeMap::new();
@@ -156,6 +150,7 @@ impl Chain {
         }
         self.rpcs.retain(|rpc| !again.contains(&rpc.full_url()));
         self.are_enough()?;
+        self.leave_out_who_lags(reporter).await?;
         // Who lies is found out before anything is downloaded.
         let tip = self.extent().await.map_or(0, |extent| extent.tip);
         match self.state_after(tip.saturating_sub(1)).await {
@@ -170,6 +165,38 @@ impl Chain {
             Ok(_) | Err(_) => {}
         }
         Ok(())
+    }
+
+    /// An endpoint that stands still would be taken for the chain.
+    async fn leave_out_who_lags(&mut self, reporter: &Reporter) -> Result<(), Failure> {
+        let asked = self.statuses().await;
+        let (rpcs, heights): (Vec<&Rpc>, Vec<u64>) = asked
+            .into_iter()
+            .filter_map(|(rpc, status)| Some((rpc, status.ok()?.height)))
+            .unzip();
+        let behind = behind(&heights, self.by_hand.is_some());
+        let behind = behind.map_err(|Apart { highest, next }| {
+            Failure::new(
+                FailureCode::Failed,
+                format!(
+                    "one RPC endpoint is at block {highest}, and no other is above block {next}"
+                ),
+            )
+            .hint(
+                "either that one tells of blocks that there are not, or the others stand still: \
+                 name endpoints that follow the chain, or give a block that you trust with \
+                 --trust-height and --trust-hash",
+            )
+        })?;
+        let mut out = BTreeSet::new();
+        let told = rpcs.iter().zip(&heights).zip(behind);
+        for ((rpc, height), _) in told.filter(|(_, is_behind)| *is_behind) {
+            let url = rpc.url();
+            reporter.note(format!("{url} stands at block {height}, and is not asked"));
+            out.insert(rpc.full_url());
+        }
+        self.rpcs.retain(|rpc| !out.contains(&rpc.full_url()));
+        self.are_enough()
     }
 
     fn check_one(&self, rpc: &Rpc, status: &NodeStatus) -> Result<(), Failure> {
@@ -224,13 +251,7 @@ impl Chain {
     pub(in crate::node) async fn extent(&self) -> Option<Extent> {
         let asked = self.statuses().await;
         let told: Vec<NodeStatus> = asked.into_iter().filter_map(|(_, s)| s.ok()).collect();
-        let mut heights: Vec<u64> = told.iter().map(|status| status.height).collect();
-        heights.sort_unstable_by_key(|height| std::cmp::Reverse(*height));
-        Some(Extent {
-            // One alone could tell of blocks that nobody else has.
-            tip: *heights.get(1).or(heights.first())?,
-            oldest: told.iter().map(|status| status.earliest_height).min()?,
-        })
+        Extent::of(&told)
     }
 
     /// Waits until enough endpoints have the blocks that the light client needs for a
@@ -277,7 +298,7 @@ impl Chain {
         }
         let extent = self.extent().await.ok_or_else(|| self.silent())?;
         let height = extent.tip.saturating_sub(TRUST_BELOW_TIP);
-        self.trust_for(height.max(extent.oldest).max(1)).await
+        self.trust_for(height.max(extent.shared).max(1)).await
     }
 
     async fn trust(&self, trusted: Trusted) -> Result<Trust, Failure> {

@@ -65,7 +65,7 @@ impl Chain {
                 let app_hash =
                     self.agreed(next, &told, "application", |header| &header.app_hash)?;
                 let app_hash = app_hash.clone();
-                let app_version = told.first().map_or(0, |(_, header)| header.app_version);
+                let app_version = agreed_version(next, &told)?;
                 Ok(State {
                     after: HeaderAfter {
                         app_hash,
@@ -126,6 +126,26 @@ fn may_do_without(error: &LightError, witnesses: usize) -> Option<Unable> {
         Problem::Unable(unable) => Some(unable.clone()),
         _ => None,
     }
+}
+
+/// The application's version in which the endpoints agree.
+fn agreed_version(height: u64, told: &[(&Rpc, Header)]) -> Result<u64, Failure> {
+    let first = told.first().map_or(0, |(_, header)| header.app_version);
+    let other = told.iter().find(|(_, header)| header.app_version != first);
+    let Some((rpc, other)) = other else {
+        return Ok(first);
+    };
+    Err(Failure::new(
+        FailureCode::Verification,
+        format!(
+            "the RPC endpoints disagree about block {height}: one has the application version \
+             {first}, {} has {}",
+            rpc.url(),
+            other.app_version
+        ),
+    )
+    .about_chain()
+    .hint("one of them is wrong, or follows a fork: find out which, and leave it out"))
 }
 
 fn fits(told: &Header, proven: &Proven) -> bool {

@@ -3,7 +3,8 @@
 //!
 //! Only three things are progress: the first connection, a chunk that was not
 //! sent before, and, once the node has all chunks, an answer of its RPC, for its
-//! application may work long on the last of them. A node whose application
+//! application may work long on the last of them. An application at work may not
+//! answer for itself: then the node's own answer counts. A node whose application
 //! refuses the snapshot connects, asks for offers and asks for the same chunks
 //! without end; once it asks for anything again, its answers are no progress.
 //!
@@ -54,14 +55,14 @@ const OFFERS_OF_A_CONNECTION: u32 = 2;
 /// snapshot: it bars what it refused and looks for others, without a word to its peers.
 const OFFERS_IN_VAIN: u32 = 3;
 
-/// Waiting after the last chunk ends after so many times the patience.
-const WORK_PATIENCES: u32 = 10;
+/// The most that an application may take after the last chunk, in patiences: large ones
+/// need an hour, and 6 hours go by at the default patience of `join`, 12 at that of
+/// `feed`. Whoever reads the node's log knows of a failure long before.
+const WORK_PATIENCES: u32 = 72;
 
 /// And not sooner than this: ten minutes, whatever short patience was given.
 const WORK_MIN: Duration = Duration::from_secs(600);
 
-/// The most that an application may take with the last chunk. Large ones need an
-/// hour for it; 100 minutes go by at the default patience.
 fn work_limit(patience: Duration) -> Duration {
     patience.saturating_mul(WORK_PATIENCES).max(WORK_MIN)
 }
@@ -76,18 +77,15 @@ type Asking = Pin<Box<dyn Future<Output = Option<Connection>> + Send>>;
 /// What the node's RPC says of the restore.
 #[derive(Clone, PartialEq, Eq, Debug)]
 enum Seen {
+    /// Something else; or its application does not answer, and the node does.
     NotYet,
     /// The application holds exactly the snapshot's state.
     State,
     /// The application is at the snapshot's height with another hash.
-    OtherState {
-        app_hash: Bytes,
-    },
+    OtherState { app_hash: Bytes },
     /// The node has blocks above the snapshot, from this height on; 0 when it
     /// does not tell.
-    Following {
-        earliest: u64,
-    },
+    Following { earliest: u64 },
 }
 
 /// What blocks above the snapshot mean.
@@ -192,16 +190,12 @@ impl<'a> Watch<'a> {
         let rpc = self.rpc.clone();
         let (height, app_hash) = (self.manifest.height(), self.app_hash.clone());
         Box::pin(async move {
-            Ok(match rpc.restored(height, &app_hash).await? {
-                Restored::NotYet => {
-                    let app = rpc.app_state().await?;
-                    seen_of(app, height, &app_hash)
+            match see(&rpc, height, &app_hash).await {
+                Err(error) if error.is_retryable() && rpc.status().await.is_ok() => {
+                    Ok(Seen::NotYet)
                 }
-                Restored::State => Seen::State,
-                Restored::Following { .. } => Seen::Following {
-                    earliest: rpc.status().await?.earliest_height,
-                },
-            })
+                seen => seen,
+            }
         })
     }
 
@@ -436,6 +430,17 @@ impl<'a> Watch<'a> {
         )
         .hint(hint)
     }
+}
+
+/// What the node's RPC says, while its application answers.
+async fn see(rpc: &Rpc, height: u64, app_hash: &Bytes) -> Result<Seen, RpcError> {
+    Ok(match rpc.restored(height, app_hash).await? {
+        Restored::NotYet => seen_of(rpc.app_state().await?, height, app_hash),
+        Restored::State => Seen::State,
+        Restored::Following { .. } => Seen::Following {
+            earliest: rpc.status().await?.earliest_height,
+        },
+    })
 }
 
 /// A node that restored a snapshot stores its first block right above it. It may

@@ -104,9 +104,13 @@ impl Join {
             false => Ok(()),
         };
         let forgotten = put_back.and(emptied).and_then(|()| {
-            let window = self.node.journal.window;
-            self.node.journal = Default::default();
-            self.node.journal.window = window;
+            let journal = std::mem::take(&mut self.node.journal);
+            self.node.journal.window = journal.window;
+            if self.cancel.is_cancelled() {
+                // The same command goes on where this one was stopped.
+                self.node.journal.refused = journal.refused;
+                self.node.journal.rung = journal.rung;
+            }
             self.node.save()
         });
         if let Err(failure) = forgotten {

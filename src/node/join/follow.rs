@@ -14,7 +14,7 @@ use super::node::Happened;
 use crate::comet::peer::NodeAddress;
 use crate::comet::rpc::{NodeStatus, Rpc};
 use crate::comet::sign::Sign;
-use crate::node::chain::Chain;
+use crate::node::chain::{Chain, Extent};
 use crate::node::command::{Failure, FailureCode};
 
 /// A node that is started again may replay blocks before it answers.
@@ -31,6 +31,8 @@ const DIAL_AGAIN: Duration = Duration::from_secs(5);
 /// A node whose newest block is so near to the tip is at the tip: the chain goes on
 /// while it is asked.
 const NEAR_TIP: u64 = 1;
+/// Before a node that ended is started again, for each time that it ended.
+const START_AGAIN: Duration = Duration::from_secs(1);
 /// Between two lines about the height.
 const TELL_EVERY: Duration = Duration::from_secs(10);
 
@@ -47,7 +49,9 @@ pub(super) struct Goal {
 
 /// How a node moves.
 struct Walk {
+    /// The node's newest block.
     height: u64,
+    /// When it had a block that it never had before.
     moved_at: Instant,
     dialled_at: Option<Instant>,
     told_at: Instant,
@@ -76,6 +80,7 @@ impl Join {
     /// then is a reason to take a state from it: a node that ends is started again,
     /// and for the rest the person is asked.
     pub(super) async fn follow(&mut self, rpc: &Rpc, goal: Goal) -> Result<u64, Setback> {
+        (self.has_blocks, self.furthest) = (false, goal.above);
         loop {
             let setback = match self.follow_once(rpc, goal).await {
                 Err(setback) if self.has_blocks => setback,
@@ -88,6 +93,8 @@ impl Join {
             }
             self.reporter
                 .note(format!("{}; started again", setback.failure.message));
+            self.or_interrupted(tokio::time::sleep(START_AGAIN * self.crashes))
+                .await?;
             let reporter = self.reporter.clone();
             let started = self.node.start(&reporter).await;
             started.map_err(Setback::everything)?;
@@ -102,7 +109,6 @@ impl Join {
             false => Vec::new(),
         };
         let now = Instant::now();
-        self.has_blocks = false;
         let mut walk = Walk {
             height: goal.above,
             moved_at: now,
@@ -176,8 +182,9 @@ impl Join {
         if status.node_id != self.node_id.to_string() {
             return Ok(None);
         }
-        if status.height > walk.height {
-            walk.height = status.height;
+        walk.height = walk.height.max(status.height);
+        if status.height > self.furthest {
+            self.furthest = status.height;
             walk.moved_at = Instant::now();
             (self.has_blocks, self.crashes) = (true, 0);
             if self.node.journal.window {
@@ -200,7 +207,8 @@ impl Join {
         if !walk.asks() {
             return Ok(None);
         }
-        walk.tip = self.chain.extent().await.map(|extent| extent.tip);
+        let extent = self.chain.extent().await;
+        walk.tip = extent.map(|extent| extent.tip);
         walk.asked_at = Some(Instant::now());
         if walk.told_at.elapsed() >= TELL_EVERY {
             walk.told_at = Instant::now();
@@ -210,7 +218,7 @@ impl Join {
             self.reporter
                 .phase(format!("catching up: block {}{of}", status.height));
         }
-        is_there(&self.chain, rpc, &status, walk.tip).await
+        is_there(&self.chain, rpc, &status, extent).await
     }
 
     /// Whether the node has to be told its peers (again).
@@ -247,18 +255,27 @@ async fn is_there(
     chain: &Chain,
     rpc: &Rpc,
     status: &NodeStatus,
-    tip: Option<u64>,
+    extent: Option<Extent>,
 ) -> Result<Option<u64>, Setback> {
     let height = status.height;
-    let Some(tip) = tip else {
+    let Some(Extent { tip, highest, .. }) = extent else {
         // No RPC of the chain answers: the node's own word is all there is.
         return Ok((!status.catching_up).then_some(height));
     };
-    if height.saturating_add(NEAR_TIP) < tip {
+    // An endpoint may stand still, and one may tell of blocks that there are not: where
+    // they differ, the node's own word decides.
+    let is_near = |tip: u64| height.saturating_add(NEAR_TIP) >= tip;
+    if !is_near(tip) || (status.catching_up && !is_near(highest)) {
         return Ok(None);
     }
-    let at = height.min(tip);
-    let Ok(own) = rpc.header(at).await else {
+    // A node that was restored above an endpoint's newest block has not that block.
+    let mut at = height.min(tip);
+    let mut own = rpc.header(at).await;
+    if own.is_err() {
+        at = height;
+        own = rpc.header(at).await;
+    }
+    let Ok(own) = own else {
         return Ok(None);
     };
     let own = hex::encode_upper(&own.app_hash);

@@ -124,8 +124,10 @@ pub struct Join {
     chosen: Option<Chosen>,
     fetched: Option<Fetched>,
     steps: Vec<JoinStep>,
-    /// How often the node or its application ended by itself.
+    /// How often the node or its application ended by itself, since something moved.
     crashes: u32,
+    /// The highest block that the node was seen to have since it is followed.
+    furthest: u64,
     /// Whether the node has stored a block since it is followed.
     has_blocks: bool,
     /// Whether this run saw the node without any block.
@@ -231,6 +233,7 @@ impl Join {
             fetched: None,
             steps: Vec::new(),
             crashes: 0,
+            furthest: 0,
             has_blocks: false,
             saw_empty: false,
             told_of_window: false,
@@ -317,11 +320,13 @@ impl Join {
                 rung
             }
             Next::Another => {
+                self.crashes = 0;
                 self.reporter
                     .note(format!("{}; trying another snapshot", failure.message));
                 rung
             }
             Next::Rung(below) => {
+                self.crashes = 0;
                 let way = match below {
                     Rung::Swarm => "the swarm",
                     Rung::Peers => "the state sync of CometBFT's own peers",

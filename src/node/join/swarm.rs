@@ -1,6 +1,7 @@
 //! The first rung: a snapshot of the swarm, fed by the local peer.
 
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use super::Join;
@@ -17,7 +18,7 @@ use crate::node::command::{
     Command, Failure, FailureCode, FeedCommand, FetchCommand, FetchTarget, ManifestCommand,
     Outcome, ProvenState, SnapshotSummary,
 };
-use crate::node::space::free_bytes;
+use crate::node::space::space;
 
 /// With a snapshot at hand, a newer one is looked for only so long.
 const NEWER_TIMEOUT_S: u64 = 10;
@@ -25,6 +26,8 @@ const NEWER_TIMEOUT_S: u64 = 10;
 /// follow it are sure to be there for a while: at a block each second they outlast
 /// CometBFT's discovery and its light client.
 const SPARE_BLOCKS: u64 = 15;
+/// Between two looks at the node's peers.
+const LOOK_FOR_STRANGERS: Duration = Duration::from_secs(1);
 /// A started node opens its RPC within this; one that replays takes long.
 const RPC_PATIENCE: Duration = Duration::from_secs(120);
 /// A node that was cut off in a restore is emptied and restored again so often.
@@ -275,28 +278,27 @@ impl Join {
     /// The application writes its state where the node's data is, and CometBFT keeps
     /// the chunks in its temporary folder meanwhile.
     fn check_disk(&mut self, chosen: &Chosen) -> Result<(), Setback> {
-        let needed = chosen.bytes;
-        let check = |folder: &Path, needed: u64| match free_bytes(folder) {
-            Some(available) if available < needed => Err(Setback::everything(
-                Failure::new(
-                    FailureCode::Storage,
-                    format!(
-                        "the disk of {} has {available} bytes, and the snapshot of height {} needs \
-                         about {needed}",
-                        folder.display(),
-                        chosen.height
+        let filled = self.node.filled_folders();
+        let (temporary, data) = (std::env::temp_dir(), self.node.data());
+        let [usual, own] = [&temporary, &data]
+            .map(|chunks| short_of_room(filled.iter().chain([chunks]), chosen.bytes));
+        if usual.is_some() {
+            if let Some((folder, available, needed)) = own {
+                return Err(Setback::everything(
+                    Failure::new(
+                        FailureCode::Storage,
+                        format!(
+                            "the disk of {} has {available} bytes, and the snapshot of height {} \
+                             needs about {needed} on it",
+                            folder.display(),
+                            chosen.height
+                        ),
+                    )
+                    .hint(
+                        "free some space; what was downloaded stays, and the same command goes on",
                     ),
-                )
-                .hint("free some space; what was downloaded stays, and the same command goes on"),
-            )),
-            _ => Ok(()),
-        };
-        for folder in self.node.filled_folders() {
-            check(&folder, needed)?;
-        }
-        let temporary = std::env::temp_dir();
-        if check(&temporary, needed).is_err() {
-            check(&self.node.data(), needed.saturating_mul(2))?;
+                ));
+            }
             self.reporter.note(format!(
                 "{} is too small for the chunks; CometBFT keeps them beside its data",
                 temporary.display()
@@ -409,6 +411,9 @@ impl Join {
             timeout_s: self.options.patience.as_secs(),
         });
         let enough = self.cancel.child_token();
+        let (watched, own_id) = (rpc.clone(), self.peer_id.to_string());
+        let stranger = stranger(&watched, &own_id);
+        tokio::pin!(stranger);
         let ended = {
             let asker = self.asker.clone();
             let feeding = asker.ask(command, enough.clone());
@@ -417,6 +422,11 @@ impl Join {
             loop {
                 tokio::select! {
                     fed = &mut feeding => break fed.map(drop).map_err(Setback::snapshot),
+                    stranger = &mut stranger => {
+                        enough.cancel();
+                        let _ = feeding.await;
+                        break Err(not_alone(&stranger));
+                    }
                     happened = self.node.happens() => if let Some(setback) = refusal(happened, &mut circles) {
                         let setback = self.node.or_crash(setback).await;
                         // The local peer is let go before anything else is done.
@@ -432,6 +442,54 @@ impl Join {
         }
         ended
     }
+}
+
+/// The first peer of the node but ours that is seen.
+async fn stranger(rpc: &Rpc, own_id: &str) -> String {
+    loop {
+        let peers = rpc.peer_ids().await.unwrap_or_default();
+        if let Some(other) = peers.into_iter().find(|id| id != own_id) {
+            return other;
+        }
+        tokio::time::sleep(LOOK_FOR_STRANGERS).await;
+    }
+}
+
+/// The application may have got bytes from somebody else.
+fn not_alone(stranger: &str) -> Setback {
+    Setback::everything(
+        Failure::new(
+            FailureCode::Usage,
+            format!(
+                "the node has another peer, {stranger}, while it is restored; anybody can push \
+                 wrong chunks into it"
+            ),
+        )
+        .hint(
+            "flags of --node-cmd and variables of the environment (…_P2P_…) outrank config.toml, \
+             where `join` leaves it one peer: leave those about p2p out, and name peers in \
+             config.toml",
+        ),
+    )
+}
+
+/// The first disk that has no room for all that is to be written there, where each of
+/// these folders gets so many bytes: one of its folders, what is free, what is needed.
+fn short_of_room<'a>(
+    folders: impl Iterator<Item = &'a PathBuf>,
+    bytes: u64,
+) -> Option<(&'a PathBuf, u64, u64)> {
+    let mut disks: BTreeMap<u64, (&PathBuf, u64, u64)> = BTreeMap::new();
+    for folder in folders {
+        if let Some(disk) = space(folder) {
+            let (_, _, needed) = disks
+                .entry(disk.device)
+                .or_insert((folder, disk.free_bytes, 0));
+            *needed = needed.saturating_add(bytes);
+        }
+    }
+    let mut disks = disks.into_values();
+    disks.find(|(_, available, needed)| available < needed)
 }
 
 /// Why the snapshot that is fed is not restored, when the node says so.

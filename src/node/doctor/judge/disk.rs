@@ -135,8 +135,8 @@ fn elsewhere(data: Option<&Path>) -> String {
         |data| data.join("tmp").display().to_string(),
     );
     format!(
-        "start CometBFT with TMPDIR={folder} (under systemd: Environment=TMPDIR={folder}), a \
-         folder that is there; `snapswarm join` does so by itself"
+        "mkdir -p {folder}, and start CometBFT with TMPDIR={folder} (under systemd: \
+         Environment=TMPDIR={folder}); `snapswarm join` does so by itself"
     )
 }
 

@@ -111,10 +111,9 @@ fn blocks_from_further_above_are_a_restore_only_after_all_chunks_were_sent() {
 
 #[test]
 fn a_node_that_stays_silent_after_the_last_chunk_is_given_up_after_the_limit() {
-    // Ten times the patience, and at least ten minutes.
-    assert_eq!(work_limit(PATIENCE), Duration::from_secs(600));
+    assert_eq!(work_limit(PATIENCE), WORK_PATIENCES * PATIENCE);
+    assert_eq!(work_limit(PATIENCE / 100), WORK_MIN);
     let hour = Duration::from_secs(3600);
-    assert_eq!(work_limit(hour), 10 * hour);
     assert!(work_limit(Duration::MAX) > hour);
 
     watching(|watch, _, start| {
@@ -133,7 +132,7 @@ fn a_node_that_stays_silent_after_the_last_chunk_is_given_up_after_the_limit() {
         assert!(watch.works_too_long(end));
         let failure = watch.never_done();
         assert_eq!(failure.code, FailureCode::Failed);
-        assert!(failure.message.contains("600 seconds"), "{failure:?}");
+        assert!(failure.message.contains("720 seconds"), "{failure:?}");
         let hint = failure.hint.unwrap();
         assert!(hint.contains("State sync failed"), "{hint}");
     });
