@@ -219,7 +219,7 @@ impl Run<'_> {
             "height {height} says nothing about blocks after the snapshot"
         );
         let app_hash = joiner.rpc.header(height).await?.app_hash;
-        let keys = load::keys_to_compare(&self.network.load);
+        let questions = load::questions(self.network);
         for validator in &started.validators {
             let patience = self.network.patience_s.catch_up;
             let what = format!("height {height} at {}", validator.name);
@@ -234,11 +234,13 @@ impl Run<'_> {
                 validator.name,
                 header.app_hash
             );
-            for key in &keys {
+            for question in &questions {
                 ensure!(
-                    validator.rpc.value(key).await? == joiner.rpc.value(key).await?,
-                    "the new node and {} answer differently for {key}",
-                    validator.name
+                    validator.rpc.value(question).await? == joiner.rpc.value(question).await?,
+                    "the new node and {} answer differently for {}{}",
+                    validator.name,
+                    question.path,
+                    question.data.escape_ascii()
                 );
             }
         }
