@@ -59,6 +59,10 @@ impl Run<'_> {
             joiner.config()? == settings && !joiner.home().join(JOURNAL).exists(),
             "the new node's own settings are not back"
         );
+        ensure!(
+            joined.steps.is_empty(),
+            "the new node did not get there at the first try: {joined:?}"
+        );
         let shares = match self.network.joiner.kill_at.is_empty() {
             true => Some(self.check_way(&joined, started, liar.as_ref())?),
             // Where it was killed last decides what was left to do.
@@ -144,8 +148,8 @@ impl Run<'_> {
         liar: Option<&Liar>,
     ) -> anyhow::Result<Vec<Share>> {
         ensure!(
-            joined.rung == "swarm" && joined.steps.is_empty(),
-            "the state did not come from the swarm at the first try: {joined:?}"
+            joined.rung == "swarm",
+            "the state did not come from the swarm: {joined:?}"
         );
         let fetched = joined.fetched.as_ref().context("nothing was fetched")?;
         ensure!(fetched.proven, "the chain did not confirm it: {fetched:?}");

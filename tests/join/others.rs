@@ -3,8 +3,6 @@
 use std::io::{BufRead, BufReader};
 use std::process::Stdio;
 
-use toml::Table;
-
 use crate::network::Network;
 use crate::scripted_app::AppProcess;
 use crate::support;
@@ -34,12 +32,7 @@ async fn a_node_behind_an_adapter_gets_the_names_of_chunks_and_the_adapter_puts_
     let stdout = adapter.0.stdout.take().unwrap();
     BufReader::new(stdout).read_line(&mut line).unwrap();
     let started: serde_json::Value = serde_json::from_str(&line).unwrap();
-    let mut settings = Table::new();
-    settings.insert(
-        "proxy_app".into(),
-        started["listen"].as_str().unwrap().into(),
-    );
-    joiner.node.configure(settings);
+    joiner.set_app(started["listen"].as_str().unwrap());
 
     let ended = joiner.join_before_app(&network, &["--fallback", "none"]);
     assert_eq!(
