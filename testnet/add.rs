@@ -99,7 +99,8 @@ async fn make(
     let (number, name) = claim(&nodes, kept.validators.len(), name)?;
     let ip = kept.block.address(FIRST_ADDRESS + number % NODES_MAX);
     let (first, tools) = (&kept.validators[0], &kept.tools);
-    let node = Node::make(&name, nodes.join(&name), ip, first, tools, processes).await?;
+    let place = (name.as_str(), nodes.join(&name));
+    let node = Node::make(network, place, ip, first, tools, processes).await?;
     node.configure(network, &kept.validators)?;
     let home = folder.path().join(HOMES).join(&name);
     let none = toml::Table::new();

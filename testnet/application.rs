@@ -1,5 +1,5 @@
 //! How a node's application runs: in CometBFT's process, as its own, or as its own
-//! behind an adapter. It is CometBFT's e2e application in each case.
+//! behind an adapter. It is CometBFT's e2e application but on a chain of the SDK.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -19,21 +19,30 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(50);
 
 impl Node {
     /// Where its application keeps its state.
-    pub fn app_data(&self) -> std::path::PathBuf {
-        self.home.join("data/app")
+    pub fn app_data(&self, app: App) -> std::path::PathBuf {
+        self.home.join(match app {
+            // Beside CometBFT's stores.
+            App::Sdk => "data",
+            App::InProcess | App::Socket | App::Adapter => "data/app",
+        })
     }
 
     /// Where CometBFT finds the application.
     pub(super) fn proxy_app(&self, app: App) -> String {
         match app {
             App::Adapter => tcp(self.adapter),
-            App::InProcess | App::Socket => tcp(self.app),
+            App::InProcess | App::Socket | App::Sdk => tcp(self.app),
         }
     }
 
     /// Writes the application's settings.
     pub(super) fn configure_app(&self, network: &Network) -> anyhow::Result<()> {
-        let folder = self.app_data();
+        let protocol = match network.app {
+            App::Sdk => return self.configure_sdk_app(network),
+            App::InProcess => "builtin",
+            App::Socket | App::Adapter => "socket",
+        };
+        let folder = self.app_data(network.app);
         make_folder(&folder)?;
         let mut app = toml::toml! {
             mode = "full"
@@ -41,10 +50,6 @@ impl Node {
             // The application would write its whole state after each block; a node
             // that is started again replays blocks into it.
             persist_interval = 0
-        };
-        let protocol = match network.app {
-            App::InProcess => "builtin",
-            App::Socket | App::Adapter => "socket",
         };
         app.insert("protocol".into(), protocol.into());
         app.insert("listen".into(), tcp(self.app).into());
@@ -64,8 +69,8 @@ impl Node {
         let home = self.home.display().to_string();
         let home = quoted(&home);
         let temporary = format!("TMPDIR={}", quoted(&temporary.display().to_string()));
-        let [cometbft, e2e] =
-            [&tools.cometbft, &tools.e2e_node].map(|path| quoted(&path.display().to_string()));
+        let [cometbft, e2e, wasmd] = [&tools.cometbft, &tools.e2e_node, &tools.wasmd]
+            .map(|path| quoted(&path.display().to_string()));
         let settings = self.home.join("config/app.toml").display().to_string();
         // A state sync keeps its chunks in the temporary folder.
         let comet = format!("{temporary} exec {cometbft} start --home {home}");
@@ -81,6 +86,11 @@ impl Node {
             },
             App::Adapter => CommandLines {
                 node: comet,
+                app: None,
+            },
+            App::Sdk => CommandLines {
+                // It makes settings in the home of whoever starts it.
+                node: format!("HOME={home} {temporary} exec {wasmd} start --home {home}"),
                 app: None,
             },
         })

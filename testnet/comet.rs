@@ -10,9 +10,10 @@ use serde_json::Value;
 use tokio::process::Command;
 use toml::Table;
 
-use crate::network::Network;
+use crate::network::{App, Network};
 use crate::processes::Processes;
 use crate::rpc::Rpc;
+use crate::sdk;
 use crate::tools::Tools;
 
 /// What the e2e application calls its version; a genesis that says otherwise
@@ -36,7 +37,8 @@ pub struct Node {
     pub p2p: SocketAddr,
     /// Its RPC.
     pub rpc: Rpc,
-    /// Where its application listens, if it is a process of its own.
+    /// Where its application listens: for CometBFT, if it is a process of its own, or
+    /// for users, on a chain of the SDK.
     pub(super) app: SocketAddr,
     /// Where the adapter before it listens, if there is one.
     pub(super) adapter: SocketAddr,
@@ -115,7 +117,7 @@ impl Node {
     }
 
     /// A node in a home that is there, with free ports at `ip`.
-    async fn in_home(
+    pub(super) async fn in_home(
         name: String,
         home: PathBuf,
         ip: IpAddr,
@@ -132,22 +134,26 @@ impl Node {
             app,
             adapter,
             home,
-            id: run(processes, command).await?.trim().to_owned(),
+            id: run("cometbft", command, processes).await?.trim().to_owned(),
         })
     }
 
     /// Makes the home of one more node, on the chain of `other`.
     pub async fn make(
-        name: &str,
-        home: PathBuf,
+        network: &Network,
+        (name, home): (&str, PathBuf),
         ip: IpAddr,
         other: &Self,
         tools: &Tools,
         processes: &Processes,
     ) -> anyhow::Result<Self> {
-        let mut command = Command::new(&tools.cometbft);
-        command.arg("init").arg("--home").arg(&home);
-        run(processes, command).await?;
+        if network.app == App::Sdk {
+            sdk::init(&home, &network.chain_id, tools, processes).await?;
+        } else {
+            let mut command = Command::new(&tools.cometbft);
+            command.arg("init").arg("--home").arg(&home);
+            run("cometbft", command, processes).await?;
+        }
         let genesis = "config/genesis.json";
         std::fs::copy(other.home.join(genesis), home.join(genesis))
             .with_context(|| format!("{} gets no genesis.json", home.display()))?;
@@ -170,7 +176,7 @@ pub async fn make_homes(
         .args(["--v", &network.validators.count.to_string()])
         .arg("--o")
         .arg(folder);
-    run(processes, command).await?;
+    run("cometbft", command, processes).await?;
     let mut nodes = Vec::new();
     for index in 0..=network.validators.count {
         let home = folder.join(format!("node{index}"));
@@ -185,13 +191,18 @@ pub async fn make_homes(
     Ok(nodes)
 }
 
-async fn run(processes: &Processes, command: Command) -> anyhow::Result<String> {
-    let output = processes.run("cometbft", command, FILES_PATIENCE).await?;
+/// Runs a command of `program` that reads or writes files; what it prints.
+pub(super) async fn run(
+    program: &str,
+    command: Command,
+    processes: &Processes,
+) -> anyhow::Result<String> {
+    let output = processes.run(program, command, FILES_PATIENCE).await?;
     ensure!(
         output.status.success(),
-        "cometbft has failed ({}){}",
+        "{program} has failed ({}){}",
         output.status,
-        processes.tail("cometbft")
+        processes.tail(program)
     );
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }

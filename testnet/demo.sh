@@ -23,6 +23,9 @@ esac
 
 install_build_tools
 install_cometbft
+if grep -q '^app = "sdk"' "$network"; then
+    install_wasmd
+fi
 say "building (the first time some minutes)"
 cargo build --release --locked --bins
 say "running $network"

@@ -59,6 +59,10 @@ impl Run<'_> {
             joiner.config()? == settings && !joiner.home().join(JOURNAL).exists(),
             "the new node's own settings are not back"
         );
+        ensure!(
+            joined.steps.is_empty(),
+            "the new node did not get there at the first try: {joined:?}"
+        );
         let shares = match self.network.joiner.kill_at.is_empty() {
             true => Some(self.check_way(&joined, started, liar.as_ref())?),
             // Where it was killed last decides what was left to do.
@@ -144,8 +148,8 @@ impl Run<'_> {
         liar: Option<&Liar>,
     ) -> anyhow::Result<Vec<Share>> {
         ensure!(
-            joined.rung == "swarm" && joined.steps.is_empty(),
-            "the state did not come from the swarm at the first try: {joined:?}"
+            joined.rung == "swarm",
+            "the state did not come from the swarm: {joined:?}"
         );
         let fetched = joined.fetched.as_ref().context("nothing was fetched")?;
         ensure!(fetched.proven, "the chain did not confirm it: {fetched:?}");
@@ -219,7 +223,7 @@ impl Run<'_> {
             "height {height} says nothing about blocks after the snapshot"
         );
         let app_hash = joiner.rpc.header(height).await?.app_hash;
-        let keys = load::keys_to_compare(&self.network.load);
+        let questions = load::questions(self.network);
         for validator in &started.validators {
             let patience = self.network.patience_s.catch_up;
             let what = format!("height {height} at {}", validator.name);
@@ -234,11 +238,13 @@ impl Run<'_> {
                 validator.name,
                 header.app_hash
             );
-            for key in &keys {
+            for question in &questions {
                 ensure!(
-                    validator.rpc.value(key).await? == joiner.rpc.value(key).await?,
-                    "the new node and {} answer differently for {key}",
-                    validator.name
+                    validator.rpc.value(question).await? == joiner.rpc.value(question).await?,
+                    "the new node and {} answer differently for {}{}",
+                    validator.name,
+                    question.path,
+                    question.data.escape_ascii()
                 );
             }
         }

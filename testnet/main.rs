@@ -16,7 +16,8 @@
 //! | `tools` | the programs that are started |
 //! | `running`, `processes`, `record` | one process; all of them; those that outlive us |
 //! | `comet`, `application`, `rpc` | CometBFT nodes: homes and settings; how the application runs; RPC |
-//! | `load` | transactions |
+//! | `sdk` | nodes of a chain of the Cosmos SDK |
+//! | `load` | what fills the application's state |
 //! | `swarm` | snapswarm's homes, daemons and verbs |
 //! | `run`, `phases`, `join`, `report` | a run, its phases, those of the new node, what is told about them |
 //! | `faults`, `liar` | what goes wrong on purpose |
@@ -39,6 +40,7 @@ mod report;
 mod rpc;
 mod run;
 mod running;
+mod sdk;
 mod swarm;
 mod tools;
 mod up;
@@ -97,9 +99,9 @@ struct RunArguments {
 /// Which programs are started.
 #[derive(clap::Args)]
 struct Programs {
-    /// Folder with `cometbft` and `node` (its e2e application); where
-    /// testnet/tools.sh puts them unless given. A run with several is carried out with
-    /// one after the other.
+    /// Folder with `cometbft` and `node` (its e2e application), and `wasmd` for a chain
+    /// of the SDK; where testnet/tools.sh puts them unless given. A run with several is
+    /// carried out with one after the other.
     #[arg(long, value_name = "DIR[,DIR...]", value_delimiter = ',')]
     tools: Vec<PathBuf>,
     /// The program under test; the one built beside this one unless given.
@@ -167,6 +169,7 @@ async fn run(arguments: &RunArguments) -> anyhow::Result<()> {
         network.min_versions
     );
     for tools in &all {
+        tools.check(network.app)?;
         let folder = tools.cometbft.with_file_name("");
         println!("== {} with {}", network.name, folder.display());
         run_with(&network, tools, arguments.keep)

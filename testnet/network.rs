@@ -19,7 +19,10 @@ const VALIDATORS_MIN: u8 = 2;
 const TRANSACTION_BYTES_MAX: u32 = 900_000;
 
 /// Bytes in a chunk of CometBFT's e2e application; fixed in its source.
-pub const APP_CHUNK_BYTES: u64 = 1_000_000;
+const E2E_CHUNK_BYTES: u64 = 1_000_000;
+
+/// Bytes in a chunk of the Cosmos SDK; fixed in its source.
+const SDK_CHUNK_BYTES: u64 = 10_000_000;
 
 /// A network file.
 #[derive(Clone, Debug, Deserialize)]
@@ -59,6 +62,18 @@ pub enum App {
     Socket,
     /// As a process of its own, with `snapswarm adapter` before it.
     Adapter,
+    /// A chain of the Cosmos SDK, wasmd: another application, in CometBFT's own process.
+    Sdk,
+}
+
+impl App {
+    /// Bytes in a chunk of its snapshots.
+    fn chunk_bytes(self) -> u64 {
+        match self {
+            Self::Sdk => SDK_CHUNK_BYTES,
+            Self::InProcess | Self::Socket | Self::Adapter => E2E_CHUNK_BYTES,
+        }
+    }
 }
 
 /// The nodes that make blocks.
@@ -106,6 +121,10 @@ pub struct Providers {
     /// Whether there is one more that answers with wrong bytes.
     #[serde(default)]
     pub liar: bool,
+    /// So many of them, the last ones, read the folder of their node's snapshots
+    /// instead of asking the node for them.
+    #[serde(default)]
+    pub from_folders: u8,
 }
 
 /// Providers are killed and started again, one after the other.
@@ -187,6 +206,21 @@ impl Network {
             "joiner.kill_at: `join` cannot empty an application behind an adapter"
         );
         ensure!(
+            self.providers.from_folders == 0 || self.app == App::Sdk,
+            "providers.from_folders = {}: only a chain of the SDK keeps snapshots as files",
+            self.providers.from_folders
+        );
+        ensure!(
+            self.providers.from_folders <= self.validators.count,
+            "providers.from_folders = {}: there are {} providers",
+            self.providers.from_folders,
+            self.validators.count
+        );
+        ensure!(
+            self.validators.retain_blocks == 0 || self.app != App::Sdk,
+            "validators.retain_blocks: a chain of the SDK keeps what its evidence needs"
+        );
+        ensure!(
             self.validators.snapshot_interval > 0,
             "validators.snapshot_interval = 0: without snapshots there is nothing to hand out"
         );
@@ -222,8 +256,8 @@ impl Validators {
 impl Load {
     /// Transactions that fill so many chunks: their values alone are as large
     /// as all chunks but the last, and keys and punctuation begin that one.
-    pub fn transactions(&self) -> u64 {
-        (u64::from(self.chunks) * APP_CHUNK_BYTES).div_ceil(self.transaction_bytes.into())
+    pub fn transactions(&self, app: App) -> u64 {
+        (u64::from(self.chunks) * app.chunk_bytes()).div_ceil(self.transaction_bytes.into())
     }
 }
 

@@ -8,7 +8,9 @@ use snapswarm::node::command::SnapshotSummary;
 
 use crate::comet::{self, LoopbackBlock, Node, lay_over};
 use crate::load;
+use crate::network::App;
 use crate::run::{Look, Run, at_height};
+use crate::sdk;
 use crate::swarm::{Home, Provider};
 
 /// Where nodes lie, in the network's folder.
@@ -51,8 +53,11 @@ impl Run<'_> {
 
     async fn make_nodes(&mut self, block: LoopbackBlock) -> anyhow::Result<(Vec<Node>, Node)> {
         let folder = self.folder.join(NODES);
-        let mut nodes =
-            comet::make_homes(self.network, &folder, block, self.tools, self.processes).await?;
+        let (network, tools, processes) = (self.network, self.tools, &*self.processes);
+        let mut nodes = match network.app {
+            App::Sdk => sdk::make_homes(network, &folder, block, tools, processes).await?,
+            _ => comet::make_homes(network, &folder, block, tools, processes).await?,
+        };
         let joiner = nodes.pop().context("the last home is the new node's")?;
         for node in &nodes {
             node.configure(self.network, &nodes)?;
@@ -115,14 +120,25 @@ impl Run<'_> {
         homes: Vec<Home>,
     ) -> anyhow::Result<Vec<Provider>> {
         let mut providers: Vec<Provider> = Vec::new();
+        let asking = homes
+            .len()
+            .saturating_sub(self.network.providers.from_folders.into());
         for (home, validator) in homes.into_iter().zip(validators) {
+            let from_folder = providers.len() >= asking;
             let first = providers.first().map(|first| first.multiaddr.clone());
             let first: Vec<String> = first.into_iter().collect();
+            let (network, processes) = (self.network, &mut *self.processes);
             let provider =
-                Provider::start(home, validator, &first, self.network, self.processes).await?;
+                Provider::start(home, validator, from_folder, &first, network, processes).await?;
             self.report.say(format!(
-                "{} harvests from {}, serves at {}",
-                provider.home.name, validator.name, provider.multiaddr
+                "{} {} {}, serves at {}",
+                provider.home.name,
+                match from_folder {
+                    true => "reads the folder of",
+                    false => "harvests from",
+                },
+                validator.name,
+                provider.multiaddr
             ));
             providers.push(provider);
         }
@@ -131,15 +147,19 @@ impl Run<'_> {
     }
 
     async fn write_state(&mut self, validators: &[Node]) -> anyhow::Result<()> {
-        let load = &self.network.load;
+        let (load, app) = (&self.network.load, self.network.app);
+        if app == App::Sdk {
+            // It stands in the genesis.
+            return Ok(());
+        }
         let patience = Duration::from_secs(self.network.patience_s.snapshot);
-        tokio::time::timeout(patience, load::write(load, validators))
+        tokio::time::timeout(patience, load::write(load, app, validators))
             .await
             .context("the transactions are not taken in time")??;
         self.report.phase("transactions written");
         self.report.say(format!(
             "{} transactions of {} bytes are written",
-            load.transactions(),
+            load.transactions(app),
             load.transaction_bytes
         ));
         Ok(())

@@ -29,6 +29,14 @@ pub struct NodeStatus {
     pub earliest_height: u64,
 }
 
+/// What an application is asked.
+pub struct Question {
+    /// What it is about, where the application has more than one kind.
+    pub path: &'static str,
+    /// The question itself.
+    pub data: Vec<u8>,
+}
+
 /// A header, as far as it is compared.
 pub struct Header {
     /// Application hash after the block before.
@@ -127,11 +135,15 @@ impl Rpc {
         Ok(())
     }
 
-    /// The value of `key` in the application, in base64.
-    pub async fn value(&self, key: &str) -> anyhow::Result<String> {
-        let key = format!("0x{}", hex::encode(key));
-        let answer = self.call("abci_query", &[("data", &key)]).await?;
+    /// What the application answers, in base64.
+    pub async fn value(&self, question: &Question) -> anyhow::Result<String> {
+        let data = format!("0x{}", hex::encode(&question.data));
+        let path = format!("\"{}\"", question.path);
+        let answer = self
+            .call("abci_query", &[("path", &path), ("data", &data)])
+            .await?;
         text(&answer["response"]["value"])
+            .with_context(|| format!("the application of {} answers: {answer:.200}", self.url))
     }
 }
 

@@ -5,13 +5,14 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::ensure;
+use tokio::net::TcpStream;
 
 use crate::comet::Node;
 use crate::network::Network;
+use crate::phases::Started;
 use crate::processes::Processes;
 use crate::report::{self, Report};
 use crate::rpc::NodeStatus;
-use crate::swarm::Provider;
 use crate::tools::Tools;
 
 /// Between two looks at something that tells nobody when it changes.
@@ -69,7 +70,7 @@ impl<'a> Run<'a> {
         let (joined, shares) = self.join(&started).await?;
         let height = joined.height;
         let app_hash = self.compare(&started, &joined).await?;
-        self.stop(&started.providers).await?;
+        self.stop(&started).await?;
 
         if let Some(shares) = shares {
             report::print_shares(&shares);
@@ -112,8 +113,10 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Stops everything; a daemon that does not stop cleanly is an error.
-    async fn stop(&mut self, providers: &[Provider]) -> anyhow::Result<()> {
+    /// Stops everything; a daemon that does not stop cleanly is an error, and a node
+    /// that is still there.
+    async fn stop(&mut self, started: &Started) -> anyhow::Result<()> {
+        let providers = &started.providers;
         let patience = Duration::from_secs(self.network.patience_s.stop);
         let stopped = self.processes.stop(patience).await;
         for process in stopped {
@@ -125,6 +128,15 @@ impl<'a> Run<'a> {
                 process.words(),
                 self.processes.tail(&process.name)
             );
+        }
+        for node in started.validators.iter().chain([&started.joiner]) {
+            for place in [node.rpc.address(), node.p2p] {
+                ensure!(
+                    TcpStream::connect(place).await.is_err(),
+                    "{} was stopped, and something listens at {place} still",
+                    node.name
+                );
+            }
         }
         self.report.phase("everything stopped");
         Ok(())

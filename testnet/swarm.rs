@@ -178,7 +178,8 @@ impl JoinOrder<'_> {
         // Behind an adapter the application is not started by the verb, which must not
         // empty its data then.
         if self.app != App::Adapter {
-            add("--app-data", self.node.app_data().display().to_string());
+            let data = self.node.app_data(self.app);
+            add("--app-data", data.display().to_string());
         }
         Ok(arguments)
     }
@@ -195,10 +196,12 @@ pub struct Provider {
 
 impl Provider {
     /// Starts the daemon beside `node`, at the same address; `bootstrap` are
-    /// the addresses of providers that are there already.
+    /// the addresses of providers that are there already. It reads the folder of the
+    /// node's snapshots (`from_folder`), or asks the node for them.
     pub async fn start(
         home: Home,
         node: &Node,
+        from_folder: bool,
         bootstrap: &[String],
         network: &Network,
         processes: &mut Processes,
@@ -214,7 +217,10 @@ impl Provider {
         add("--external-address", &listen);
         // An adapter tells the daemon of its home by itself what there is to take.
         if network.app != App::Adapter {
-            add("--harvest", &node.peer_address());
+            match from_folder {
+                true => add("--sdk-snapshots", &node.snapshots().display().to_string()),
+                false => add("--harvest", &node.peer_address()),
+            }
             add("--node-rpc", node.rpc.url());
         }
         for address in bootstrap {

@@ -10,6 +10,7 @@ cd "$(dirname "$0")/.."
 
 install_build_tools
 install_cometbft
+install_wasmd
 install_test_python
 say "testing (the first time it compiles for some minutes)"
 exec cargo test --release --locked "$@"

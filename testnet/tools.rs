@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, ensure};
 use serde::{Deserialize, Serialize};
 
+use crate::network::App;
+
 /// The programs of a run.
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -13,6 +15,8 @@ pub struct Tools {
     pub cometbft: PathBuf,
     /// CometBFT with its e2e application in process.
     pub e2e_node: PathBuf,
+    /// A node of a chain of the Cosmos SDK; only its networks need it.
+    pub wasmd: PathBuf,
     /// What this is all about.
     pub snapswarm: PathBuf,
 }
@@ -33,6 +37,7 @@ impl Tools {
         let found = Self {
             cometbft: std::path::absolute(tools.join("cometbft"))?,
             e2e_node: std::path::absolute(tools.join("node"))?,
+            wasmd: std::path::absolute(tools.join("wasmd"))?,
             snapswarm: std::path::absolute(snapswarm)?,
         };
         for path in [&found.cometbft, &found.e2e_node] {
@@ -48,6 +53,17 @@ impl Tools {
             found.snapswarm.display()
         );
         Ok(found)
+    }
+
+    /// An error unless what a network with this application needs beside is there.
+    pub fn check(&self, app: App) -> anyhow::Result<()> {
+        ensure!(
+            app != App::Sdk || self.wasmd.is_file(),
+            "{} is missing: testnet/demo.sh testnet/networks/sdk.toml and testnet/test.sh \
+             install it",
+            self.wasmd.display()
+        );
+        Ok(())
     }
 }
 

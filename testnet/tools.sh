@@ -4,7 +4,7 @@
 # of the checkout, under `set -euo pipefail`.
 #
 # Everything is installed into the target folder and found there the next time:
-#   TARGET/tools/bin     CometBFT, its e2e application, cargo-deny
+#   TARGET/tools/bin     CometBFT, its e2e application, wasmd, cargo-deny
 #   TARGET/tools/python  a Python environment: cmake for HDF5, packages for tests
 # Only what a C compiler and Python themselves lack comes from the system's
 # packages: by apt-get for root, otherwise the command to type is printed.
@@ -14,6 +14,7 @@
 # checkouts share what is compiled); else target/ in the checkout.
 
 COMETBFT_VERSION=v0.38.25
+WASMD_VERSION=v0.70.3
 CARGO_DENY_VERSION=0.20.2
 # The HDF5 that is compiled in asks for it.
 CMAKE_MINIMUM=3.26
@@ -117,6 +118,40 @@ go_tool() {
 install_cometbft() {
     go_tool cometbft cmd/cometbft
     go_tool node test/e2e/node
+}
+
+# A node of a chain of the Cosmos SDK. `go install` does not build a module that
+# replaces others: it is built in a copy of itself, with its own list of versions.
+install_wasmd() {
+    local program=$TOOLS/bin/wasmd build=$TOOLS/wasmd-build
+    # It is asked rather than looked at: without its library it does not start. It makes
+    # a folder in the home of whoever asks.
+    mkdir -p "$build"
+    if [ "$(HOME=$build "$program" version 2>/dev/null)" = "$WASMD_VERSION" ]; then
+        rm -rf "$build"
+        return
+    fi
+    say "wasmd $WASMD_VERSION: missing, building it into $TOOLS/bin (some minutes)"
+    install_compiler
+    rm -rf "$build"
+    cp -r "$(module_folder "github.com/CosmWasm/wasmd@$WASMD_VERSION")" "$build"
+    chmod -R u+w "$build"
+    (
+        cd "$build"
+        version=github.com/cosmos/cosmos-sdk/version
+        # The loader puts the program's own folder in the place of $ORIGIN.
+        CGO_ENABLED=1 go build -buildvcs=false -o "$program" -ldflags "-s -w \
+            -X $version.Name=wasm -X $version.AppName=wasmd -X $version.Version=$WASMD_VERSION \
+            -extldflags=-Wl,-rpath,\$ORIGIN" ./cmd/wasmd
+        library=$(go list -m -f '{{.Dir}}' github.com/CosmWasm/wasmvm/v3)
+        install -m 755 "$library/internal/api/libwasmvm.$(uname -m).so" "$TOOLS/bin"
+    )
+    rm -rf "$build"
+}
+
+# module_folder MODULE@VERSION: where Go keeps it, after it was downloaded.
+module_folder() {
+    go mod download -json "$1" | sed -n 's/^\t"Dir": "\(.*\)",\{0,1\}$/\1/p'
 }
 
 # What the tests read our files with, to have a second opinion.

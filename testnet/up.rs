@@ -28,6 +28,7 @@ pub async fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let [tools] = arguments.programs.find()?.try_into().map_err(|_| {
         anyhow::anyhow!("--tools: a network that is kept runs with one version, name one folder")
     })?;
+    tools.check(network.app)?;
     let folder = arguments.place.folder()?;
     folder.begin(&file)?;
     let mut processes = folder.processes()?;

@@ -31,6 +31,16 @@ fn a_node_behind_an_adapter_joins_a_chain_behind_adapters() {
 }
 
 #[test]
+fn a_real_chain_of_the_cosmos_sdk_is_harvested_in_both_ways_and_joined() {
+    run("sdk");
+}
+
+#[test]
+fn a_node_of_the_cosmos_sdk_that_was_cut_off_in_its_restore_begins_anew() {
+    run("sdk-restart");
+}
+
+#[test]
 fn a_provider_that_answers_with_wrong_bytes_is_banned_and_the_join_succeeds() {
     run("liar");
 }

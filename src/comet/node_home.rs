@@ -38,6 +38,9 @@ const KEPT: [&str; 5] = [
     "snapswarm-join.json",
 ];
 
+/// What a node of the Cosmos SDK has beside CometBFT's own settings.
+const SDK_SETTINGS: [&str; 2] = ["config/app.toml", "config/client.toml"];
+
 /// A folder with one of these is not an application's data; at its top, those that are
 /// kept when it is emptied do no harm.
 const KEYS: [&str; 5] = [
@@ -155,19 +158,13 @@ impl NodeHome {
 
     /// The settings.
     pub fn settings(&self) -> Result<Settings, NodeHomeError> {
-        let path = self.config_file();
-        let file = |source| NodeHomeError::File {
-            path: path.clone(),
-            source,
-        };
-        if fs::metadata(&path).map_err(file)?.len() > MAX_CONFIG_BYTES {
-            return Err(file(io::Error::other("it is too large to be settings")));
-        }
-        let text = fs::read_to_string(&path).map_err(file)?;
-        Settings::parse(&text).map_err(|source| NodeHomeError::Settings {
-            path: path.clone(),
-            source,
-        })
+        read_settings(self.config_file())
+    }
+
+    /// Blocks between two snapshots, of a node of the Cosmos SDK; 0 makes none.
+    pub fn sdk_snapshot_interval(&self) -> Option<i64> {
+        let settings = read_settings(self.folder.join(SDK_SETTINGS[0])).ok()?;
+        settings.number("state-sync", "snapshot-interval")
     }
 
     /// Writes the settings, whole or not at all, with the rights and the owner that the
@@ -246,6 +243,13 @@ impl NodeHome {
             "" => "data",
             named => named,
         })
+    }
+
+    /// Whether it is that of a node of the Cosmos SDK. Its application keeps its data
+    /// among CometBFT's stores.
+    pub fn is_sdk(&self) -> bool {
+        let mut names = SDK_SETTINGS.iter();
+        names.all(|name| self.folder.join(name).is_file())
     }
 
     /// Whether CometBFT has made any of its stores here.
@@ -371,6 +375,21 @@ fn remove(path: &Path) -> Result<(), NodeHomeError> {
     }
 }
 
+fn read_settings(path: PathBuf) -> Result<Settings, NodeHomeError> {
+    let file = |source| NodeHomeError::File {
+        path: path.clone(),
+        source,
+    };
+    if fs::metadata(&path).map_err(file)?.len() > MAX_CONFIG_BYTES {
+        return Err(file(io::Error::other("it is too large to be settings")));
+    }
+    let text = fs::read_to_string(&path).map_err(file)?;
+    Settings::parse(&text).map_err(|source| NodeHomeError::Settings {
+        path: path.clone(),
+        source,
+    })
+}
+
 fn read_json<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<T, NodeHomeError> {
     let file = File::open(path).map_err(|source| NodeHomeError::File {
         path: path.to_owned(),
@@ -417,6 +436,18 @@ mod tests {
             node.node_id(&settings).unwrap().to_string(),
             "21fe31dfa154a261626bf854046fd2271b7bed4b"
         );
+    }
+
+    #[test]
+    fn a_node_of_the_sdk_is_known_by_its_settings() {
+        let (_folder, node) = home();
+        for name in SDK_SETTINGS {
+            assert!(!node.is_sdk());
+            let text = "[state-sync]\nsnapshot-interval = 7\n";
+            fs::write(node.folder().join(name), text).unwrap();
+        }
+        assert!(node.is_sdk());
+        assert_eq!(node.sdk_snapshot_interval(), Some(7));
     }
 
     #[test]

@@ -8,6 +8,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill, killpg};
@@ -18,7 +20,7 @@ use tokio::process::{Child, Command};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::sign::Sign;
+use super::sign::{Sign, plain};
 
 /// Runs the command line that it is given and waits for it; a SIGTERM goes to the whole
 /// group, however the command line is made up.
@@ -67,6 +69,8 @@ pub struct Process {
     child: Child,
     group: Pid,
     log: PathBuf,
+    /// Where in its log it begins: what stands before was said by others.
+    began: Arc<AtomicU64>,
     signs: mpsc::Receiver<Sign>,
     /// When its end was noticed.
     ended: Option<Instant>,
@@ -106,11 +110,20 @@ impl Process {
         let (sender, signs) = mpsc::channel(SIGN_QUEUE);
         let reader = tokio::net::unix::pipe::Receiver::from_owned_fd(reader.into());
         let reader = reader.map_err(failed)?;
-        tokio::spawn(keep_log(reader, log, plan.log.clone(), sender));
+        let size = log.metadata().await.map_or(0, |found| found.len());
+        let log = Log {
+            file: log,
+            path: plan.log.clone(),
+            size,
+            began: Arc::new(AtomicU64::new(size)),
+        };
+        let began = log.began.clone();
+        tokio::spawn(keep_log(reader, log, sender));
         Ok(Self {
             child,
             group,
             log: plan.log.clone(),
+            began,
             signs,
             ended: None,
         })
@@ -166,13 +179,14 @@ impl Process {
         };
     }
 
-    /// The end of its log.
+    /// The last that it said.
     pub fn tail(&self) -> String {
         let text = std::fs::read(&self.log).unwrap_or_default();
-        let from = text.len().saturating_sub(TAIL_BYTES);
-        let text = String::from_utf8_lossy(&text[from..]);
-        let clean = |c: char| !c.is_control() || c == '\n';
-        text.chars().filter(|c| clean(*c)).collect()
+        let began = usize::try_from(self.began.load(Ordering::Acquire)).unwrap_or(usize::MAX);
+        let from = began.max(text.len().saturating_sub(TAIL_BYTES));
+        plain(&String::from_utf8_lossy(
+            text.get(from..).unwrap_or_default(),
+        ))
     }
 }
 
@@ -202,15 +216,33 @@ fn end_with_us(command: &mut Command) {
     }
 }
 
-/// Writes lines to the log and picks signs out of them, until the last holder of the
-/// pipe is gone. A log that cannot be written stops neither the process nor the signs.
-async fn keep_log(
-    pipe: tokio::net::unix::pipe::Receiver,
-    mut log: File,
+/// The log that a process writes to.
+struct Log {
+    file: File,
     path: PathBuf,
-    signs: mpsc::Sender<Sign>,
-) {
-    let mut size = log.metadata().await.map_or(0, |found| found.len());
+    size: u64,
+    began: Arc<AtomicU64>,
+}
+
+impl Log {
+    /// A log that cannot be written stops nobody.
+    async fn write(&mut self, line: &[u8]) {
+        if self.size > MAX_LOG_BYTES
+            && let Ok(fresh) = begin_anew(&self.path).await
+        {
+            (self.file, self.size) = (fresh, 0);
+            self.began.store(0, Ordering::Release);
+        }
+        self.size += line.len() as u64;
+        let _ = self.file.write_all(line).await;
+        // Whoever looks at the log of a process that ended wants its last line.
+        let _ = self.file.flush().await;
+    }
+}
+
+/// Writes lines to the log and picks signs out of them, until the last holder of the
+/// pipe is gone.
+async fn keep_log(pipe: tokio::net::unix::pipe::Receiver, mut log: Log, signs: mpsc::Sender<Sign>) {
     let mut lines = BufReader::new(pipe);
     let mut line = Vec::new();
     loop {
@@ -222,15 +254,7 @@ async fn keep_log(
         if let Some(sign) = Sign::of(&String::from_utf8_lossy(&line)) {
             let _ = signs.try_send(sign);
         }
-        if size > MAX_LOG_BYTES
-            && let Ok(fresh) = begin_anew(&path).await
-        {
-            (log, size) = (fresh, 0);
-        }
-        size += line.len() as u64;
-        let _ = log.write_all(&line).await;
-        // Whoever looks at the log of a process that ended wants its last line.
-        let _ = log.flush().await;
+        log.write(&line).await;
     }
 }
 
@@ -271,6 +295,19 @@ mod tests {
         assert_eq!(next().await, None);
         assert!(process.tail().contains("height=5"));
         assert!(process.tail().contains(folder.path().to_str().unwrap()));
+    }
+
+    #[tokio::test]
+    async fn what_an_earlier_process_said_is_not_taken_for_the_words_of_the_next() {
+        let folder = tempfile::tempdir().unwrap();
+        for said in ["panic: one", "two"] {
+            let script = format!("echo '{said}'; exit 1");
+            let mut process = Process::start(&plan(folder.path(), &script)).await.unwrap();
+            assert_eq!(process.next().await, None);
+            assert_eq!(process.tail(), format!("{said}\n"));
+        }
+        let log = std::fs::read_to_string(folder.path().join("log")).unwrap();
+        assert_eq!(log, "panic: one\ntwo\n", "the log has both");
     }
 
     #[tokio::test]

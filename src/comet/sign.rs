@@ -53,9 +53,23 @@ impl Sign {
         let (_, make) = SENTENCES
             .iter()
             .find(|(sentence, _)| line.contains(sentence))?;
-        let why = line.trim().chars().filter(|c| !c.is_control());
-        Some(make(why.take(MAX_WHY_CHARS).collect()))
+        let why = plain(line.trim());
+        Some(make(why.chars().take(MAX_WHY_CHARS).collect()))
     }
+}
+
+/// What a log says, as a person reads it: without colours and other orders to a
+/// terminal, which applications write into files, too.
+pub fn plain(text: &str) -> String {
+    let mut parts = text.split("\u{1b}[");
+    let mut plain = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        // An order ends with a letter, or one of a few signs.
+        let end = part.find(|c: char| ('@'..='~').contains(&c));
+        plain.push_str(end.map_or("", |end| &part[end + 1..]));
+    }
+    plain.retain(|c| !c.is_control() || c == '\n');
+    plain
 }
 
 /// The number behind `total`, in every form of log.
@@ -63,9 +77,8 @@ fn total(line: &str) -> u32 {
     let Some((_, behind)) = line.split_once("total") else {
         return 0;
     };
-    // Quotes, a sign, colours.
+    // Quotes, a sign.
     let number = behind.trim_start_matches(|c: char| "\"=: ".contains(c));
-    let number = number.strip_prefix("[0m").unwrap_or(number);
     let end = number.find(|c: char| !c.is_ascii_digit());
     number[..end.unwrap_or(number.len())].parse().unwrap_or(0)
 }
@@ -88,6 +101,22 @@ mod tests {
     }
 
     #[test]
+    fn colours_are_left_out_and_all_else_stays() {
+        for (text, read) in [
+            (
+                "\u{1b}[90m3:04PM\u{1b}[0m \u{1b}[1;31mERR\u{1b}[0m a [0m b",
+                "3:04PM ERR a [0m b",
+            ),
+            ("one\ntwo\r", "one\ntwo"),
+            ("cut off \u{1b}[3", "cut off "),
+            ("\u{1b}[", ""),
+            ("", ""),
+        ] {
+            assert_eq!(plain(text), read);
+        }
+    }
+
+    #[test]
     fn signs_are_found_in_every_form_of_log() {
         for line in [
             "E[2026-01-01|00:00:00.000] State sync failed                            module=statesync err=\"x\"",
@@ -97,7 +126,7 @@ mod tests {
             let Some(Sign::Failed(why)) = Sign::of(line) else {
                 panic!("not seen: {line}");
             };
-            assert!(!why.contains('\u{1b}'));
+            assert!(!why.contains('\u{1b}') && !why.contains("0m"), "{why}");
         }
         assert_eq!(Sign::of("I[1] Executed block height=5"), None);
     }

@@ -1,5 +1,7 @@
 //! What each call does. An error ends the program.
 
+use std::path::PathBuf;
+
 use anyhow::bail;
 use bytes::Bytes;
 use tendermint_proto::v0_38::abci::response_apply_snapshot_chunk::Result as Applied;
@@ -21,7 +23,7 @@ use super::log::Log;
 use super::restore::{Restoring, Step};
 use super::script::{Acting, Before, Denied, Retold};
 use super::snapshots::Snapshots;
-use super::state::{State, StateFolder, Values};
+use super::state::{State, StateFolder, Values, replace};
 
 /// What Info and the headers of a chain without consensus parameters of its own say.
 const APP_VERSION: u64 = 1;
@@ -39,6 +41,10 @@ pub struct App {
     first_height: u64,
     snapshots: Snapshots,
     restoring: Option<Restoring>,
+    /// Is there while a snapshot is taken, where the script says so.
+    part: PathBuf,
+    /// Whether it was there when the snapshot was offered.
+    stumbles: bool,
     /// The height at which Info tells something wrong.
     denied: Option<(u64, Denied)>,
     acting: Acting,
@@ -63,6 +69,8 @@ impl App {
             first_height: 1,
             snapshots: Snapshots::open(options)?,
             restoring: None,
+            part: options.data.join("part"),
+            stumbles: false,
             denied: None,
             acting: Acting::open(options.script.clone(), options.marks())?,
             empty_check: options.empty_check,
@@ -276,6 +284,7 @@ impl App {
                 Ok(restoring) => {
                     self.reset()?;
                     self.restoring = Some(restoring);
+                    self.stumbles = self.part.exists();
                     Offered::Accept
                 }
                 Err(result) => result,
@@ -328,14 +337,20 @@ impl App {
 
     /// Takes a chunk; the answer, and whether its sender is to blame.
     fn take(&mut self, index: u32, chunk: &[u8]) -> anyhow::Result<(Applied, bool)> {
-        let Some(restoring) = &mut self.restoring else {
+        let Some(restoring) = self.restoring.as_mut().filter(|_| !self.stumbles) else {
             return Ok((Applied::Abort, false));
         };
+        if self.acting.keeps_part()? {
+            replace(&self.part, &[])?;
+        }
         match restoring.apply(index, chunk) {
             Step::Answer { result, is_fault } => Ok((result, is_fault)),
             Step::Complete(state) => {
                 self.folder.save(&state)?;
                 self.restoring = None;
+                if self.part.exists() {
+                    std::fs::remove_file(&self.part)?;
+                }
                 self.denied = self.acting.denies()?.map(|what| (state.height, what));
                 let hash = hex::encode(state.app_hash);
                 self.log.line(format_args!(

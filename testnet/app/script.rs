@@ -30,6 +30,9 @@ is not used up counts.
   hang-at-apply=INDEX    never answers this chunk; the other connections go on
   die-at-apply=INDEX     the program ends with code 1 when this chunk comes: once,
                          unless TIMES says otherwise
+  keeps-part             writes down that it began to take a snapshot, and aborts each
+                         restore until that is removed with its data: as applications
+                         of the Cosmos SDK that were killed in the middle
   wrong-hash             restores, then answers Info with another application hash
                          until the next offer, block or start
   wrong-version          likewise with another version of its own
@@ -60,6 +63,7 @@ enum Kind {
     SlowApply(Duration),
     HangAtApply(u32),
     DieAtApply(u32),
+    KeepsPart,
     Wrong(Denied),
 }
 
@@ -141,6 +145,7 @@ impl Deed {
             ("slow-apply", Some(value)) => Kind::SlowApply(Duration::from_millis(number(value)?)),
             ("hang-at-apply", Some(value)) => Kind::HangAtApply(number(value)?),
             ("die-at-apply", Some(value)) => Kind::DieAtApply(number(value)?),
+            ("keeps-part", None) => Kind::KeepsPart,
             ("wrong-hash", None) => Kind::Wrong(Denied::Hash),
             ("wrong-version", None) => Kind::Wrong(Denied::Version),
             _ => return Err("no word of a script: see --help".to_owned()),
@@ -235,6 +240,12 @@ impl Acting {
             Kind::Apply(retold, at) if at.is_none_or(|at| at == index) => Some(*retold),
             _ => None,
         })
+    }
+
+    /// Whether a part of a snapshot stays for the next process to stumble over.
+    pub fn keeps_part(&mut self) -> anyhow::Result<bool> {
+        let keeps = self.first(|kind| matches!(kind, Kind::KeepsPart).then_some(()))?;
+        Ok(keeps.is_some())
     }
 
     /// What of the restore that is complete now is to be denied in Info.

@@ -7,6 +7,7 @@ mod chain;
 mod comet_nodes;
 #[path = "../support/comet_tools.rs"]
 mod comet_tools;
+mod cut_off;
 #[path = "../support/fake_rpc.rs"]
 mod fake_rpc;
 mod faults;

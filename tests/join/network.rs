@@ -154,19 +154,17 @@ impl Network {
             .unwrap()
             .local_addr()
             .unwrap();
-        let app = format!("tcp://{app}");
-        let mut settings = Table::new();
-        settings.insert("proxy_app".into(), app.clone().into());
-        node.configure(settings);
-        let config = std::fs::read_to_string(node.home.join("config/config.toml")).unwrap();
-        Joiner {
+        let mut joiner = Joiner {
             node,
             home: Home::new(),
-            app,
+            app: format!("tcp://{app}"),
             folder,
-            config,
+            config: String::new(),
             script: String::new(),
-        }
+        };
+        joiner.set_app(&joiner.app);
+        joiner.config = read(&joiner.node.home.join("config/config.toml"));
+        joiner
     }
 }
 
@@ -204,6 +202,13 @@ impl Ended {
 impl Joiner {
     pub fn app_data(&self) -> PathBuf {
         self.folder.join("app")
+    }
+
+    /// Where CometBFT is to find the application.
+    pub fn set_app(&self, address: &str) {
+        let mut settings = Table::new();
+        settings.insert("proxy_app".into(), address.into());
+        self.node.configure(settings);
     }
 
     fn app_command(&self) -> String {
@@ -277,7 +282,8 @@ impl Joiner {
         Ended::of(command)
     }
 
-    fn command_before_app(&self, network: &Network, more: &[&str]) -> Command {
+    /// `snapswarm join` before an application that others start.
+    pub fn command_before_app(&self, network: &Network, more: &[&str]) -> Command {
         let mut command = self.home.command(["join"]);
         self.tell(&mut command);
         command.args(more);

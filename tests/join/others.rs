@@ -3,8 +3,6 @@
 use std::io::{BufRead, BufReader};
 use std::process::Stdio;
 
-use toml::Table;
-
 use crate::network::{Joiner, Network};
 use crate::scripted_app::AppProcess;
 use crate::support;
@@ -33,12 +31,7 @@ fn adapter_before(joiner: &Joiner, app: &AppProcess) -> support::Running {
     let stdout = adapter.0.stdout.take().unwrap();
     BufReader::new(stdout).read_line(&mut line).unwrap();
     let started: serde_json::Value = serde_json::from_str(&line).unwrap();
-    let mut settings = Table::new();
-    settings.insert(
-        "proxy_app".into(),
-        started["listen"].as_str().unwrap().into(),
-    );
-    joiner.node.configure(settings);
+    joiner.set_app(started["listen"].as_str().unwrap());
     adapter
 }
 

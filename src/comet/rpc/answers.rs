@@ -89,6 +89,9 @@ pub(super) struct NodeInfoAnswer {
     pub(super) moniker: String,
     #[serde(default)]
     pub(super) listen_addr: String,
+    /// Of the peer protocol, two hexadecimal digits each.
+    #[serde(default)]
+    pub(super) channels: String,
 }
 
 #[derive(Deserialize)]
@@ -209,8 +212,13 @@ pub(super) struct QueryAnswer {
 
 impl NodeInfoAnswer {
     /// `ID@HOST:PORT` where the node listens, seen from `host`: it may not know its
-    /// own address. Nothing when it does not tell.
+    /// own address. Nothing when it does not tell, or has no blocks to give: who takes
+    /// snapshots from a node, as our daemon does, is a peer of it, too.
     pub(super) fn address(&self, host: &str) -> Option<NodeAddress> {
+        let mut channels = self.channels.as_bytes().chunks(2);
+        if !self.channels.is_empty() && !channels.any(|channel| channel == BLOCKS) {
+            return None;
+        }
         let (_, port) = self.listen_addr.rsplit_once(':')?;
         Some(NodeAddress {
             id: self.id.to_lowercase().parse().ok()?,
@@ -220,8 +228,37 @@ impl NodeInfoAnswer {
     }
 }
 
+/// The channel of block sync.
+const BLOCKS: &[u8] = b"40";
+
 /// A time as CometBFT writes it.
 pub(super) fn moment(text: &str) -> Option<SystemTime> {
     let time = OffsetDateTime::parse(text, &Rfc3339).ok()?;
     Some(time.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_who_has_blocks_to_give_has_an_address() {
+        // A node, nobody's word, a daemon that harvests, and digits that only look right.
+        for (channels, is_node) in [
+            ("402021222330386061", true),
+            ("", true),
+            ("6061", false),
+            ("6400", false),
+        ] {
+            let told = serde_json::json!({
+                "id": "ab".repeat(20),
+                "network": "c",
+                "version": "0.38.1",
+                "listen_addr": "tcp://0.0.0.0:26656",
+                "channels": channels,
+            });
+            let node: NodeInfoAnswer = serde_json::from_value(told).unwrap();
+            assert_eq!(node.address("10.0.0.1").is_some(), is_node, "{channels}");
+        }
+    }
 }

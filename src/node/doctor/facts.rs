@@ -105,6 +105,8 @@ pub(super) struct NodeFolder {
     pub(super) data: Folder,
     /// The marker of a join that has not ended.
     pub(super) left_open: Result<Option<LeftOpen>, String>,
+    /// Blocks between two snapshots, where it is a node of the Cosmos SDK.
+    pub(super) snapshot_interval: Option<i64>,
 }
 
 /// A node's RPC.

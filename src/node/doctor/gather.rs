@@ -217,6 +217,7 @@ fn node_folder(path: &Path) -> NodeFolder {
         chain_id: node.chain_id(known).map_err(whole),
         data: folder(node.data(known)),
         left_open: join::left_open(path).map_err(|failure| failure.message),
+        snapshot_interval: node.sdk_snapshot_interval(),
         settings: settings.map_err(whole),
     }
 }

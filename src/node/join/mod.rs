@@ -13,6 +13,7 @@
 //! | `journal` | what a killed join has to undo or to go on with |
 //! | `ladder` | what follows a setback |
 //! | `swarm`, `rungs` | the ways to the state |
+//! | `mend` | what an earlier restore left halfway |
 //! | `circles` | a restore that comes to no end |
 //! | `follow` | normal peers, first block, tip |
 //! | `end` | own settings back; leaving, or staying as supervisor |
@@ -40,6 +41,7 @@ mod end;
 mod follow;
 mod journal;
 mod ladder;
+mod mend;
 mod node;
 mod overlay;
 mod rungs;
@@ -132,6 +134,8 @@ pub struct Join {
     has_blocks: bool,
     /// Whether this run saw the node without any block.
     saw_empty: bool,
+    /// Whether the application may hold a part of a state, and cannot be emptied.
+    may_hold_part: bool,
     /// Whether whoever stops the join was told why the node is not stopped yet.
     told_of_window: bool,
     phases: Vec<JoinPhase>,
@@ -208,6 +212,7 @@ impl Join {
         })?;
         let checked = cancel.run_until_cancelled(chain.check(&reporter)).await;
         checked.unwrap_or_else(|| Err(Failure::interrupted("nothing was begun yet")))?;
+        mend::tell_of_missing_app_data(&node, &reporter);
         std::fs::create_dir_all(home).map_err(|error| Failure::io(home.display(), &error))?;
         let peer_id = super::feed::comet_identity(home).await?.id();
         let (mut daemon, mut alone) = (None, None);
@@ -236,6 +241,7 @@ impl Join {
             furthest: 0,
             has_blocks: false,
             saw_empty: false,
+            may_hold_part: false,
             told_of_window: false,
             phases: Vec::new(),
             phase: Some(("preflight", started)),

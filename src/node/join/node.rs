@@ -165,6 +165,16 @@ impl Node {
         named.filter_map(|peer| peer.trim().parse().ok()).collect()
     }
 
+    /// Whether its application is one of the Cosmos SDK, in CometBFT's process.
+    pub(super) fn is_sdk(&self) -> bool {
+        self.plan.app_cmd.is_none() && self.plan.home.is_sdk()
+    }
+
+    /// Whether the person named the folder of the application's data.
+    pub(super) fn names_app_data(&self) -> bool {
+        self.plan.app_data.is_some()
+    }
+
     /// Whether its stores have anything.
     pub(super) fn has_stores(&self) -> bool {
         self.plan.home.has_stores(&self.own)
@@ -423,7 +433,8 @@ impl Node {
         let app_data = self.plan.app_data.as_ref().filter(|_| with_app);
         reporter.note(match app_data {
             Some(folder) => format!(
-                "{why}: CometBFT's stores in {} and all in {} are removed",
+                "{why}: CometBFT's stores in {} and all in {} are removed, but for keys and \
+                 priv_validator_state.json",
                 data.display(),
                 folder.display()
             ),
@@ -433,7 +444,8 @@ impl Node {
         if let Some(folder) = app_data {
             empty_folder(folder)?;
         }
-        self.journal.window = false;
+        // An application that forgets nothing by itself still has what it had.
+        self.journal.window = app_data.is_none() && self.is_sdk();
         self.save()
     }
 
@@ -443,24 +455,6 @@ impl Node {
         let is_ours = self.plan.app_cmd.is_some() || !listens(self.own.text("", "proxy_app")).await;
         self.plan.app_data.is_some() && is_ours
     }
-}
-
-/// The application holds a state that CometBFT knows nothing of.
-pub(super) fn app_in_the_way(height: u64) -> Setback {
-    Setback::everything(
-        Failure::new(
-            FailureCode::Policy,
-            format!(
-                "the application holds the state of height {height} and CometBFT nothing: neither \
-                 a snapshot nor block sync can begin like that"
-            ),
-        )
-        .hint(
-            "name the folder of the application's data with --app-data DIR, so that it may be \
-             emptied (with --app-cmd, where the application is a process of its own), or empty it \
-             yourself and give the same command again",
-        ),
-    )
 }
 
 fn ended(what: &str, plan: &NodePlan, log: &str, process: &Process) -> Failure {

@@ -70,6 +70,12 @@ pub(super) fn from_blocks(settings: &Settings, others: &[NodeAddress]) -> Vec<Ch
     settings.changes(&wanted)
 }
 
+/// For a node that needs no state and has its own settings, but for these peers where
+/// the person named none.
+pub(super) fn with_peers(settings: &Settings, others: &[NodeAddress]) -> Vec<Change> {
+    settings.changes(&peers(settings, others))
+}
+
 /// Whether the person named nobody whom the node could dial.
 pub(super) fn names_nobody(settings: &Settings) -> bool {
     let is_empty = |key| settings.text("p2p", key).trim().is_empty();
@@ -207,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn a_node_that_names_nobody_gets_the_chains_nodes_for_its_lower_rungs() {
+    fn a_node_that_names_nobody_gets_the_chains_nodes() {
         let id = "ab".repeat(20);
         let others = [format!("{id}@10.0.0.1:26656").parse().unwrap()];
         for (file, wanted) in [
@@ -219,6 +225,7 @@ mod tests {
             for changes in [
                 from_blocks(&own, &others),
                 from_peers(&own, &trust(), &others),
+                with_peers(&own, &others),
             ] {
                 let mut settings = own.clone();
                 settings.apply(&changes).unwrap();

@@ -6,7 +6,7 @@ use super::Join;
 use super::circles::Circles;
 use super::follow::{Goal, sync_failed};
 use super::ladder::Setback;
-use super::node::{Happened, app_in_the_way};
+use super::node::Happened;
 use super::overlay;
 use crate::comet::rpc::{NodeStatus, Rpc};
 use crate::comet::settings::{Change, Settings};
@@ -31,9 +31,14 @@ impl Join {
         };
         self.reporter.note(format!(
             "the node has blocks up to {height} already, so no snapshot is needed; to begin from \
-             one all the same, empty the node first (`cometbft unsafe-reset-all`)"
+             one all the same, empty its data folder first, but for priv_validator_state.json"
         ));
         self.enter("block sync").await;
+        let reporter = self.reporter.clone();
+        let others = self.or_interrupted(self.others()).await;
+        let others = others.map_err(|setback| setback.failure)?;
+        let change = |own: &Settings| overlay::with_peers(own, &others);
+        self.node.change_settings(change, &reporter)?;
         self.start().await?;
         let rpc = self.node.own_rpc()?;
         self.node.first_status(&rpc, RPC_PATIENCE).await?;
@@ -71,8 +76,7 @@ impl Join {
         let trust = self.patiently(Chain::trust_below_tip).await?;
         let others = self.or_interrupted(self.others()).await?;
         let change = |own: &Settings| overlay::from_peers(own, &trust, &others);
-        let rpc = self.start_with(change).await?;
-        let status = self.first_status(&rpc).await?;
+        let (rpc, status) = self.start_with(change).await?;
         if status.height == 0 {
             self.wait_for_restore(&rpc).await?;
         }
@@ -89,8 +93,13 @@ impl Join {
         self.enter("block sync from the first block").await;
         let others = self.or_interrupted(self.others()).await?;
         let change = |own: &Settings| overlay::from_blocks(own, &others);
-        let rpc = self.start_with(change).await?;
-        let status = self.first_status(&rpc).await?;
+        let (rpc, status) = self.start_with(change).await?;
+        if self.may_hold_part {
+            return Err(self.unless_part(Setback::rung(Failure::new(
+                FailureCode::Failed,
+                "the node cannot begin at the first block",
+            ))));
+        }
         let goal = Goal {
             above: status.height,
             dials: false,
@@ -104,39 +113,19 @@ impl Join {
         self.node.start(&reporter).await
     }
 
-    /// Starts the node with these settings for a while, emptied where an earlier
-    /// restore left something; its RPC.
+    /// Starts the node with these settings for a while; its RPC, and what it turns out
+    /// to be.
     async fn start_with(
         &mut self,
         change: impl FnOnce(&Settings) -> Vec<Change>,
-    ) -> Result<Rpc, Setback> {
+    ) -> Result<(Rpc, NodeStatus), Setback> {
         let reporter = self.reporter.clone();
         self.node
             .change_settings(change, &reporter)
             .map_err(Setback::everything)?;
-        // What an earlier run left may have blocks by now: only what this one saw
-        // empty is emptied.
-        if self.node.journal.window && self.saw_empty {
-            let with_app = self.node.can_empty_app().await;
-            self.node
-                .empty(
-                    with_app,
-                    "the last restore did not come to an end",
-                    &reporter,
-                )
-                .map_err(Setback::everything)?;
-        }
-        self.start().await.map_err(Setback::rung)?;
-        self.node.own_rpc().map_err(Setback::everything)
-    }
-
-    async fn first_status(&mut self, rpc: &Rpc) -> Result<NodeStatus, Setback> {
-        let status = self.node.first_status(rpc, RPC_PATIENCE).await;
-        let status = status.map_err(Setback::rung)?;
-        match rpc.app_state().await {
-            Ok(app) if app.height > 0 && status.height == 0 => Err(app_in_the_way(app.height)),
-            _ => Ok(status),
-        }
+        let rpc = self.node.own_rpc().map_err(Setback::everything)?;
+        let (status, _) = self.start_mended(&rpc, RPC_PATIENCE).await?;
+        Ok((rpc, status))
     }
 
     /// Until the application has some state, and as long as something moves.
@@ -156,7 +145,8 @@ impl Join {
                 happened = self.node.happens() => match happened {
                     Happened::Ended(failure) => return Err(Setback::crash(failure)),
                     Happened::Said(Sign::Failed(why)) => {
-                        return Err(self.node.or_crash(sync_failed(&why)).await);
+                        let setback = self.unless_part(sync_failed(&why));
+                        return Err(self.node.or_crash(setback).await);
                     }
                     Happened::Said(Sign::Restored) => return Ok(()),
                     Happened::Said(Sign::Rejected(why)) => self.reporter.note(why),

@@ -8,7 +8,7 @@ use super::Join;
 use super::circles::Circles;
 use super::follow::{Goal, sync_failed};
 use super::ladder::{Kind, Setback};
-use super::node::{Happened, app_in_the_way};
+use super::node::Happened;
 use super::overlay;
 use crate::comet::rpc::{NodeStatus, Rpc};
 use crate::comet::settings::Settings;
@@ -30,8 +30,7 @@ const SPARE_BLOCKS: u64 = 15;
 const LOOK_FOR_STRANGERS: Duration = Duration::from_secs(1);
 /// A started node opens its RPC within this; one that replays takes long.
 const RPC_PATIENCE: Duration = Duration::from_secs(120);
-/// A node that was cut off in a restore is emptied and restored again so often.
-const MAX_REPAIRS: u32 = 2;
+
 /// What is fed.
 #[derive(Clone, Debug)]
 pub(super) struct Chosen {
@@ -308,58 +307,22 @@ impl Join {
         Ok(())
     }
 
-    /// Starts the node so that it can be restored; mends what an earlier restore left
-    /// halfway.
+    /// Starts the node so that it can be restored.
     async fn start_empty(
         &mut self,
         rpc: &Rpc,
         chosen: &Chosen,
         state: &State,
     ) -> Result<Condition, Setback> {
-        let mut repairs = 0;
-        loop {
-            let was_cut_off = self.node.journal.window;
-            self.node.journal.manifest = Some(chosen.manifest.clone());
-            self.node.save().map_err(Setback::everything)?;
-            let reporter = self.reporter.clone();
-            let started = self.node.start(&reporter).await;
-            let status = match started {
-                Ok(()) => self.node.first_status(rpc, RPC_PATIENCE).await,
-                Err(failure) => Err(failure),
-            };
-            let problem = match status {
-                Ok(status) if status.height > 0 => return Ok(Condition::Following(status.height)),
-                Ok(status) => match rpc.app_state().await {
-                    Ok(app) if app.height > 0 => Err(app_in_the_way(app.height)),
-                    app => {
-                        let own = app.map_or(0, |app| app.app_version);
-                        self.compare_versions(&status, own, chosen, state).await;
-                        return Ok(Condition::Empty);
-                    }
-                },
-                Err(failure) => Ok(failure),
-            };
-            self.node.stop().await;
-            let can_empty_app = self.node.can_empty_app().await;
-            let why = match problem {
-                Err(in_the_way) if !can_empty_app => return Err(in_the_way),
-                Ok(failure) if !was_cut_off || !is_half_restored(&failure) => {
-                    return Err(Setback::rung(failure));
-                }
-                _ if repairs >= MAX_REPAIRS => {
-                    return Err(Setback::rung(Failure::new(
-                        FailureCode::Failed,
-                        "the node does not start with an empty state",
-                    )));
-                }
-                Err(in_the_way) => in_the_way.failure.message,
-                Ok(_) => "an earlier restore was cut off before the first block".to_owned(),
-            };
-            repairs += 1;
-            self.node
-                .empty(can_empty_app, &why, &reporter)
-                .map_err(Setback::everything)?;
+        self.node.journal.manifest = Some(chosen.manifest.clone());
+        self.node.save().map_err(Setback::everything)?;
+        let (status, app) = self.start_mended(rpc, RPC_PATIENCE).await?;
+        if status.height > 0 {
+            return Ok(Condition::Following(status.height));
         }
+        let own = app.map_or(0, |app| app.app_version);
+        self.compare_versions(&status, own, chosen, state).await;
+        Ok(Condition::Empty)
     }
 
     /// Tells of versions that may not go together. An application (`own` is its version,
@@ -427,7 +390,7 @@ impl Join {
                         let _ = feeding.await;
                         break Err(not_alone(&stranger));
                     }
-                    happened = self.node.happens() => if let Some(setback) = refusal(happened, &mut circles) {
+                    happened = self.node.happens() => if let Some(setback) = self.refusal(happened, &mut circles) {
                         let setback = self.node.or_crash(setback).await;
                         // The local peer is let go before anything else is done.
                         enough.cancel();
@@ -441,6 +404,22 @@ impl Join {
             return Err(Setback::everything(self.interrupted()));
         }
         ended
+    }
+
+    /// Why the snapshot that is fed is not restored, when the node says so.
+    fn refusal(&self, happened: Happened, circles: &mut Circles) -> Option<Setback> {
+        match happened {
+            Happened::Ended(failure) => Some(Setback::crash(failure)),
+            Happened::Said(Sign::Failed(why)) => Some(self.unless_part(sync_failed(&why))),
+            Happened::Said(Sign::Rejected(why)) => Some(Setback::snapshot(
+                Failure::new(
+                    FailureCode::Failed,
+                    format!("the node does not take the snapshot: {why}"),
+                )
+                .hint("its application or its light client refused it: the node's log says more"),
+            )),
+            Happened::Said(sign) => circles.see(&sign).map(Setback::snapshot),
+        }
     }
 }
 
@@ -492,22 +471,6 @@ fn short_of_room<'a>(
     disks.find(|(_, available, needed)| available < needed)
 }
 
-/// Why the snapshot that is fed is not restored, when the node says so.
-fn refusal(happened: Happened, circles: &mut Circles) -> Option<Setback> {
-    match happened {
-        Happened::Ended(failure) => Some(Setback::crash(failure)),
-        Happened::Said(Sign::Failed(why)) => Some(sync_failed(&why)),
-        Happened::Said(Sign::Rejected(why)) => Some(Setback::snapshot(
-            Failure::new(
-                FailureCode::Failed,
-                format!("the node does not take the snapshot: {why}"),
-            )
-            .hint("its application or its light client refused it: the node's log says more"),
-        )),
-        Happened::Said(sign) => circles.see(&sign).map(Setback::snapshot),
-    }
-}
-
 fn block_is_gone(next: u64, oldest: u64) -> Failure {
     Failure::new(
         FailureCode::NotFound,
@@ -523,12 +486,4 @@ fn oldest_usable(extent: Extent) -> u64 {
         0 | 1 => 0,
         oldest => oldest.saturating_add(SPARE_BLOCKS).min(extent.tip),
     }
-}
-
-/// Whether CometBFT says that it was stopped between a restore and the first block
-/// after it (`facts/cometbft-peer.md`); only then is there nothing in it to be lost.
-fn is_half_restored(failure: &Failure) -> bool {
-    ["inconsistent state", "height mismatch"]
-        .iter()
-        .any(|words| failure.message.contains(words))
 }

@@ -21,6 +21,11 @@ const LEFT: Check = Check {
           stores halfway",
 };
 
+const SNAPSHOTS: Check = Check {
+    subject: "snapshot-interval",
+    why: "only snapshots that a node makes can be taken from it",
+};
+
 pub(super) fn judge(facts: &Facts) -> Vec<Finding> {
     let mut found = Vec::new();
     match &facts.node_home {
@@ -48,6 +53,7 @@ pub(super) fn judge(facts: &Facts) -> Vec<Finding> {
         },
     }
     found.extend(height(facts));
+    found.extend(snapshots(facts));
     found
 }
 
@@ -93,12 +99,14 @@ fn left_open(facts: &Facts, node: &NodeFolder) -> Option<Finding> {
         told += &format!("; changed meanwhile: {}", left.settings.join(", "));
     }
     if left.window {
-        told += "; CometBFT may not start before its stores are emptied";
+        told += "; its stores, or those of its application, may have to be emptied before it \
+                 starts";
     }
     Some(LEFT.problem(
         told,
         format!(
-            "snapswarm join --node-home {} --chain-rpc URL,URL (it goes on, and puts all back)",
+            "snapswarm join --node-home {} --chain-rpc URL,URL, and what it was told beside (it \
+             goes on, and puts all back)",
             node.path.display()
         ),
     ))
@@ -111,8 +119,25 @@ fn height(facts: &Facts) -> Option<Finding> {
         height => HEIGHT.hint(
             format!("{height}: it has blocks, so it restores nothing any more"),
             "nothing, where it is to go on as it is; to restore a snapshot take a new home: \
-             `cometbft init --home NEW`, with the chain's genesis.json",
+             `cometbft init --home NEW`, or the chain's own `init`, with the chain's genesis.json",
         ),
+    })
+}
+
+/// Of a node of the Cosmos SDK that others may start from.
+fn snapshots(facts: &Facts) -> Option<Finding> {
+    let node = facts.node_home.as_ref()?;
+    let interval = node.snapshot_interval.filter(|_| facts.node_has_blocks())?;
+    Some(match interval {
+        ..=0 => SNAPSHOTS.hint(
+            "0: this node makes no snapshots",
+            format!(
+                "for others to start from its state, write `snapshot-interval = 1000` under \
+                 [state-sync] in {}, and start the node again",
+                node.path.join("config/app.toml").display()
+            ),
+        ),
+        blocks => SNAPSHOTS.good(format!("one after each {blocks} blocks")),
     })
 }
 
@@ -166,6 +191,26 @@ mod tests {
         assert!(
             told(&judge(&with_blocks(facts())), "node height").is_hint("cometbft init --home NEW")
         );
+    }
+
+    #[test]
+    fn a_node_that_makes_no_snapshots_is_told_once_it_has_blocks() {
+        let making = |mut facts: Facts, interval| {
+            facts.node_home.as_mut().unwrap().snapshot_interval = interval;
+            judge(&facts)
+        };
+        for (facts, interval, expected) in [
+            (facts(), Some(0), false),
+            (with_blocks(facts()), None, false),
+            (with_blocks(facts()), Some(0), true),
+        ] {
+            let found = making(facts, interval);
+            let told = told(&found, "snapshot-interval");
+            assert_eq!(told.is_hint("/node/config/app.toml"), expected);
+            assert_eq!(told == Told::Nothing, !expected);
+        }
+        let found = making(with_blocks(facts()), Some(20));
+        assert!(told(&found, "snapshot-interval").is_good());
     }
 
     #[test]

@@ -67,6 +67,7 @@ pub(super) fn facts() -> Facts {
             chain_id: Ok(CHAIN.to_owned()),
             data: folder("/node/data", 3),
             left_open: Ok(None),
+            snapshot_interval: None,
         }),
         node: Some(Endpoint {
             url: "http://node".to_owned(),
