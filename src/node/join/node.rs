@@ -356,13 +356,32 @@ impl Node {
                 happened = self.happens() => if let Happened::Ended(failure) = happened {
                     return Err(failure);
                 },
-                () = &mut late => return Err(Failure::new(
-                    FailureCode::Failed,
-                    format!("the node was started, and its RPC {} does not answer", rpc.url()),
-                )
-                .hint(format!("its log is {}", self.plan.logs.join(NODE_LOG).display()))),
+                () = &mut late => break,
             }
         }
+        Err(self.absent(rpc).await)
+    }
+
+    /// Why a node that was started is not there.
+    async fn absent(&self, rpc: &Rpc) -> Failure {
+        let url = rpc.url();
+        let (problem, hint) = match rpc.status().await {
+            Ok(other) if other.node_id != self.id.to_string() => (
+                format!("another node, {}, answers at its RPC {url}", other.node_id),
+                "stop that one, or give this node a port of its own in rpc.laddr of its \
+                 config.toml"
+                    .to_owned(),
+            ),
+            _ => (
+                format!("its RPC {url} does not answer"),
+                format!("its log is {}", self.plan.logs.join(NODE_LOG).display()),
+            ),
+        };
+        Failure::new(
+            FailureCode::Failed,
+            format!("the node was started, and {problem}"),
+        )
+        .hint(hint)
     }
 
     /// The next thing that the running node does by itself.

@@ -116,6 +116,11 @@ fn state_sync(settings: &Settings, trust: &Trust) -> Wanted {
         ("statesync", "trust_hash", trust.hash.as_str().into()),
         ("statesync", "discovery_time", DISCOVERY_TIME.into()),
     ];
+    let level = settings.text("", "log_level");
+    if ["error", "none"].contains(&level) {
+        // A node that has given up tells it nowhere but in its log.
+        wanted.push(("", "log_level", format!("statesync:info,*:{level}").into()));
+    }
     if matches!(settings.text("statesync", "trust_period"), "" | "0" | "0s") {
         wanted.push(("statesync", "trust_period", TRUST_PERIOD.into()));
     }
@@ -210,6 +215,23 @@ mod tests {
         );
         settings.undo(&changes).unwrap();
         assert_eq!(settings.to_string(), file);
+    }
+
+    #[test]
+    fn a_node_whose_log_says_little_tells_of_its_state_sync() {
+        for (level, wanted) in [
+            ("error", "statesync:info,*:error"),
+            ("info", "info"),
+            ("consensus:debug,*:info", "consensus:debug,*:info"),
+        ] {
+            let file = format!("log_level = \"{level}\"\n[p2p]\nseeds = \"x\"\n");
+            let mut settings = Settings::parse(&file).unwrap();
+            let changes = from_peers(&settings, &trust(), &[]);
+            settings.apply(&changes).unwrap();
+            assert_eq!(settings.text("", "log_level"), wanted);
+            settings.undo(&changes).unwrap();
+            assert_eq!(settings.to_string(), file);
+        }
     }
 
     #[test]

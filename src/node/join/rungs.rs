@@ -16,6 +16,9 @@ use crate::node::command::{Failure, FailureCode};
 
 /// A node that has blocks may replay them into its application before it answers.
 const RPC_PATIENCE: Duration = Duration::from_secs(600);
+/// An application may be at work on one chunk for so many patiences: the last one of a
+/// large state takes an hour.
+const RESTORE_PATIENCES: u32 = 72;
 /// Between two looks.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
@@ -135,10 +138,20 @@ impl Join {
         self.node.save().map_err(Setback::everything)?;
         let mut moved_at = Instant::now();
         let mut circles = Circles::default();
+        let mut patience = self.options.patience;
         self.reporter
             .phase("waiting for a snapshot of CometBFT's peers");
+        // An application at work may not answer for long, and the node goes on talking.
+        let asked = rpc.clone();
+        let has_state = async {
+            while !asked.app_state().await.is_ok_and(|app| app.height > 0) {
+                tokio::time::sleep(LOOK_EVERY).await;
+            }
+        };
+        tokio::pin!(has_state);
         loop {
             tokio::select! {
+                () = &mut has_state => return Ok(()),
                 () = self.cancel.cancelled() => {
                     return Err(Setback::everything(self.interrupted()));
                 }
@@ -149,9 +162,13 @@ impl Join {
                         return Err(self.node.or_crash(setback).await);
                     }
                     Happened::Said(Sign::Restored) => return Ok(()),
-                    Happened::Said(Sign::Rejected(why)) => self.reporter.note(why),
+                    Happened::Said(Sign::Rejected(why)) => {
+                        patience = self.options.patience;
+                        self.reporter.note(why);
+                    }
                     Happened::Said(sign) => {
                         moved_at = Instant::now();
+                        patience = self.options.patience.saturating_mul(RESTORE_PATIENCES);
                         if let Some(failure) = circles.see(&sign) {
                             return Err(Setback::rung(failure));
                         }
@@ -159,15 +176,14 @@ impl Join {
                 },
                 () = tokio::time::sleep(LOOK_EVERY) => {}
             }
-            if rpc.app_state().await.is_ok_and(|app| app.height > 0) {
-                return Ok(());
-            }
-            if moved_at.elapsed() >= self.options.patience {
-                let seconds = self.options.patience.as_secs();
+            if moved_at.elapsed() >= patience {
+                let seconds = patience.as_secs();
                 return Err(Setback::rung(
                     Failure::new(
                         FailureCode::NotFound,
-                        format!("no snapshot of CometBFT's peers came in {seconds} seconds"),
+                        format!(
+                            "no snapshot of CometBFT's peers was restored in {seconds} seconds"
+                        ),
                     )
                     .hint("do the node's persistent_peers or seeds make snapshots?"),
                 ));
