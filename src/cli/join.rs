@@ -1,6 +1,5 @@
 //! `snapswarm join`
 
-use std::io::{self, IsTerminal};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -143,7 +142,7 @@ pub(super) async fn bring(
         "peers" | "blocks" => ExitCode::from(LOWER_RUNG),
         _ => ExitCode::SUCCESS,
     };
-    let told = match door.json || !io::stdout().is_terminal() {
+    let told = match door.json {
         true => text::safe_json(&serde_json::json!(joined).to_string()),
         false => told(&joined, leaves),
     };
@@ -151,9 +150,11 @@ pub(super) async fn bring(
         tracing::warn!(%error, "the outcome cannot be written to stdout");
     }
     if leaves {
-        if !join.is_served_by_others() && !only_here {
-            door.screen
-                .line("`snapswarm start` shares the snapshot with others.");
+        if !join.is_served_by_others() && !only_here && joined.manifest.is_some() {
+            let home = door.home.display();
+            door.screen.line(&format!(
+                "`snapswarm --home {home} start` shares the snapshot with others."
+            ));
         }
         join.close().await;
     } else {

@@ -86,10 +86,11 @@ impl ProgressView {
             }
             Progress::Bytes { done, total, .. } => {
                 if let Some(bar) = &self.screen.bar {
-                    bar.set_style(measured());
+                    // The bar is drawn at any moment, also between these.
+                    bar.set_prefix(bytes_line(news, None));
                     bar.set_length(*total);
                     bar.set_position(*done);
-                    bar.set_prefix(bytes_line(news, None));
+                    bar.set_style(measured());
                 } else if self.told.elapsed() >= LINE_EVERY || done == total {
                     self.told = Instant::now();
                     let line = bytes_line(news, self.next.as_deref());

@@ -147,7 +147,7 @@ const FAULTS: &[Fault] = &[
             "--fallback",
             "none",
         ],
-        expected: failed(7, "one alone is not believed"),
+        expected: failed(1, "one alone is not believed"),
     },
     Fault {
         name: "endpoints that disagree",

@@ -324,6 +324,14 @@ impl Joiner {
         now == self.config && !self.node.home.join("snapswarm-join.json").exists()
     }
 
+    /// Whether its operator's settings are in force, whatever else is remembered.
+    pub fn has_own_settings(&self) -> bool {
+        let journal = read(&self.node.home.join("snapswarm-join.json"));
+        let journal: Value = serde_json::from_str(&journal).unwrap_or_default();
+        let changed = journal["settings"].as_array().map_or(0, Vec::len);
+        read(&self.node.home.join("config/config.toml")) == self.config && changed == 0
+    }
+
     /// What its application logged.
     pub fn app_log(&self) -> String {
         read(&self.folder.join("app.log"))

@@ -19,6 +19,7 @@ async fn a_join_that_cannot_go_on_says_why_and_leaves_the_node_as_it_was() {
     the_node_has_no_rpc(&network);
     the_person_stops_it_while_it_waits(&network);
     a_join_works_on_the_node_already(&network);
+    what_the_validator_signed_is_missing(&network);
     a_disk_is_full(&network);
     every_provider_lies(&network).await;
 }
@@ -56,6 +57,17 @@ fn the_person_stops_it_while_it_waits(network: &Network) {
     join.wait_for("starting the application");
     support::kill(join.child.id(), Signal::SIGINT);
     join.finish(6);
+    assert!(joiner.has_own_settings());
+    it_goes_on_with_what_it_has(network, &joiner);
+}
+
+/// A newer snapshot may be there by now: what was downloaded is taken all the same.
+fn it_goes_on_with_what_it_has(network: &Network, joiner: &Joiner) {
+    let here = joiner.home.run(["list"]).ok()["snapshots"][0]["manifest"].clone();
+    let said = joiner.join(network, &[]).said();
+    assert_eq!(said["rung"], "swarm", "{said}");
+    assert_eq!(said["manifest"], here, "{said}");
+    assert!(said["fetched"].is_null(), "{said}");
     assert!(joiner.is_as_it_was());
 }
 
@@ -70,7 +82,16 @@ fn a_join_works_on_the_node_already(network: &Network) {
     );
     support::kill(join.child.id(), Signal::SIGINT);
     join.finish(6);
-    assert!(joiner.is_as_it_was());
+    assert!(joiner.has_own_settings());
+}
+
+/// A file that no way to a state can do without.
+fn what_the_validator_signed_is_missing(network: &Network) {
+    let joiner = network.joiner("unsigned");
+    std::fs::remove_file(joiner.node.home.join("data/priv_validator_state.json")).unwrap();
+    let error = joiner.join(network, &[]).ran.failed(2);
+    let message = error["message"].as_str().unwrap();
+    assert!(message.contains("priv_validator_state.json"), "{error}");
 }
 
 fn a_disk_is_full(network: &Network) {

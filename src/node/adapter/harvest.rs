@@ -164,10 +164,18 @@ impl Run {
         }
     }
 
-    /// The application's snapshots, newest first.
+    /// The application's snapshots, newest first. An application that was started again
+    /// has closed the connection of before.
     async fn list(&mut self) -> Result<Vec<Offer>, Failure> {
-        let app = self.app.take();
-        let mut app = app.unwrap_or_else(|| AppSource::new(self.with.app.clone()));
+        if let Some(app) = self.app.take()
+            && let Ok(offers) = self.list_of(app).await
+        {
+            return Ok(offers);
+        }
+        self.list_of(AppSource::new(self.with.app.clone())).await
+    }
+
+    async fn list_of(&mut self, mut app: AppSource) -> Result<Vec<Offer>, Failure> {
         let (app, listed) = blocking(move || {
             let listed = app.list();
             Ok((app, listed))

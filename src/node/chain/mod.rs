@@ -31,6 +31,9 @@ use crate::node::command::{ChainCommand, Failure, FailureCode};
 use crate::node::progress::Reporter;
 use crate::snapshot::Digest;
 
+/// What to do where one endpoint alone tells something.
+const SECOND_OR_TRUST: &str = "name another endpoint with --chain-rpc, or give a block that you \
+                               trust with --trust-height and --trust-hash";
 /// Endpoints that have to agree.
 const ENOUGH: usize = 2;
 /// A light client refuses headers from further in the future.
@@ -145,11 +148,24 @@ impl Chain {
                 }
             }
         }
-        if let Some(error) = silent.filter(|_| nodes.is_empty()) {
+        if nodes.is_empty()
+            && let Some(error) = silent
+        {
             return Err(error.into());
         }
         self.rpcs.retain(|rpc| !again.contains(&rpc.full_url()));
         self.are_enough()?;
+        if let (Some(error), None) = (silent, self.by_hand)
+            && nodes.len() < ENOUGH
+        {
+            let mut answering = nodes.into_values();
+            let one = answering.next().unwrap_or_default();
+            return Err(Failure::new(
+                FailureCode::Failed,
+                format!("only {one} answers, and one alone is not believed: {error}"),
+            )
+            .hint(SECOND_OR_TRUST));
+        }
         self.leave_out_who_lags(reporter).await?;
         // Who lies is found out before anything is downloaded.
         let tip = self.extent().await.map_or(0, |extent| extent.tip);
@@ -463,10 +479,7 @@ fn alone(rpc: &Rpc, height: u64, trouble: Option<RpcError>) -> Failure {
             rpc.url()
         ),
     )
-    .hint(
-        "name another endpoint with --chain-rpc, or give a block that you trust with \
-         --trust-height and --trust-hash",
-    )
+    .hint(SECOND_OR_TRUST)
 }
 
 fn by_hand_of(height: u64, hash: &str) -> Result<Trusted, Failure> {

@@ -162,7 +162,7 @@ impl LeftOut {
                 wanted.max_bytes.unwrap_or_default()
             ),
             Self::TooOld => format!(
-                "{claims} left out: below height {}, and no block that follows them is kept",
+                "{claims} left out: below height {}, where the search begins",
                 wanted.not_below.unwrap_or_default()
             ),
         }

@@ -110,6 +110,7 @@ impl Join {
                 // The same command goes on where this one was stopped.
                 self.node.journal.refused = journal.refused;
                 self.node.journal.rung = journal.rung;
+                self.node.journal.manifest = journal.manifest;
             }
             self.node.save()
         });

@@ -54,6 +54,7 @@ struct Walk {
     /// When it had a block that it never had before.
     moved_at: Instant,
     dialled_at: Option<Instant>,
+    told_lonely: bool,
     told_at: Instant,
     /// How far the chain was when it was asked last.
     tip: Option<u64>,
@@ -113,6 +114,7 @@ impl Join {
             height: goal.above,
             moved_at: now,
             dialled_at: None,
+            told_lonely: false,
             told_at: now,
             tip: None,
             asked_at: None,
@@ -152,10 +154,12 @@ impl Join {
                 }
                 () = self.cancel.cancelled(), if !self.told_of_window => {
                     self.told_of_window = true;
-                    self.reporter.note(
-                        "the node is stopped after its first block: before it, it could not be \
-                         started again",
-                    );
+                    self.reporter.note(format!(
+                        "the node is stopped after its first block, in {} seconds at most: before \
+                         it, it could not be started again. Another Ctrl-C ends all at once, and \
+                         the next join empties the node",
+                        self.options.patience.as_secs()
+                    ));
                 }
                 happened = self.node.happens() => match happened {
                     Happened::Ended(failure) => return Err(Setback::crash(failure)),
@@ -196,7 +200,14 @@ impl Join {
                 ));
             }
         } else if goal.dials && self.is_lonely(rpc, walk).await {
-            walk.dialled_at = Some(Instant::now());
+            if walk.dialled_at.replace(Instant::now()).is_some() && !walk.told_lonely {
+                walk.told_lonely = true;
+                self.reporter.note(
+                    "the node has no peer, and dials again: do its peers let it in? They take \
+                     one node with its key (config/node_key.json), and one of an address unless \
+                     allow_duplicate_ip is set",
+                );
+            }
             if let Err(error) = rpc.dial_peers(peers).await {
                 tracing::warn!(%error, "the node was not told its peers");
             }

@@ -115,13 +115,15 @@ pub(in crate::node) struct LeftOpen {
     pub(in crate::node) window: bool,
 }
 
-/// Whether a join of this node has not ended.
+/// Whether a join of this node left something to be undone.
 pub(in crate::node) fn left_open(node_home: &Path) -> Result<Option<LeftOpen>, Failure> {
     let journal = Journal::load(node_home)?;
-    Ok((journal != Journal::default()).then(|| LeftOpen {
-        settings: journal.settings.iter().map(Change::name).collect(),
-        window: journal.window,
-    }))
+    Ok(
+        (journal.window || !journal.settings.is_empty()).then(|| LeftOpen {
+            settings: journal.settings.iter().map(Change::name).collect(),
+            window: journal.window,
+        }),
+    )
 }
 
 fn path(node_home: &Path) -> PathBuf {

@@ -203,7 +203,7 @@ impl Join {
         let chain_id = node_home.chain_id(node.own())?;
         let node_id = node_home.node_id(node.own())?;
         node.own_rpc()?;
-        node.must_not_run().await?;
+        node.must_not_run(&reporter).await?;
         let mut chain = Chain::new(&ChainCommand {
             chain_id,
             endpoints: options.chain_rpc.clone(),

@@ -93,6 +93,8 @@ impl Node {
             .hint("wait for it, or stop it")
         })?;
         let mut journal = Journal::load(plan.home.folder())?;
+        may_be_written(&plan.home)?;
+        has_signed_state(&plan.home, &own)?;
         if !journal.settings.is_empty() {
             let left = put_back(&plan.home, &mut own, &mut journal)?;
             reporter.note("the node's own settings are back: an earlier join was cut off");
@@ -307,10 +309,16 @@ impl Node {
 
     /// A node that runs already, or whatever else is where it shall listen, would be
     /// taken for it. One that was told to stop a moment ago may still be there.
-    pub(super) async fn must_not_run(&self) -> Result<(), Failure> {
+    pub(super) async fn must_not_run(&self, reporter: &Reporter) -> Result<(), Failure> {
         let doors = self.doors();
         for place in [doors.rpc, doors.p2p] {
             let place = place.to_string();
+            if listens(&place).await {
+                let seconds = STOP_PATIENCE.as_secs();
+                reporter.phase(format!(
+                    "{place} is in use; waiting up to {seconds} seconds for it"
+                ));
+            }
             let free = async {
                 while listens(&place).await {
                     tokio::time::sleep(LOOK_AGAIN).await;
@@ -319,7 +327,7 @@ impl Node {
             if tokio::time::timeout(STOP_PATIENCE, free).await.is_err() {
                 return Err(Failure::new(
                     FailureCode::Usage,
-                    format!("something listens at {place} already, where the node shall listen"),
+                    format!("something listens at {place} already, where the node has to listen"),
                 )
                 .hint(
                     "stop the node: `join` starts it by itself; for another node on this machine \
@@ -514,6 +522,51 @@ fn tell_left(left: &[String], reporter: &Reporter) {
     }
 }
 
+/// Settings are changed in the home's folder and beside it: said before anything is
+/// downloaded.
+fn may_be_written(home: &NodeHome) -> Result<(), Failure> {
+    for folder in [home.folder(), &home.folder().join("config")] {
+        tempfile::Builder::new()
+            .prefix(".snapswarm-")
+            .tempfile_in(folder)
+            .map_err(|error| {
+                let message = format!("{} cannot be written: {error}", folder.display());
+                Failure::new(FailureCode::Storage, message).hint(
+                    "--node-home must be a folder that this user may write: `join` changes the \
+                     node's config.toml for a while",
+                )
+            })?;
+    }
+    Ok(())
+}
+
+/// CometBFT does not start without the file of what its validator signed, and nobody but
+/// its operator may make one: no way to a state helps.
+fn has_signed_state(home: &NodeHome, own: &Settings) -> Result<(), Failure> {
+    if !own.text("", "priv_validator_laddr").is_empty() {
+        return Ok(());
+    }
+    let named = match own.text("", "priv_validator_state_file") {
+        "" => "data/priv_validator_state.json",
+        named => named,
+    };
+    let path = home.folder().join(named);
+    if path.exists() {
+        return Ok(());
+    }
+    Err(Failure::new(
+        FailureCode::Usage,
+        format!(
+            "{} is missing, and the node does not start without it",
+            path.display()
+        ),
+    )
+    .hint(
+        "a validator's own must be put back, or it may sign twice; for a node that never \
+         validated take the one that `cometbft init` makes",
+    ))
+}
+
 /// Whether somebody listens at an address of `proxy_app`.
 async fn listens(proxy: &str) -> bool {
     let connects = async {
@@ -582,7 +635,12 @@ impl From<NodeHomeError> for Failure {
             .map_or_else(String::new, |cause| format!(": {cause}"));
         let message = format!("{error}{cause}");
         match &error {
-            NodeHomeError::File { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
+            NodeHomeError::File { source, .. }
+                if matches!(
+                    source.kind(),
+                    std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory
+                ) =>
+            {
                 Self::new(FailureCode::Usage, message).hint(
                     "--node-home names the folder with config/ and data/ of the new node: \
                      `cometbft init --home DIR` makes one, and the chain's genesis.json goes into it",

@@ -275,36 +275,33 @@ impl Join {
     }
 
     /// The application writes its state where the node's data is, and CometBFT keeps
-    /// the chunks in its temporary folder meanwhile.
+    /// the chunks in its temporary folder meanwhile: in one beside its data, or in the
+    /// usual one where that disk has no room for both.
     fn check_disk(&mut self, chosen: &Chosen) -> Result<(), Setback> {
         let filled = self.node.filled_folders();
         let (temporary, data) = (std::env::temp_dir(), self.node.data());
-        let [usual, own] = [&temporary, &data]
+        let [own, usual] = [&data, &temporary]
             .map(|chunks| short_of_room(filled.iter().chain([chunks]), chosen.bytes));
-        if usual.is_some() {
-            if let Some((folder, available, needed)) = own {
-                return Err(Setback::everything(
-                    Failure::new(
-                        FailureCode::Storage,
-                        format!(
-                            "the disk of {} has {available} bytes, and the snapshot of height {} \
-                             needs about {needed} on it",
-                            folder.display(),
-                            chosen.height
-                        ),
-                    )
-                    .hint(
-                        "free some space; what was downloaded stays, and the same command goes on",
-                    ),
-                ));
-            }
-            self.reporter.note(format!(
-                "{} is too small for the chunks; CometBFT keeps them beside its data",
-                temporary.display()
-            ));
+        let Some((folder, available, needed)) = own else {
+            // What is left there by a process that is killed is removed by the next join.
             self.node.use_own_temporary();
+            return Ok(());
+        };
+        match usual {
+            None => Ok(()),
+            Some(_) => Err(Setback::everything(
+                Failure::new(
+                    FailureCode::Storage,
+                    format!(
+                        "the disk of {} has {available} bytes, and the snapshot of height {} \
+                         needs about {needed} on it",
+                        folder.display(),
+                        chosen.height
+                    ),
+                )
+                .hint("free some space; what was downloaded stays, and the same command goes on"),
+            )),
         }
-        Ok(())
     }
 
     /// Starts the node so that it can be restored.
