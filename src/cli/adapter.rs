@@ -36,8 +36,9 @@ pub(super) struct Arguments {
     /// adapter.offers in config.toml
     #[arg(long, value_name = "POLICY", value_parser = PossibleValuesParser::new(["swarm-only", "prefer-swarm", "any"]))]
     offers: Option<String>,
-    /// RPC of a node of the chain: tells the application's version at a height, and
-    /// application hashes of blocks from before this process was started
+    /// RPC of a node of the chain: tells the application's version at a height where the
+    /// home does not know it, and application hashes of blocks from before this process
+    /// was started
     #[arg(long, value_name = "URL", value_parser = super::arguments::rpc_url)]
     chain_rpc: Option<String>,
 }

@@ -38,8 +38,9 @@ pub struct AdapterOptions {
     /// What becomes of snapshots that peers of CometBFT offer, instead of the
     /// configured policy.
     pub offers: Option<OfferPolicy>,
-    /// RPC of a node of the chain: it tells the application's version at a height,
-    /// and application hashes from before this process was started.
+    /// RPC of a node of the chain: it tells the application's version at a height where
+    /// the home does not know it, and application hashes from before this process was
+    /// started.
     pub chain_rpc: Option<String>,
 }
 

@@ -268,6 +268,32 @@ mod tests {
     use super::*;
 
     #[test]
+    fn what_is_fed_is_of_the_state_that_was_proven() {
+        let mut builder = crate::snapshot::ManifestBuilder::new();
+        builder.push(b"chunk").unwrap();
+        let fields = crate::snapshot::SnapshotFields {
+            chain_id: "a".to_owned(),
+            height: 1,
+            app_hash: Some("hash".into()),
+            format: 1,
+            hash: None,
+            metadata: Bytes::new(),
+        };
+        let manifest = builder.finish(fields).unwrap();
+        let fits = |hash: &str| {
+            let proof = ProvenState {
+                app_hash: hex::encode_upper(hash),
+                app_version: 1,
+            };
+            must_fit(&manifest, &proof).map_err(|failure| failure.code)
+        };
+        assert_eq!(fits("hash"), Ok(()));
+        for other in ["", "another"] {
+            assert_eq!(fits(other), Err(FailureCode::Verification));
+        }
+    }
+
+    #[test]
     fn a_late_answer_about_an_adapter_says_nothing_of_the_next_connection() {
         let stubs = Stubs::default();
         assert!(!stubs.are_allowed());

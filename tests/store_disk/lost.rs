@@ -35,6 +35,7 @@ fn the_pin_of_a_file_that_is_missing_for_the_moment_comes_back_with_it() {
     std::fs::rename(&elsewhere, &file).unwrap();
     let stored = open(home.path()).get(&id).unwrap();
     assert!(stored.pinned && stored.proven);
+    assert_eq!(stored.app_version, Some(3));
     assert_eq!(open(home.path()).missing(), []);
     assert_eq!(stored.origin, Origin::Loaded);
 

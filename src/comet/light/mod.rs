@@ -140,6 +140,10 @@ async fn checked(mut walk: Walk) -> (Walk, Result<Step, Problem>) {
     });
     match checking.await {
         Ok(checked) => checked,
-        Err(error) => std::panic::resume_unwind(error.into_panic()),
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            // The runtime ends, and this with it.
+            Err(_) => std::future::pending().await,
+        },
     }
 }

@@ -255,8 +255,7 @@ impl Chain {
         Err(trouble.map_or_else(|| self.silent(), Failure::from))
     }
 
-    /// Nobody answers.
-    pub(in crate::node) fn silent(&self) -> Failure {
+    fn silent(&self) -> Failure {
         Failure::new(
             FailureCode::Failed,
             format!("no RPC endpoint of {} answers", self.id()),
@@ -268,6 +267,29 @@ impl Chain {
         let asked = self.statuses().await;
         let told: Vec<NodeStatus> = asked.into_iter().filter_map(|(_, s)| s.ok()).collect();
         Extent::of(&told)
+    }
+
+    /// The newest block, by as many endpoints as have to agree about one.
+    pub(in crate::node) async fn tip(&self) -> Result<u64, Failure> {
+        let asked = self.statuses().await;
+        let (mut first, mut told) = (None, Vec::new());
+        let mut trouble = None;
+        for (rpc, status) in asked {
+            match status {
+                Ok(status) => {
+                    first.get_or_insert(rpc);
+                    told.push(status);
+                }
+                Err(error) => trouble = Some(error),
+            }
+        }
+        match (first, Extent::of(&told)) {
+            (Some(first), Some(_)) if told.len() < ENOUGH && self.by_hand.is_none() => {
+                Err(alone(first, "answers", trouble))
+            }
+            (_, Some(extent)) => Ok(extent.tip),
+            (_, None) => Err(trouble.map_or_else(|| self.silent(), Failure::from)),
+        }
     }
 
     /// Waits until enough endpoints have the blocks that the light client needs for a
@@ -413,7 +435,9 @@ impl Chain {
         }
         match &told[..] {
             [] => Err(trouble.map_or_else(|| self.silent(), Failure::from)),
-            [(first, _)] if self.by_hand.is_none() => Err(alone(first, height, trouble)),
+            [(first, _)] if self.by_hand.is_none() => {
+                Err(alone(first, &format!("tells block {height}"), trouble))
+            }
             _ => Ok(told),
         }
     }
@@ -470,12 +494,12 @@ impl Chain {
 }
 
 /// One endpoint says something, and nobody else.
-fn alone(rpc: &Rpc, height: u64, trouble: Option<RpcError>) -> Failure {
+fn alone(rpc: &Rpc, what: &str, trouble: Option<RpcError>) -> Failure {
     let why = trouble.map_or_else(String::new, |error| format!(": {error}"));
     Failure::new(
         FailureCode::Failed,
         format!(
-            "only {} tells block {height}, and one alone is not believed{why}",
+            "only {} {what}, and one alone is not believed{why}",
             rpc.url()
         ),
     )

@@ -80,10 +80,7 @@ impl Authority {
                     chain.id()
                 ),
             ))),
-            Self::Chain(chain) => match chain.extent().await {
-                Some(extent) => Ok(extent.tip),
-                None => Err(Silence::ForNow(chain.silent())),
-            },
+            Self::Chain(chain) => chain.tip().await.map_err(Silence::ForNow),
         }
     }
 

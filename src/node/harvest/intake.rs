@@ -171,16 +171,29 @@ impl AppHashes<'_> {
     }
 
     /// The one after a height; nothing while the chain has not confirmed it.
-    async fn after(&self, height: u64) -> Result<Option<Bytes>, Failure> {
+    async fn after(&self, height: u64) -> Result<Option<Confirmed>, Failure> {
         match self {
-            Self::Told(hashes) => Ok(hashes.get(&height).cloned()),
-            Self::Rpc(rpc) => match rpc.app_hash_after(height).await {
-                Ok(app_hash) => Ok(Some(app_hash)),
+            Self::Told(hashes) => Ok(hashes.get(&height).map(|app_hash| Confirmed {
+                app_hash: app_hash.clone(),
+                app_version: None,
+            })),
+            Self::Rpc(rpc) => match rpc.header_after(height).await {
+                Ok(header) => Ok(Some(Confirmed {
+                    app_hash: header.app_hash,
+                    app_version: Some(header.app_version),
+                })),
                 Err(RpcError::TooNew { .. }) => Ok(None),
                 Err(error) => Err(error.into()),
             },
         }
     }
+}
+
+/// What the chain confirmed of a height.
+struct Confirmed {
+    app_hash: Bytes,
+    /// Of the application, where that was told, too.
+    app_version: Option<u64>,
 }
 
 /// The complete snapshots of the chain on the shelf.
@@ -218,8 +231,8 @@ async fn take<S: Source + 'static>(
     hashes: &AppHashes<'_>,
     stop: &Stop,
 ) -> Result<(S, Taken), Failure> {
-    let app_hash = match hashes.after(offer.height).await {
-        Ok(Some(app_hash)) => app_hash,
+    let confirmed = match hashes.after(offer.height).await {
+        Ok(Some(confirmed)) => confirmed,
         Ok(None) => return Ok((source, Taken::NotYet)),
         Err(failure) => return Ok((source, Taken::Failed(failure))),
     };
@@ -227,7 +240,7 @@ async fn take<S: Source + 'static>(
     let chain_id = chain_id.to_owned();
     let (source, published) = blocking(move || {
         let mut source = source;
-        let published = publish(&own, &mut source, chain_id, &offer, app_hash, &stop);
+        let published = publish(&own, &mut source, chain_id, &offer, confirmed, &stop);
         Ok((source, published))
     })
     .await?;
@@ -269,7 +282,7 @@ fn publish(
     source: &mut dyn Source,
     chain_id: String,
     offer: &Offer,
-    app_hash: Bytes,
+    confirmed: Confirmed,
     stop: &Stop,
 ) -> Result<ManifestId, Untaken> {
     let mut spool = services.store.publish()?.leaving_space();
@@ -290,7 +303,7 @@ fn publish(
     let fields = SnapshotFields {
         chain_id,
         height: offer.height,
-        app_hash: Some(app_hash),
+        app_hash: Some(confirmed.app_hash),
         format: offer.format,
         hash: Some(offer.hash.clone()),
         metadata: offer.metadata.clone(),
@@ -303,5 +316,9 @@ fn publish(
         }
     };
     let archive = spool.finish(fields, Origin::Harvested, true, &mut go_on)?;
-    Ok(archive.manifest().id())
+    let id = archive.manifest().id();
+    if let Some(app_version) = confirmed.app_version {
+        services.store.set_proven(&id, app_version)?;
+    }
+    Ok(id)
 }
