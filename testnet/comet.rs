@@ -307,8 +307,12 @@ mod tests {
     #[test]
     fn free_addresses_differ_and_can_be_bound() {
         let ip = LoopbackBlock::random().address(1);
-        let [a, b] = free_addresses(ip).unwrap();
-        assert_ne!(a, b);
-        assert!(TcpListener::bind(a).is_ok() && TcpListener::bind(b).is_ok());
+        let can_be_bound = || {
+            let [a, b] = free_addresses(ip).unwrap();
+            assert_ne!(a, b);
+            TcpListener::bind(a).is_ok() && TcpListener::bind(b).is_ok()
+        };
+        // Another process may take one in between, but not again and again.
+        assert!((0..5).any(|_| can_be_bound()));
     }
 }
