@@ -20,7 +20,7 @@
 //!
 //! The home's daemon does what concerns the swarm: the one that runs already, or one
 //! in this process. Both are asked over the control socket. What is believed of the
-//! chain, and why, stands in [`super::chain`].
+//! chain, and why, stands in `node/chain`.
 //!
 //! Laws:
 //!
