@@ -9,6 +9,7 @@
 //! | file | what it is for |
 //! |---|---|
 //! | `node` | the node: home, settings for a while, processes |
+//! | `preflight` | what of the node is looked at before anything is begun |
 //! | `overlay` | which settings these are |
 //! | `journal` | what a killed join has to undo or to go on with |
 //! | `ladder` | what follows a setback |
@@ -44,6 +45,7 @@ mod ladder;
 mod mend;
 mod node;
 mod overlay;
+mod preflight;
 mod rungs;
 mod swarm;
 

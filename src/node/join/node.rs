@@ -11,7 +11,8 @@ use tokio_util::sync::CancellationToken;
 use super::journal::Journal;
 use super::ladder::Setback;
 use super::overlay::{self, Doors};
-use crate::comet::node_home::{HomeLock, NodeHome, NodeHomeError, empty_folder, may_be_emptied};
+use super::preflight;
+use crate::comet::node_home::{HomeLock, NodeHome, NodeHomeError, empty_folder};
 use crate::comet::peer::{NodeAddress, NodeId};
 use crate::comet::process::{Plan, Process, StartError};
 use crate::comet::rpc::{NodeStatus, Rpc};
@@ -93,22 +94,13 @@ impl Node {
             .hint("wait for it, or stop it")
         })?;
         let mut journal = Journal::load(plan.home.folder())?;
-        may_be_written(&plan.home)?;
-        has_signed_state(&plan.home, &own)?;
+        preflight::home(&plan.home, &own)?;
         if !journal.settings.is_empty() {
             let left = put_back(&plan.home, &mut own, &mut journal)?;
             reporter.note("the node's own settings are back: an earlier join was cut off");
             tell_left(&left, reporter);
         }
-        if let Some(folder) = &plan.app_data {
-            may_be_emptied(folder, &plan.home)?;
-        }
-        for (option, command) in [
-            ("--node-cmd", Some(&plan.node_cmd)),
-            ("--app-cmd", plan.app_cmd.as_ref()),
-        ] {
-            command.map_or(Ok(()), |command| is_there(option, command))?;
-        }
+        preflight::commands(&plan)?;
         // A join that was killed left its chunks there.
         let _ = std::fs::remove_dir_all(plan.home.data(&own).join(OWN_TEMPORARY));
         std::fs::create_dir_all(&plan.logs)
@@ -522,51 +514,6 @@ fn tell_left(left: &[String], reporter: &Reporter) {
     }
 }
 
-/// Settings are changed in the home's folder and beside it: said before anything is
-/// downloaded.
-fn may_be_written(home: &NodeHome) -> Result<(), Failure> {
-    for folder in [home.folder(), &home.folder().join("config")] {
-        tempfile::Builder::new()
-            .prefix(".snapswarm-")
-            .tempfile_in(folder)
-            .map_err(|error| {
-                let message = format!("{} cannot be written: {error}", folder.display());
-                Failure::new(FailureCode::Storage, message).hint(
-                    "--node-home must be a folder that this user may write: `join` changes the \
-                     node's config.toml for a while",
-                )
-            })?;
-    }
-    Ok(())
-}
-
-/// CometBFT does not start without the file of what its validator signed, and nobody but
-/// its operator may make one: no way to a state helps.
-fn has_signed_state(home: &NodeHome, own: &Settings) -> Result<(), Failure> {
-    if !own.text("", "priv_validator_laddr").is_empty() {
-        return Ok(());
-    }
-    let named = match own.text("", "priv_validator_state_file") {
-        "" => "data/priv_validator_state.json",
-        named => named,
-    };
-    let path = home.folder().join(named);
-    if path.exists() {
-        return Ok(());
-    }
-    Err(Failure::new(
-        FailureCode::Usage,
-        format!(
-            "{} is missing, and the node does not start without it",
-            path.display()
-        ),
-    )
-    .hint(
-        "a validator's own must be put back, or it may sign twice; for a node that never \
-         validated take the one that `cometbft init` makes",
-    ))
-}
-
 /// Whether somebody listens at an address of `proxy_app`.
 async fn listens(proxy: &str) -> bool {
     let connects = async {
@@ -578,35 +525,6 @@ async fn listens(proxy: &str) -> bool {
     };
     let connected = tokio::time::timeout(CONNECT_PATIENCE, connects).await;
     connected.unwrap_or(false)
-}
-
-/// Whether the shell finds what a command line begins with; said before anything is
-/// downloaded. What begins otherwise than with a plain word is left to the shell.
-fn is_there(option: &str, command: &str) -> Result<(), Failure> {
-    let word = command
-        .trim_start_matches("exec ")
-        .split_whitespace()
-        .next();
-    let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-+".contains(c);
-    let Some(word) = word.filter(|word| word.chars().all(is_plain)) else {
-        return Ok(());
-    };
-    let asked = std::process::Command::new("/bin/sh")
-        .args(["-c", "command -v -- \"$1\"", "sh", word])
-        .stdin(std::process::Stdio::null())
-        .stdout(std::process::Stdio::null())
-        .stderr(std::process::Stdio::null())
-        .status();
-    if asked.is_ok_and(|status| !status.success()) {
-        return Err(Failure::new(
-            FailureCode::Usage,
-            format!("`{word}` is not found, which is to be started"),
-        )
-        .hint(format!(
-            "install it, or say with {option} how it is started"
-        )));
-    }
-    Ok(())
 }
 
 fn interrupted() -> Failure {
