@@ -28,6 +28,8 @@ pub const DIGEST_BYTES: usize = 32;
 const MARK: &[u8] = b"testnet-app snapshot 1\n";
 /// The folder of a snapshot that is being made.
 const MAKING: &str = "making";
+/// The folder of one that is being removed.
+const GOING: &str = "going";
 
 /// The SHA-256 of bytes.
 pub fn digest(bytes: &[u8]) -> [u8; DIGEST_BYTES] {
@@ -112,14 +114,14 @@ impl Snapshots {
         fs::write(making.join("metadata"), &snapshot.metadata)?;
         fs::write(making.join("hash"), &snapshot.hash)?;
         // A block that is played again makes its snapshot again.
-        remove(&self.path(state.height))?;
+        self.let_go(state.height)?;
         fs::rename(&making, self.path(state.height))?;
         self.kept.insert(state.height, snapshot);
         while self.keep > 0 && self.kept.len() > self.keep {
             let Some((oldest, _)) = self.kept.pop_first() else {
                 break;
             };
-            remove(&self.path(oldest))?;
+            self.let_go(oldest)?;
         }
         (self.kept.get(&state.height)).context("one older than all that are kept was made")
     }
@@ -144,9 +146,21 @@ impl Snapshots {
     /// Lets go of all.
     pub fn clear(&mut self) -> anyhow::Result<()> {
         while let Some((height, _)) = self.kept.pop_first() {
-            remove(&self.path(height))?;
+            self.let_go(height)?;
         }
         Ok(())
+    }
+
+    /// Removes one that is there. It loses its name first: a process that is killed in
+    /// the middle leaves no half that looks like a whole.
+    fn let_go(&self, height: u64) -> anyhow::Result<()> {
+        let going = self.folder.join(GOING);
+        remove(&going)?;
+        match fs::rename(self.path(height), &going) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(error.into()),
+            Ok(()) => remove(&going),
+        }
     }
 
     fn path(&self, height: u64) -> PathBuf {
