@@ -46,10 +46,6 @@ const IS_REMOVED: u8 = 1 << 4;
 /// others at most four.
 const MAX_FRAMING_BYTES: usize = 1 + 5 * 4 + 10;
 
-/// The longest entry: what a reader holds at most of a payload.
-pub(super) const MAX_ENTRY_BYTES: usize =
-    MAX_FRAMING_BYTES + MAX_SCOPE_BYTES + MAX_KEY_BYTES + MAX_VALUE_BYTES + MAX_STAMP_BYTES;
-
 /// The place of the entry before; none at the beginning.
 #[derive(Default)]
 pub(super) struct Last {
@@ -190,8 +186,7 @@ impl EntryReader {
     }
 
     /// Reads the first entry of `bytes`. A length is checked before its bytes
-    /// are waited for: an entry that stays incomplete has less than
-    /// [`MAX_ENTRY_BYTES`].
+    /// are waited for: what stays incomplete is shorter than the longest entry.
     pub fn read(&mut self, bytes: &[u8]) -> Result<Read, StateError> {
         let mut rest = Rest(bytes);
         let change = match self.parse(&mut rest) {

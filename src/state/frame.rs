@@ -19,7 +19,6 @@ use zstd::zstd_safe::{
     zstd_sys::ZSTD_VERSION_NUMBER,
 };
 
-use super::entry::MAX_ENTRY_BYTES;
 use super::{MAX_PAYLOAD_BYTES, StateError};
 use crate::snapshot::MAX_CHUNK_BYTES;
 
@@ -85,11 +84,9 @@ impl FrameWriter {
     /// shrinks as those before.
     pub fn bytes(&self) -> usize {
         let compressed = self.payload_bytes - self.pending.len();
-        let pending = if compressed == 0 {
-            self.pending.len() / GUESSED_RATIO
-        } else {
-            self.pending.len() * self.out.len() / compressed
-        };
+        let pending = (self.pending.len() * self.out.len())
+            .checked_div(compressed)
+            .unwrap_or(self.pending.len() / GUESSED_RATIO);
         (self.out.len() + pending).max(self.payload_bytes / MAX_RATIO)
     }
 
@@ -213,8 +210,6 @@ impl FrameReader {
         }
         self.buffer.drain(..self.used);
         self.used = 0;
-        // Entries are shorter than what the caller lets stand, or they are wrong.
-        debug_assert!(self.buffer.len() < MAX_ENTRY_BYTES);
         let at = self.buffer.len();
         self.buffer.reserve(BLOCK_BYTES);
         let mut input = InBuffer::around(&self.frame);

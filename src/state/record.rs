@@ -58,7 +58,7 @@ impl fmt::Display for Place {
     /// For messages: without characters that a terminal would act on, and of what
     /// is long its beginning.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const SHOWN_BYTES: usize = 80;
+        const SHOWN_BYTES: usize = 60;
         let scope = self.scope.as_str();
         let scope = &scope[..scope.floor_char_boundary(SHOWN_BYTES)];
         let key = self.key.as_bytes();

@@ -6,8 +6,8 @@ use proptest::prelude::*;
 
 use super::*;
 
-fn ok(records: &[Record]) -> impl Iterator<Item = Result<Record, StateError>> + use<> {
-    records.to_vec().into_iter().map(Ok)
+fn ok(records: &[Record]) -> impl Iterator<Item = Result<Record, StateError>> {
+    records.iter().cloned().map(Ok)
 }
 
 fn differences(base: &[Record], new: &[Record]) -> Vec<Difference> {
@@ -22,7 +22,7 @@ fn delta(base: &[Record], new: &[Record]) -> Vec<Change> {
 }
 
 fn apply(base: &[Record], changes: &[Change]) -> Result<Vec<Record>, StateError> {
-    Applied::new(ok(base), changes.to_vec().into_iter().map(Ok)).collect()
+    Applied::new(ok(base), changes.iter().cloned().map(Ok)).collect()
 }
 
 fn state() -> impl Strategy<Value = Vec<Record>> {
