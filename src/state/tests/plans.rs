@@ -22,9 +22,9 @@ fn full(records: &[Record]) -> Manifest {
 }
 
 fn delta(base: &Manifest, before: &[Record], after: &[Record]) -> Manifest {
-    let [before, after] = [before, after].map(|records| records.iter().cloned());
+    let [old, new] = [before, after].map(|records| records.iter().cloned());
     let ok = Ok::<_, StateError>;
-    let changes: Vec<Change> = Differences::new(before.map(ok), after.map(ok))
+    let changes: Vec<Change> = Differences::new(old.map(ok), new.map(ok))
         .map(|difference| difference.unwrap().into_change())
         .collect();
     encode(&changes, least()).manifest(Some(base.id()), digest_of(after))
