@@ -4,6 +4,7 @@
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let files = [
         "proto/snapswarm/v1/manifest.proto",
+        "proto/snapswarm/v1/state.proto",
         "proto/snapswarm/v1/wire.proto",
     ];
     for file in files {

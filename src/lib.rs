@@ -7,6 +7,7 @@
 //! | [`snapshot`] | pure | what a snapshot is: names, manifest, pieces, bitmap, the traits Source and Target |
 //! | [`sync`] | pure | how one is gathered: scheduler, peers, score, limits; the order of uploads |
 //! | [`wire`] | pure | what peers say: the protocol's specification, messages, limits |
+//! | [`state`] | pure | state that the service understands: records in chunks, deltas, selection |
 //! | [`store`] | disk | everything of ours on disk: archives, downloads in progress, catalogue, pins, leases |
 //! | [`net`] | network | libp2p: DHT, catalogue exchange, piece streams |
 //! | [`comet`] | network | CometBFT from outside: RPC and the peer protocol |
@@ -42,6 +43,7 @@ pub mod net;
 pub mod node;
 pub mod sdk;
 pub mod snapshot;
+pub mod state;
 pub mod store;
 pub mod sync;
 pub mod telemetry;

@@ -1,11 +1,14 @@
 //! Bytes that must be the same on every machine and in every release of format
 //! and protocol version 1: manifests and their names, bitmaps, every message and
-//! every frame.
+//! every frame, state content.
 //!
 //! Where one of these tests fails, nodes of the last release would not understand
 //! this one. Only before a first release, or together with a new version number,
 //! are the files written anew: `SNAPSWARM_BLESS=1 cargo test --release --test
 //! golden`, and the difference is read line by line.
+
+#[path = "golden/state.rs"]
+mod state;
 
 use std::fmt::Write as _;
 use std::fs;
@@ -71,6 +74,13 @@ fn drift(golden: &str, found: &str) -> Option<String> {
 /// Holds `found` against the golden file; gives the file's text.
 #[track_caller]
 fn golden(file: &str, found: &str) -> String {
+    let meaning = "Peers of the last release would not take these bytes.";
+    golden_with(meaning, file, found)
+}
+
+/// As [`golden`], with what a difference would mean.
+#[track_caller]
+fn golden_with(meaning: &str, file: &str, found: &str) -> String {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
         .join("tests/golden")
         .join(file);
@@ -81,7 +91,7 @@ fn golden(file: &str, found: &str) -> String {
     if let Some(drift) = drift(&text, found) {
         panic!(
             "tests/golden/{file} has drifted, {drift}\n\
-             Peers of the last release would not take these bytes. If the change is meant:\n\
+             {meaning} If the change is meant:\n\
              SNAPSWARM_BLESS=1 cargo test --release --test golden"
         );
     }

@@ -3,8 +3,11 @@
 use bytes::Bytes;
 use prost::Message;
 
-use super::rules::check_chunk_size;
-use super::{ChunkId, MAX_CHUNKS, Manifest, ManifestError, PIECE_BYTES, hash, proto};
+use super::rules::{check_chunk_size, field};
+use super::{
+    ChunkId, MAX_CHUNKS, Manifest, ManifestError, ManifestId, PIECE_BYTES, Scope, ScopeRange, hash,
+    proto,
+};
 
 /// What a manifest says beside its chunks.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -23,6 +26,17 @@ pub struct SnapshotFields {
     pub hash: Option<Bytes>,
     /// ABCI snapshot metadata.
     pub metadata: Bytes,
+}
+
+/// What the manifest of state content says besides.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct StateFields {
+    /// The snapshot that this one is a delta to; none of a full one.
+    pub base: Option<ManifestId>,
+    /// All scopes, ascending.
+    pub scopes: Vec<Scope>,
+    /// The scopes of each chunk.
+    pub chunks: Vec<ScopeRange>,
 }
 
 /// Takes chunks in ABCI order and makes the manifest. Holds hashes only.
@@ -64,6 +78,8 @@ impl ManifestBuilder {
             size: chunk.len() as u32,
             sha256: Bytes::copy_from_slice(id.digest().as_bytes()),
             pieces: pieces.into(),
+            first_scope: 0,
+            last_scope: 0,
         });
         Ok(id)
     }
@@ -71,9 +87,47 @@ impl ManifestBuilder {
     /// The manifest of all chunks pushed. It goes through the same checks as
     /// foreign bytes: what we make, everybody takes.
     pub fn finish(self, fields: SnapshotFields) -> Result<Manifest, ManifestError> {
+        self.finish_as(proto::ContentKind::Opaque, fields, |_| {})
+    }
+
+    /// The manifest of all chunks pushed, which are state content: the format is
+    /// [`STATE_FORMAT`](super::STATE_FORMAT).
+    pub fn finish_state(
+        mut self,
+        fields: SnapshotFields,
+        state: StateFields,
+    ) -> Result<Manifest, ManifestError> {
+        if state.chunks.len() != self.chunks.len() {
+            let (said, pushed) = (state.chunks.len(), self.chunks.len());
+            let problem = format!("are said of {said} chunks where there are {pushed}");
+            return Err(field("scopes", problem));
+        }
+        for (chunk, scopes) in self.chunks.iter_mut().zip(&state.chunks) {
+            chunk.first_scope = scopes.first;
+            chunk.last_scope = scopes.last;
+        }
+        self.finish_as(proto::ContentKind::State, fields, |message| {
+            let base = state
+                .base
+                .map(|base| Bytes::copy_from_slice(base.digest().as_bytes()));
+            message.base = base.unwrap_or_default();
+            message.scopes = state
+                .scopes
+                .iter()
+                .map(|scope| scope.as_str().to_owned())
+                .collect();
+        })
+    }
+
+    fn finish_as(
+        self,
+        content: proto::ContentKind,
+        fields: SnapshotFields,
+        complete: impl FnOnce(&mut proto::Manifest),
+    ) -> Result<Manifest, ManifestError> {
         let whole = self.all.finish();
         let app_hash = fields.app_hash.unwrap_or_default();
-        let message = proto::Manifest {
+        let mut message = proto::Manifest {
             version: 1,
             chain_id: fields.chain_id,
             height: fields.height,
@@ -84,9 +138,12 @@ impl ManifestBuilder {
                 .hash
                 .unwrap_or_else(|| Bytes::copy_from_slice(whole.as_bytes())),
             metadata: fields.metadata,
-            content: proto::ContentKind::Opaque as i32,
+            content: content as i32,
             chunks: self.chunks,
+            base: Bytes::new(),
+            scopes: Vec::new(),
         };
+        complete(&mut message);
         let encoded = message.encode_to_vec();
         drop(message);
         Manifest::decode(encoded.into())

@@ -5,7 +5,8 @@ use prost::Message;
 
 use super::rules::{self, Chunks, MANIFEST_SHAPE};
 use super::{
-    ChunkId, Digest, MAX_CHUNKS, MAX_MANIFEST_BYTES, ManifestId, PIECE_BYTES, hash, proto,
+    ChunkId, Digest, MAX_CHUNKS, MAX_MANIFEST_BYTES, ManifestId, PIECE_BYTES, StateContent, hash,
+    proto,
 };
 
 /// The position of a chunk in its snapshot: the ABCI chunk index. Only a
@@ -78,6 +79,7 @@ pub struct Manifest {
     hash: Bytes,
     metadata: Bytes,
     chunks: Chunks,
+    state: Option<StateContent>,
 }
 
 impl std::fmt::Debug for Manifest {
@@ -144,7 +146,7 @@ pub enum ManifestError {
 impl Manifest {
     /// Checks foreign bytes against every rule of the format. Memory taken beside
     /// the bytes themselves: their size once more while it works, and up to 100
-    /// bytes for each chunk that stay.
+    /// bytes for each chunk and each scope, and the scopes' names, that stay.
     pub fn decode(bytes: Bytes) -> Result<Self, ManifestError> {
         check_size(&bytes)?;
         let id = ManifestId(hash::sha256(&bytes));
@@ -177,9 +179,11 @@ impl Manifest {
             return Err(ManifestError::NotCanonical);
         }
         rules::check_fields(&message)?;
+        let chunks = Chunks::check(&message.chunks)?;
         Ok(Self {
             id,
-            chunks: Chunks::check(&message.chunks)?,
+            state: StateContent::check(&message, &chunks)?,
+            chunks,
             encoded: bytes,
             chain_id: message.chain_id,
             height: message.height,
@@ -224,6 +228,11 @@ impl Manifest {
     /// ABCI snapshot hash.
     pub fn hash(&self) -> &Bytes {
         &self.hash
+    }
+
+    /// What state content says besides; none of opaque content.
+    pub fn state(&self) -> Option<&StateContent> {
+        self.state.as_ref()
     }
 
     /// ABCI snapshot metadata.

@@ -28,23 +28,27 @@
 
 mod bitmap;
 mod build;
+mod content;
 mod digest;
 pub mod hash;
 mod manifest;
 mod rules;
+mod scope;
 pub(crate) mod shape;
 #[cfg(test)]
 pub(crate) mod tests;
 mod traits;
 
 pub use bitmap::{Bitmap, BitmapError};
-pub use build::{ManifestBuilder, SnapshotFields};
+pub use build::{ManifestBuilder, SnapshotFields, StateFields};
+pub use content::StateContent;
 pub use digest::{ChunkId, Digest, IdError, ManifestId};
 pub use hash::{BadPiece, ReceivedPiece, VerifiedPiece};
 pub use manifest::{
     ChunkIndex, Manifest, ManifestError, Piece, PieceIndex, UniqueChunk, UniqueIndex,
 };
 pub(crate) use rules::check_chain_id;
+pub use scope::{MAX_SCOPE_BYTES, MAX_SCOPES, Scope, ScopeError, ScopeRange};
 pub use traits::{Offer, OpenSnapshot, Source, SourceError, Target, TargetError};
 
 /// The longest text that is read as a CID. In base 2, the widest that CIDs know,
@@ -92,6 +96,11 @@ pub const MAX_SNAPSHOT_HASH_BYTES: usize = 1024;
 /// CometBFT takes a `SnapshotsResponse` of at most 4,000,000 bytes, the other
 /// fields included (`statesync/messages.go`).
 pub const MAX_METADATA_BYTES: usize = 4_000_000 - 4096;
+
+/// The ABCI snapshot format of state content, version 1: a number that no
+/// application's own format has. Chunks that are encoded in another way get
+/// another number.
+pub const STATE_FORMAT: u32 = u32::from_be_bytes(*b"SWS\x01");
 
 /// CometBFT heights are signed 64-bit integers.
 pub const MAX_HEIGHT: u64 = i64::MAX as u64;

@@ -6,19 +6,19 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use prost::encoding::decode_varint;
 
-use super::shape::{BOOL, CODE, Kind, Shape, ShapeError, U32, U64, many, one};
+use super::shape::{BOOL, CODE, DIGEST, Kind, Shape, ShapeError, U32, U64, many, one};
 use super::{
     ChunkId, Digest, MAX_APP_HASH_BYTES, MAX_CHAIN_ID_BYTES, MAX_CHUNK_BYTES, MAX_CHUNKS,
-    MAX_HEIGHT, MAX_METADATA_BYTES, MAX_PIECES_PER_CHUNK, MAX_SNAPSHOT_HASH_BYTES, ManifestError,
-    PIECE_BYTES, UniqueChunk, proto,
+    MAX_HEIGHT, MAX_METADATA_BYTES, MAX_PIECES_PER_CHUNK, MAX_SCOPE_BYTES, MAX_SCOPES,
+    MAX_SNAPSHOT_HASH_BYTES, ManifestError, PIECE_BYTES, UniqueChunk, proto,
 };
 
 /// The smallest entry of the chunk list: a size below 128, a SHA-256 and one
 /// piece hash. It keeps the memory for a list in proportion to its bytes.
 const LEAST_CHUNK_ENTRY_BYTES: usize = 2 + 34 + 34;
 
-/// The largest entry of the chunk list.
-const MOST_CHUNK_ENTRY_BYTES: usize = 5 + 34 + 3 + 32 * MAX_PIECES_PER_CHUNK as usize;
+/// The largest entry of the chunk list: with all its pieces and two scopes.
+const MOST_CHUNK_ENTRY_BYTES: usize = 5 + 34 + 3 + 32 * MAX_PIECES_PER_CHUNK as usize + 2 * 6;
 
 /// What a manifest may contain; the inside of a chunk entry is judged with its
 /// position, by [`Chunks::check`].
@@ -39,6 +39,8 @@ pub(super) const MANIFEST_SHAPE: Shape = Shape {
             MAX_CHUNKS as usize,
             Kind::Bytes(LEAST_CHUNK_ENTRY_BYTES, MOST_CHUNK_ENTRY_BYTES),
         ),
+        one(11, "base", DIGEST),
+        many(12, "scopes", MAX_SCOPES, Kind::Bytes(1, MAX_SCOPE_BYTES)),
     ],
     one_of: false,
 };
@@ -46,8 +48,8 @@ pub(super) const MANIFEST_SHAPE: Shape = Shape {
 impl From<ShapeError> for ManifestError {
     fn from(error: ShapeError) -> Self {
         match error {
-            // The chunk list is the only repeated field.
-            ShapeError::TooMany { .. } => Self::TooManyChunks,
+            ShapeError::TooMany { what: "chunks", .. } => Self::TooManyChunks,
+            ShapeError::TooMany { what, limit } => field(what, format!("are more than {limit}")),
             ShapeError::TooLong { what, found, limit } => field(
                 what,
                 format!("has {found} bytes, at most {limit} are possible"),
@@ -75,10 +77,12 @@ pub(super) fn check_version(bytes: &[u8]) -> Result<(), ManifestError> {
 
 /// Refuses other kinds of content.
 pub(super) fn check_content(message: &proto::Manifest) -> Result<(), ManifestError> {
-    if message.content != proto::ContentKind::Opaque as i32 {
-        return Err(ManifestError::Content(message.content));
+    match proto::ContentKind::try_from(message.content) {
+        Ok(proto::ContentKind::Opaque | proto::ContentKind::State) => Ok(()),
+        Ok(proto::ContentKind::Unspecified) | Err(_) => {
+            Err(ManifestError::Content(message.content))
+        }
     }
-    Ok(())
 }
 
 /// What the shape does not say about the fields.
@@ -216,7 +220,7 @@ pub(super) fn check_chunk_size(position: usize, size: usize) -> Result<(), Manif
     Ok(())
 }
 
-fn field(field: &'static str, problem: impl Into<String>) -> ManifestError {
+pub(super) fn field(field: &'static str, problem: impl Into<String>) -> ManifestError {
     ManifestError::Field {
         field,
         problem: problem.into(),

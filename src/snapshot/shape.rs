@@ -66,7 +66,7 @@ pub(crate) const fn many(number: u64, name: &'static str, most: usize, kind: Kin
 }
 
 /// The most fields that a shape has.
-const MAX_FIELDS: usize = 10;
+const MAX_FIELDS: usize = 12;
 
 /// How bytes break a shape.
 #[derive(Debug, PartialEq, Eq)]

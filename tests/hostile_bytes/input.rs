@@ -28,7 +28,7 @@ pub fn random(rng: &mut ChaCha8Rng) -> Vec<u8> {
 }
 
 /// A valid sample after a few blows.
-fn damaged(rng: &mut ChaCha8Rng, samples: &[Vec<u8>]) -> Vec<u8> {
+pub fn damaged(rng: &mut ChaCha8Rng, samples: &[Vec<u8>]) -> Vec<u8> {
     let mut bytes = pick(rng, samples).clone();
     for _ in 0..rng.random_range(0..4) {
         blow(rng, &mut bytes, samples);
@@ -121,7 +121,25 @@ fn in_fields(rng: &mut ChaCha8Rng, mut bytes: Vec<u8>, depth: usize) -> Vec<u8> 
 fn write_field(rng: &mut ChaCha8Rng, out: &mut Vec<u8>, depth: u32) {
     let number = *pick(
         rng,
-        &[1, 1, 2, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 0, 1 << 20, 1 << 29],
+        &[
+            1,
+            1,
+            2,
+            2,
+            3,
+            4,
+            5,
+            6,
+            7,
+            8,
+            9,
+            10,
+            11,
+            12,
+            0,
+            1 << 20,
+            1 << 29,
+        ],
     );
     let wire_type = *pick(rng, &[0, 0, 0, 2, 2, 2, 2, 2, 1, 3, 4, 5, 6, 7]);
     minimal_varint(number << 3 | wire_type, out);
@@ -152,7 +170,7 @@ fn write_field(rng: &mut ChaCha8Rng, out: &mut Vec<u8>, depth: u32) {
 }
 
 /// A number: small, at an edge, longer than it needs to be, or endless.
-fn varint(rng: &mut ChaCha8Rng, out: &mut Vec<u8>) {
+pub fn varint(rng: &mut ChaCha8Rng, out: &mut Vec<u8>) {
     let edges = [
         0,
         1,

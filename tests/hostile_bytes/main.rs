@@ -10,6 +10,7 @@
 mod allocator;
 mod harness;
 mod input;
+mod state;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -64,15 +65,24 @@ fn manifest_samples() -> Vec<Vec<u8>> {
         make("chain-2", None, &[3 * piece + 5, 9]),
         make("chain-3", Some(&[7; 32]), &[4, 5, 4, 5, 6]),
         make("chain-4", Some(&[8; 64]), &many),
+        state::manifest(None),
+        state::manifest(Some(ManifestId(Digest([3; 32])))),
     ]
 }
 
 #[test]
 fn manifests() {
-    manifest_target().run();
+    manifest_target(PER_SCOPE_BYTE).run();
 }
 
-fn manifest_target() -> Target<Decoded, snapswarm::snapshot::ManifestError> {
+/// Memory for each byte of a manifest whose bytes are of chunks.
+const PER_CHUNK_BYTE: usize = 6;
+
+/// Of one whose bytes are of scopes: a name of one byte takes three bytes there,
+/// and here two texts with their heads, in a list that grew by doubling.
+const PER_SCOPE_BYTE: usize = 32;
+
+fn manifest_target(per_byte: usize) -> Target<Decoded, snapswarm::snapshot::ManifestError> {
     Target {
         samples: manifest_samples(),
         structured: |rng| {
@@ -89,6 +99,10 @@ fn manifest_target() -> Target<Decoded, snapswarm::snapshot::ManifestError> {
             assert_eq!(lengths, manifest.unique_bytes());
             for position in manifest.chunk_indexes() {
                 manifest.unique_chunk(manifest.unique_at(position));
+                if let Some(state) = manifest.state() {
+                    let scopes = state.scopes_of(position);
+                    assert_eq!(scopes.is_empty(), state.scopes().is_empty());
+                }
             }
             Ok(decoded)
         },
@@ -96,7 +110,7 @@ fn manifest_target() -> Target<Decoded, snapswarm::snapshot::ManifestError> {
         canonical: true,
         most: MAX_MANIFEST_BYTES as usize,
         fixed: 4 << 10,
-        per_byte: 6,
+        per_byte,
     }
 }
 
@@ -425,8 +439,14 @@ fn the_largest_inputs_stay_within_the_same_bounds() {
     assert!(!ask_target().check(&packed));
 
     let limit = MAX_MANIFEST_BYTES as usize;
-    let manifest = manifest_target();
-    for field in [&[0x52, 0][..], &[0x12, 0], &[0x0a, 1, 1], &[0x7a, 0]] {
+    let manifest = manifest_target(PER_SCOPE_BYTE);
+    for field in [
+        &[0x52, 0][..],
+        &[0x12, 0],
+        &[0x0a, 1, 1],
+        &[0x7a, 0],
+        &[0x62, 1, b'a'],
+    ] {
         for total in [limit - 2, limit + 3] {
             let bytes = [&[8, 1][..], &repeated(field, total)].concat();
             assert!(!manifest.check(&bytes.into()));
@@ -439,7 +459,7 @@ fn the_largest_inputs_stay_within_the_same_bounds() {
 /// The most chunks, all different and all equal, and the most bytes.
 #[test]
 fn the_largest_manifests_stay_within_the_same_bounds() {
-    let manifest = manifest_target();
+    let manifest = manifest_target(PER_CHUNK_BYTE);
     let mut rng = ChaCha8Rng::seed_from_u64(1);
     let head = manifest_samples().swap_remove(0);
     let chunks_at = head.windows(2).rposition(|key| key == [0x52, 70]).unwrap();

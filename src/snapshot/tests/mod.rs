@@ -1,5 +1,6 @@
 //! The rules of this room, each a step below its limit and a step above.
 
+mod content;
 mod making;
 mod rules;
 

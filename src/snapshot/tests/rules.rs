@@ -11,6 +11,8 @@ fn chunk(size: u32, fill: u8) -> proto::Chunk {
         size,
         sha256: vec![fill; 32].into(),
         pieces: vec![fill; size.div_ceil(PIECE_BYTES) as usize * 32].into(),
+        first_scope: 0,
+        last_scope: 0,
     }
 }
 
@@ -26,6 +28,8 @@ fn valid() -> proto::Manifest {
         metadata: vec![0xcc; 3].into(),
         content: proto::ContentKind::Opaque as i32,
         chunks: vec![chunk(PIECE_BYTES + 1, 1), chunk(7, 2)],
+        base: Bytes::new(),
+        scopes: Vec::new(),
     }
 }
 
@@ -142,11 +146,11 @@ fn other_content_is_named_even_when_it_brings_fields_of_its_own() {
         ManifestError::Content(0)
     );
     let mut message = valid();
-    message.content = 2;
-    let with_scopes = Raw(message.encode_to_vec()).bytes(11, b"scope");
+    message.content = 3;
+    let with_more = Raw(message.encode_to_vec()).bytes(13, b"more");
     assert_eq!(
-        Manifest::decode(with_scopes.0.into()).unwrap_err(),
-        ManifestError::Content(2)
+        Manifest::decode(with_more.0.into()).unwrap_err(),
+        ManifestError::Content(3)
     );
 }
 
