@@ -70,7 +70,7 @@ struct Arguments {
 enum Verb {
     /// Carry a network out from nothing to its end.
     ///
-    /// Example: testnet run testnet/networks/demo.toml
+    /// Example: testnet run smoke
     Run(RunArguments),
     /// Start a network and leave it running, until `testnet down`.
     ///
@@ -87,8 +87,8 @@ enum Verb {
 
 #[derive(clap::Args)]
 struct RunArguments {
-    /// The network's file.
-    file: PathBuf,
+    /// A network of testnet/networks (its name), or a network's file.
+    network: String,
     #[command(flatten)]
     programs: Programs,
     /// Keep data and logs of a run that succeeds as well.
@@ -160,7 +160,7 @@ async fn main() -> ExitCode {
 }
 
 async fn run(arguments: &RunArguments) -> anyhow::Result<()> {
-    let network = Network::read(&arguments.file)?;
+    let network = Network::read(&network::file(&arguments.network))?;
     let all = arguments.programs.find()?;
     ensure!(
         all.len() >= network.min_versions,

@@ -1,7 +1,7 @@
 //! A network as its TOML file describes it. Another network is another file;
 //! nothing of one stands in code.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
@@ -170,6 +170,16 @@ fn one() -> usize {
     1
 }
 
+/// The file of a network that is named, or is one.
+pub fn file(named: &str) -> PathBuf {
+    let path = PathBuf::from(named);
+    if path.is_file() {
+        return path;
+    }
+    let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("testnet/networks");
+    shipped.join(format!("{named}.toml"))
+}
+
 impl Network {
     /// Reads and checks a network file.
     pub fn read(path: &Path) -> anyhow::Result<Self> {
@@ -265,7 +275,7 @@ impl Load {
 mod tests {
     use super::*;
 
-    fn shipped() -> Vec<std::path::PathBuf> {
+    fn shipped() -> Vec<PathBuf> {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("testnet/networks");
         let files: Vec<_> = std::fs::read_dir(folder)
             .unwrap()

@@ -1,10 +1,8 @@
 //! `testnet up`: a network that runs on in the background, for people.
 
-use std::path::{Path, PathBuf};
-
 use crate::application::quoted;
 use crate::kept::{Folder, Kept};
-use crate::network::Network;
+use crate::network::{self, Network};
 use crate::phases::Started;
 use crate::run::Run;
 use crate::swarm::JoinOrder;
@@ -23,7 +21,7 @@ pub struct Arguments {
 
 /// Starts it; when this ends it has a snapshot at every provider.
 pub async fn run(arguments: &Arguments) -> anyhow::Result<()> {
-    let file = file(&arguments.network);
+    let file = network::file(&arguments.network);
     let network = Network::read(&file)?;
     let [tools] = arguments.programs.find()?.try_into().map_err(|_| {
         anyhow::anyhow!("--tools: a network that is kept runs with one version, name one folder")
@@ -50,16 +48,6 @@ pub async fn run(arguments: &Arguments) -> anyhow::Result<()> {
             Err(error)
         }
     }
-}
-
-/// The file of a network that is named, or is one.
-fn file(named: &str) -> PathBuf {
-    let path = PathBuf::from(named);
-    if path.is_file() {
-        return path;
-    }
-    let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("testnet/networks");
-    shipped.join(format!("{named}.toml"))
 }
 
 async fn start(

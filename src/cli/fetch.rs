@@ -71,6 +71,7 @@ impl Arguments {
             timeout_s: self.timeout,
             not_below: None,
             except: Vec::new(),
+            room_for: Vec::new(),
         }))
     }
 }

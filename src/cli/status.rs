@@ -93,7 +93,7 @@ fn disk(status: &Status) -> String {
     }
 }
 
-/// `swarm, feed, height 10; before: swarm (why)`
+/// `swarm, feed, snapshot of height 10; before: swarm (why)`
 fn join_line(join: &JoinStatus) -> String {
     let mut line = format!(
         "{}: {}, {}",
@@ -102,7 +102,7 @@ fn join_line(join: &JoinStatus) -> String {
         join.phase
     );
     if let Some(height) = join.height {
-        line += &format!(", height {height}");
+        line += &format!(", snapshot of height {height}");
     }
     for step in &join.steps {
         line += &format!("; {} did not hold: {}", step.rung, step.why);

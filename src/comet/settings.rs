@@ -45,14 +45,31 @@ pub enum SettingsError {
 
 /// The text of a `config.toml`.
 #[derive(Clone, Debug, Default)]
-pub struct Settings(DocumentMut);
+pub struct Settings {
+    document: DocumentMut,
+    ends: Ends,
+}
+
+/// How a file's lines end, as far as the parser does not keep it.
+#[derive(Clone, Copy, Debug, Default)]
+struct Ends {
+    /// All of them as on Windows.
+    are_crlf: bool,
+    /// The last line has none.
+    last_is_open: bool,
+}
 
 impl Settings {
     /// Reads a file's text.
     pub fn parse(text: &str) -> Result<Self, SettingsError> {
         let document = DocumentMut::from_str(text)
             .map_err(|error| SettingsError::Syntax(error.message().to_owned()))?;
-        Ok(Self(document))
+        let lines = text.matches('\n').count();
+        let ends = Ends {
+            are_crlf: lines > 0 && text.matches("\r\n").count() == lines,
+            last_is_open: !text.is_empty() && !text.ends_with('\n'),
+        };
+        Ok(Self { document, ends })
     }
 
     /// A text; empty when it is not there or something else.
@@ -74,8 +91,8 @@ impl Settings {
 
     fn value(&self, table: &str, key: &str) -> Option<&Value> {
         let item = match table {
-            "" => self.0.get(key),
-            table => self.0.get(table)?.get(key),
+            "" => self.document.get(key),
+            table => self.document.get(table)?.get(key),
         };
         item?.as_value()
     }
@@ -132,9 +149,12 @@ impl Settings {
         };
         let mut value = Value::from_str(literal).map_err(|_| shape())?;
         let table = match change.table.as_str() {
-            "" => self.0.as_table_mut(),
+            "" => self.document.as_table_mut(),
             name => {
-                let item = self.0.entry(name).or_insert(Item::Table(Table::new()));
+                let item = self
+                    .document
+                    .entry(name)
+                    .or_insert(Item::Table(Table::new()));
                 item.as_table_mut().ok_or_else(shape)?
             }
         };
@@ -154,11 +174,15 @@ impl Settings {
 
     fn remove(&mut self, change: &Change) {
         if change.table.is_empty() {
-            self.0.remove(&change.key);
-        } else if let Some(table) = self.0.get_mut(&change.table).and_then(Item::as_table_mut) {
+            self.document.remove(&change.key);
+        } else if let Some(table) = self
+            .document
+            .get_mut(&change.table)
+            .and_then(Item::as_table_mut)
+        {
             table.remove(&change.key);
             if table.is_empty() {
-                self.0.remove(&change.table);
+                self.document.remove(&change.table);
             }
         }
     }
@@ -166,7 +190,15 @@ impl Settings {
 
 impl std::fmt::Display for Settings {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.0.fmt(f)
+        let text = self.document.to_string();
+        let text = match self.ends.last_is_open {
+            true => text.strip_suffix('\n').unwrap_or(&text),
+            false => &text,
+        };
+        match self.ends.are_crlf {
+            true => f.write_str(&text.replace("\r\n", "\n").replace('\n', "\r\n")),
+            false => f.write_str(text),
+        }
     }
 }
 
@@ -250,6 +282,23 @@ mod tests {
             "twice is as once"
         );
         assert_eq!(settings.to_string(), FILE);
+    }
+
+    #[test]
+    fn the_ends_of_lines_come_back_as_well() {
+        let crlf = FILE.replace('\n', "\r\n");
+        for file in [&crlf, FILE.trim_end(), crlf.trim_end()] {
+            let mut settings = Settings::parse(file).unwrap();
+            let changes = settings.changes(&[
+                ("p2p", "pex", false.into()),
+                ("rpc", "laddr", "tcp://127.0.0.1:26657".into()),
+                ("statesync", "enable", true.into()),
+            ]);
+            settings.apply(&changes).unwrap();
+            let mut changed = Settings::parse(&settings.to_string()).unwrap();
+            changed.undo(&changes).unwrap();
+            assert_eq!(changed.to_string(), file);
+        }
     }
 
     #[test]

@@ -175,6 +175,10 @@ pub struct FetchCommand {
     /// Of a chain, none of these CIDs.
     #[serde(default)]
     pub except: Vec<String>,
+    /// Folders that the state is to be restored into: each must have room for as many
+    /// bytes as the snapshot has, beside those that are downloaded.
+    #[serde(default)]
+    pub room_for: Vec<PathBuf>,
 }
 
 /// A chain, and what is believed of it.

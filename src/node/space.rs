@@ -1,6 +1,7 @@
 //! The room of a folder's disk.
 
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
 /// The disk that a folder is on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -22,6 +23,38 @@ pub(super) fn space(path: &Path) -> Option<Space> {
             in_memory: in_memory(path),
         })
     })
+}
+
+/// A disk that has no room for what is to be written there.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Short {
+    /// One of the folders on it.
+    pub(super) folder: PathBuf,
+    /// Bytes that this user may still write.
+    pub(super) free_bytes: u64,
+    /// Bytes that all the folders on it get together.
+    pub(super) needed_bytes: u64,
+}
+
+/// The first disk that has no room for all that is to be written there, where each of
+/// these folders gets so many bytes.
+pub(super) fn short_of_room<'a>(
+    folders: impl IntoIterator<Item = &'a PathBuf>,
+    bytes: u64,
+) -> Option<Short> {
+    let mut disks: BTreeMap<u64, Short> = BTreeMap::new();
+    for folder in folders {
+        if let Some(disk) = space(folder) {
+            let short = disks.entry(disk.device).or_insert_with(|| Short {
+                folder: folder.clone(),
+                free_bytes: disk.free_bytes,
+                needed_bytes: 0,
+            });
+            short.needed_bytes = short.needed_bytes.saturating_add(bytes);
+        }
+    }
+    let mut disks = disks.into_values();
+    disks.find(|disk| disk.free_bytes < disk.needed_bytes)
 }
 
 fn free(path: &Path) -> Option<u64> {
@@ -57,6 +90,18 @@ mod tests {
         let below = space(&folder.path().join("not/yet")).unwrap();
         assert_eq!(above.device, below.device);
         assert!(below.free_bytes > 0);
+    }
+
+    #[test]
+    fn folders_of_one_disk_share_its_room() {
+        let folder = tempfile::tempdir().unwrap();
+        let [one, other] = ["one", "other"].map(|name| folder.path().join(name));
+        let free = space(&one).unwrap().free_bytes;
+        let bytes = free / 4 * 3;
+        assert_eq!(short_of_room([&one], bytes), None);
+        let short = short_of_room([&one, &other], bytes).unwrap();
+        assert_eq!(short.needed_bytes, bytes * 2);
+        assert!(short.folder.starts_with(folder.path()));
     }
 
     #[cfg(target_os = "linux")]

@@ -20,7 +20,7 @@ mod trials;
 pub(super) use authority::wrong_chain;
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -38,6 +38,7 @@ use super::command::{Failure, FailureCode, FetchCommand, FetchTarget, Fetched, P
 use super::failure::blocking;
 use super::progress::{Meter, Reporter, byte_progress, chunks};
 use super::services::{Services, add};
+use super::space::{Short, short_of_room};
 use crate::comet::rpc::{HeaderAfter, Rpc};
 use crate::snapshot::{Manifest, ManifestId, UniqueIndex};
 use crate::store::{BATCH_CHUNKS, ChunkVerdict, Download, StoreError};
@@ -89,7 +90,8 @@ pub(super) async fn fetch(
         let id = found.manifest.id();
         // A provider that the person named is worth trying again when it is lost.
         found.peers.extend(&named.peers);
-        match gather(services, found, patience, reporter, cancel).await? {
+        let room_for = &command.room_for;
+        match gather(services, found, patience, room_for, reporter, cancel).await? {
             Gathered::Complete(mut fetched) => {
                 if let Some(dir) = &command.out {
                     export(services, id, dir.clone(), reporter, cancel).await?;
@@ -145,6 +147,7 @@ async fn gather(
     services: &Arc<Services>,
     found: Found,
     patience: Duration,
+    room_for: &[PathBuf],
     reporter: &Reporter,
     cancel: &CancellationToken,
 ) -> Result<Gathered, Failure> {
@@ -178,6 +181,14 @@ async fn gather(
     };
     read_back(&download, reporter, cancel).await?;
     fetched.resumed_bytes = gather::bytes_of(&manifest, &download.have());
+    // The download has its own room from its beginning.
+    if let Some(short) = short_of_room(room_for, manifest.total_bytes()) {
+        drop(download);
+        if fetched.resumed_bytes == 0 {
+            discard(services, id).await?;
+        }
+        return Err(no_room(&manifest, &short));
+    }
     let text = format!(
         "fetching {}: {}, {} bytes{}",
         short(&id),
@@ -344,6 +355,22 @@ fn false_manifest(id: ManifestId) -> Failure {
         format!("{id} is a false manifest: pieces that fit it do not make the chunks it names"),
     )
     .hint("nothing of it was kept; take a snapshot from another provider")
+}
+
+/// A download that could not be used would only cost its time.
+fn no_room(manifest: &Manifest, short: &Short) -> Failure {
+    Failure::new(
+        FailureCode::Storage,
+        format!(
+            "the disk of {} has {} bytes, and the snapshot of height {} needs about {} on it beside \
+             its download",
+            short.folder.display(),
+            short.free_bytes,
+            manifest.height(),
+            short.needed_bytes
+        ),
+    )
+    .hint("free some space and give the same command again: nothing was downloaded for it now")
 }
 
 /// What would fail at the end fails at the beginning.

@@ -4,11 +4,9 @@
 use std::time::Duration;
 
 use super::node::{Happened, Node};
-use super::{DAEMON_PATIENCE, Join, OwnDaemon, Rung, overlay};
+use super::{DAEMON_PATIENCE, Join, OwnDaemon, Rung, START_PATIENCE, overlay};
 use crate::node::command::{Failure, Joined};
 
-/// A synced node that is started again opens its RPC within this.
-const RPC_PATIENCE: Duration = Duration::from_secs(120);
 /// The first pause before a process that ended is started again; it doubles.
 const PAUSE_MIN: Duration = Duration::from_secs(1);
 /// The longest one.
@@ -44,7 +42,7 @@ impl Join {
         if !self.options.exit_when_synced && rung == Some(Rung::Swarm) {
             self.node.start(&reporter).await?;
             let rpc = self.node.own_rpc()?;
-            self.node.first_status(&rpc, RPC_PATIENCE).await?;
+            self.node.first_status(&rpc, START_PATIENCE).await?;
         }
         self.close_phase();
         self.tell_status(None).await;

@@ -8,17 +8,15 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use super::Join;
 use super::ladder::{Kind, Setback};
 use super::node::Happened;
+use super::{Join, REPLAY_PATIENCE};
 use crate::comet::peer::NodeAddress;
 use crate::comet::rpc::{NodeStatus, Rpc};
 use crate::comet::sign::Sign;
 use crate::node::chain::{Chain, Extent};
 use crate::node::command::{Failure, FailureCode};
 
-/// A node that is started again may replay blocks before it answers.
-const RPC_PATIENCE: Duration = Duration::from_secs(600);
 /// Between two looks.
 const LOOK_EVERY: Duration = Duration::from_millis(300);
 /// Between two questions to the chain's endpoints how far it is: they are others',
@@ -99,7 +97,7 @@ impl Join {
             let reporter = self.reporter.clone();
             let started = self.node.start(&reporter).await;
             started.map_err(Setback::everything)?;
-            let status = self.node.first_status(rpc, RPC_PATIENCE).await;
+            let status = self.node.first_status(rpc, REPLAY_PATIENCE).await;
             status.map_err(Setback::everything)?;
         }
     }

@@ -34,6 +34,15 @@ impl Rung {
             Self::Blocks => "blocks",
         }
     }
+
+    /// What it is, to a person.
+    pub(super) fn way(self) -> &'static str {
+        match self {
+            Self::Swarm => "the swarm",
+            Self::Peers => "the state sync of CometBFT's own peers",
+            Self::Blocks => "block sync from the first block",
+        }
+    }
 }
 
 /// Snapshots of the swarm that one join tries: an application that refuses so many

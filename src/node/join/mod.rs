@@ -79,6 +79,10 @@ use crate::config::Config;
 const LOGS: &str = "logs";
 /// Between two questions to a chain that did not answer one.
 const ASK_AGAIN: Duration = Duration::from_secs(2);
+/// A started node opens its RPC within this.
+const START_PATIENCE: Duration = Duration::from_secs(120);
+/// And one that has blocks, which it may replay into its application before.
+const REPLAY_PATIENCE: Duration = Duration::from_secs(600);
 /// How long a daemon of ours may take to end.
 const DAEMON_PATIENCE: Duration = Duration::from_secs(30);
 
@@ -335,13 +339,8 @@ impl Join {
             }
             Next::Rung(below) => {
                 self.crashes = 0;
-                let way = match below {
-                    Rung::Swarm => "the swarm",
-                    Rung::Peers => "the state sync of CometBFT's own peers",
-                    Rung::Blocks => "block sync from the first block",
-                };
                 self.reporter
-                    .note(format!("{}; next: {way}", failure.message));
+                    .note(format!("{}; next: {}", failure.message, below.way()));
                 below
             }
         };

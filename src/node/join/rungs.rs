@@ -2,20 +2,18 @@
 
 use std::time::{Duration, Instant};
 
-use super::Join;
 use super::circles::Circles;
 use super::follow::{Goal, sync_failed};
 use super::ladder::Setback;
 use super::node::Happened;
 use super::overlay;
+use super::{Join, REPLAY_PATIENCE};
 use crate::comet::rpc::{NodeStatus, Rpc};
 use crate::comet::settings::{Change, Settings};
 use crate::comet::sign::Sign;
 use crate::node::chain::Chain;
 use crate::node::command::{Failure, FailureCode};
 
-/// A node that has blocks may replay them into its application before it answers.
-const RPC_PATIENCE: Duration = Duration::from_secs(600);
 /// An application may be at work on one chunk for so many patiences: the last one of a
 /// large state takes an hour.
 const RESTORE_PATIENCES: u32 = 72;
@@ -44,7 +42,7 @@ impl Join {
         self.node.change_settings(change, &reporter)?;
         self.start().await?;
         let rpc = self.node.own_rpc()?;
-        self.node.first_status(&rpc, RPC_PATIENCE).await?;
+        self.node.first_status(&rpc, REPLAY_PATIENCE).await?;
         let goal = Goal {
             above: height.saturating_sub(1),
             dials: false,
@@ -67,7 +65,7 @@ impl Join {
         self.node.change_settings(change, &reporter)?;
         self.node.start(&reporter).await?;
         let rpc = Rpc::new(&format!("http://{}", doors.rpc))?;
-        let status = self.node.first_status(&rpc, RPC_PATIENCE).await;
+        let status = self.node.first_status(&rpc, REPLAY_PATIENCE).await;
         self.node.stop().await;
         self.node.put_settings_back(&reporter)?;
         Ok(Some(status?.height).filter(|height| *height > 0))
@@ -127,7 +125,7 @@ impl Join {
             .change_settings(change, &reporter)
             .map_err(Setback::everything)?;
         let rpc = self.node.own_rpc().map_err(Setback::everything)?;
-        let (status, _) = self.start_mended(&rpc, RPC_PATIENCE).await?;
+        let (status, _) = self.start_mended(&rpc, REPLAY_PATIENCE).await?;
         Ok((rpc, status))
     }
 

@@ -1,15 +1,13 @@
 //! The first rung: a snapshot of the swarm, fed by the local peer.
 
-use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::time::Duration;
 
-use super::Join;
 use super::circles::Circles;
 use super::follow::{Goal, sync_failed};
 use super::ladder::{Kind, Setback};
 use super::node::Happened;
 use super::overlay;
+use super::{Join, START_PATIENCE};
 use crate::comet::rpc::{NodeStatus, Rpc};
 use crate::comet::settings::Settings;
 use crate::comet::sign::Sign;
@@ -18,7 +16,7 @@ use crate::node::command::{
     Command, Failure, FailureCode, FeedCommand, FetchCommand, FetchTarget, ManifestCommand,
     Outcome, ProvenState, SnapshotSummary,
 };
-use crate::node::space::space;
+use crate::node::space::short_of_room;
 
 /// With a snapshot at hand, a newer one is looked for only so long.
 const NEWER_TIMEOUT_S: u64 = 10;
@@ -28,8 +26,6 @@ const NEWER_TIMEOUT_S: u64 = 10;
 const SPARE_BLOCKS: u64 = 15;
 /// Between two looks at the node's peers.
 const LOOK_FOR_STRANGERS: Duration = Duration::from_secs(1);
-/// A started node opens its RPC within this; one that replays takes long.
-const RPC_PATIENCE: Duration = Duration::from_secs(120);
 
 /// What is fed.
 #[derive(Clone, Debug)]
@@ -260,6 +256,7 @@ impl Join {
             timeout_s: timeout_s.unwrap_or(self.options.timeout_s),
             not_below: (least > 0).then_some(least),
             except: self.node.journal.refused.iter().cloned().collect(),
+            room_for: self.node.filled_folders(),
         });
         let fetched = match self.ask(command).await.map_err(Setback::rung)? {
             Outcome::Fetched(fetched) => fetched,
@@ -282,7 +279,7 @@ impl Join {
         let (temporary, data) = (std::env::temp_dir(), self.node.data());
         let [own, usual] = [&data, &temporary]
             .map(|chunks| short_of_room(filled.iter().chain([chunks]), chosen.bytes));
-        let Some((folder, available, needed)) = own else {
+        let Some(short) = own else {
             // What is left there by a process that is killed is removed by the next join.
             self.node.use_own_temporary();
             return Ok(());
@@ -293,10 +290,12 @@ impl Join {
                 Failure::new(
                     FailureCode::Storage,
                     format!(
-                        "the disk of {} has {available} bytes, and the snapshot of height {} \
-                         needs about {needed} on it",
-                        folder.display(),
-                        chosen.height
+                        "the disk of {} has {} bytes, and the snapshot of height {} needs about \
+                         {} on it",
+                        short.folder.display(),
+                        short.free_bytes,
+                        chosen.height,
+                        short.needed_bytes
                     ),
                 )
                 .hint("free some space; what was downloaded stays, and the same command goes on"),
@@ -313,7 +312,7 @@ impl Join {
     ) -> Result<Condition, Setback> {
         self.node.journal.manifest = Some(chosen.manifest.clone());
         self.node.save().map_err(Setback::everything)?;
-        let (status, app) = self.start_mended(rpc, RPC_PATIENCE).await?;
+        let (status, app) = self.start_mended(rpc, START_PATIENCE).await?;
         if status.height > 0 {
             return Ok(Condition::Following(status.height));
         }
@@ -447,25 +446,6 @@ fn not_alone(stranger: &str) -> Setback {
              config.toml",
         ),
     )
-}
-
-/// The first disk that has no room for all that is to be written there, where each of
-/// these folders gets so many bytes: one of its folders, what is free, what is needed.
-fn short_of_room<'a>(
-    folders: impl Iterator<Item = &'a PathBuf>,
-    bytes: u64,
-) -> Option<(&'a PathBuf, u64, u64)> {
-    let mut disks: BTreeMap<u64, (&PathBuf, u64, u64)> = BTreeMap::new();
-    for folder in folders {
-        if let Some(disk) = space(folder) {
-            let (_, _, needed) = disks
-                .entry(disk.device)
-                .or_insert((folder, disk.free_bytes, 0));
-            *needed = needed.saturating_add(bytes);
-        }
-    }
-    let mut disks = disks.into_values();
-    disks.find(|(_, available, needed)| available < needed)
 }
 
 fn block_is_gone(next: u64, oldest: u64) -> Failure {
