@@ -47,6 +47,14 @@ pub enum StateError {
         /// What came out.
         found: Box<StateDigest>,
     },
+    /// More than the snapshot says that the state has.
+    #[error("there is more than the {records} records, {bytes} bytes, that the snapshot says")]
+    MoreThanNamed {
+        /// Records that it says.
+        records: u64,
+        /// Bytes of the record stream that it says.
+        bytes: u64,
+    },
     /// A delta that does not fit its base.
     #[error("the delta removes {0}, which its base does not have: it is the delta of another one")]
     OtherBase(String),

@@ -29,12 +29,24 @@ pub struct StateHasher {
     records: u64,
     bytes: u64,
     entry: Vec<u8>,
+    /// What the state should be; it may not be more.
+    expected: Option<StateDigest>,
 }
 
 impl StateHasher {
     /// Of the empty state, so far.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// As [`StateHasher::new`], of a state that its snapshot names: a record beyond
+    /// what was named is an error at once. A few chunks can unpack to more than a
+    /// disk has.
+    pub fn expecting(state: StateDigest) -> Self {
+        Self {
+            expected: Some(state),
+            ..Self::default()
+        }
     }
 
     /// Adds the next record.
@@ -47,7 +59,15 @@ impl StateHasher {
         self.hasher.update(&self.entry);
         self.records += 1;
         self.bytes += self.entry.len() as u64;
-        Ok(())
+        match &self.expected {
+            Some(most) if self.records > most.records || self.bytes > most.bytes => {
+                Err(StateError::MoreThanNamed {
+                    records: most.records,
+                    bytes: most.bytes,
+                })
+            }
+            _ => Ok(()),
+        }
     }
 
     /// The name of the state of all records.

@@ -235,6 +235,24 @@ fn a_thousand_records_more_in_one_place_leave_the_other_chunks() {
 }
 
 #[test]
+fn a_state_that_goes_on_beyond_its_name_is_stopped_at_once() {
+    let records = balances(100, 9);
+    let named = digest_of(&records[..60]);
+    let pushed = |mut named: StateDigest, change: fn(&mut StateDigest)| {
+        change(&mut named);
+        let mut hasher = StateHasher::expecting(named);
+        let taken = records
+            .iter()
+            .take_while(|record| hasher.push(record).is_ok());
+        taken.count()
+    };
+    assert_eq!(pushed(named, |_| {}), 60);
+    assert_eq!(pushed(named, |named| named.bytes -= 1), 59);
+    assert_eq!(pushed(named, |named| named.bytes = u64::MAX), 60);
+    assert_eq!(pushed(named, |named| named.records = u64::MAX), 60);
+}
+
+#[test]
 fn one_state_has_one_digest_and_others_have_others() {
     let records = balances(100, 9);
     let digest = digest_of(&records);
