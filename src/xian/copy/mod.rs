@@ -1,0 +1,343 @@
+//! A consistent copy of the storage of a running node.
+//!
+//! The node writes its files in place while a block is carried out, and not at all
+//! between its answer to Commit and the next block. So a copy is made in two parts:
+//!
+//! * **ahead**, as often as wanted, while the node is at work: whatever changed is
+//!   copied, and may be half of something;
+//! * **held**, while the caller keeps the answer to Commit back: what changed since is
+//!   copied again, and every file and `__latest_block.json` are looked at before and
+//!   after, by size, times and inode.
+//!
+//! # What the held part costs
+//!
+//! Where the file system can (XFS, btrfs), a file that changed is cloned (`FICLONE`):
+//! a few milliseconds, whatever its size. Elsewhere it is read, and the blocks whose
+//! hash differs from the last copy's are written: 16 KiB of a 300 MB file where the
+//! block changed one key. The copy itself is not read, so what has to be in the page
+//! cache is what the node has there itself. So the time is that of reading the changed
+//! files from memory, about 3 GB/s for each core; it is bounded by the caller, and what
+//! does not fit is given up (see [`Copier::held`]).
+//!
+//! A changed time stands for changed bytes, and the clock of a file system may stand
+//! still for ten milliseconds: a file whose last change lies closer to the moment of
+//! copying is not believed to be unchanged, and is read again.
+//!
+//! # Laws
+//!
+//! * Nothing in the storage is opened for writing, locked or changed; libhdf5 opens
+//!   nothing there; no symbolic link is followed to a file.
+//! * Memory: a megabyte for each gigabyte of files, where they are not cloned.
+//! * Disk: as much as the storage has, less what it shares where files are cloned. A
+//!   gigabyte stays free for the node, else nothing is copied.
+//! * The copy of one time is brought up to date for the next: only what changed is read.
+
+mod blocks;
+mod clone;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime};
+
+use self::blocks::{Hashes, Job};
+use super::layout::{CONTRACTS, RUN, StateFile, state_files};
+use super::stamp::{FileStamp, open_regular};
+use super::{LatestBlock, XianError, stamp};
+
+/// Room on the disk that is left to the node.
+const FREE_BYTES: u64 = 1 << 30;
+
+/// Files that are open at a time.
+const OPEN_FILES: usize = 64;
+
+/// What a copy did.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct CopyStats {
+    /// Files of the state.
+    pub files: usize,
+    /// Files that had changed.
+    pub changed_files: usize,
+    /// Bytes of those that were read.
+    pub read_bytes: u64,
+    /// Bytes that were written into the copy.
+    pub written_bytes: u64,
+    /// Files that were cloned, without reading them.
+    pub cloned_files: usize,
+    /// How long it took.
+    pub took: Duration,
+}
+
+/// A copy that is consistent, and of which block.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Held {
+    /// The block.
+    pub block: LatestBlock,
+    /// What the held part did.
+    pub stats: CopyStats,
+}
+
+/// Copies a storage into a folder of ours, again and again.
+pub struct Copier {
+    storage: PathBuf,
+    copy: PathBuf,
+    threads: NonZeroUsize,
+    /// By path in the storage.
+    known: BTreeMap<PathBuf, Known>,
+    /// Whether files can be cloned; known once one was tried.
+    clones: Option<bool>,
+    /// What the hashes are made with: nobody who writes values can know it.
+    seed: u64,
+}
+
+/// A file as it was copied.
+#[derive(Default)]
+struct Known {
+    /// None where it has to be copied again.
+    stamp: Option<FileStamp>,
+    hashes: Hashes,
+}
+
+impl Copier {
+    /// From `storage` into `copy`, a folder that is emptied now and is ours from then
+    /// on; best on the same file system. `threads` read at a time in the held part.
+    pub fn new(storage: &Path, copy: &Path, threads: NonZeroUsize) -> Result<Self, XianError> {
+        match fs::remove_dir_all(copy) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(XianError::io("empty", copy)(error));
+            }
+            _ => {}
+        }
+        for folder in [CONTRACTS, RUN] {
+            let folder = copy.join(folder);
+            fs::create_dir_all(&folder).map_err(XianError::io("create", &folder))?;
+        }
+        Ok(Self {
+            storage: storage.to_owned(),
+            copy: copy.to_owned(),
+            threads,
+            known: BTreeMap::new(),
+            clones: None,
+            seed: rand::random(),
+        })
+    }
+
+    /// Where the copy is. It is a storage of its own, and consistent from a
+    /// [`Copier::held`] that worked until the next call of either part.
+    pub fn folder(&self) -> &Path {
+        &self.copy
+    }
+
+    /// Copies what changed, while the node may be at work. `stop` is asked often.
+    pub fn ahead(&mut self, stop: &(dyn Fn() -> bool + Sync)) -> Result<CopyStats, XianError> {
+        let started = Instant::now();
+        let files = state_files(&self.storage)?;
+        self.try_to_clone()?;
+        self.check_room(&files)?;
+        let mut stats = CopyStats {
+            files: files.len(),
+            ..CopyStats::default()
+        };
+        for file in &files {
+            if stop() {
+                return Err(XianError::Stopped);
+            }
+            // One at a time: the node has the other cores.
+            let one = NonZeroUsize::MIN;
+            match self.copy_changed(std::slice::from_ref(file), one, stop, &mut stats) {
+                // It goes on changing, and is copied the next time; or it is gone.
+                Err(XianError::Changed { .. }) => {}
+                copied => copied?,
+            }
+        }
+        self.forget_all_but(&files)?;
+        stats.took = started.elapsed();
+        Ok(stats)
+    }
+
+    /// Copies what changed since, while the caller keeps the node from writing; gives up
+    /// after `limit`, with [`XianError::HeldTooLong`]. What was copied by then counts
+    /// the next time. The storage has to be still: else it is [`XianError::Changed`].
+    pub fn held(&mut self, limit: Duration) -> Result<Held, XianError> {
+        let started = Instant::now();
+        self.try_to_clone()?;
+        let block = LatestBlock::read(&self.storage)?;
+        let block_stamp = stamp::of_path(&LatestBlock::path(&self.storage))?;
+        let files = state_files(&self.storage)?;
+        let mut stats = CopyStats {
+            files: files.len(),
+            ..CopyStats::default()
+        };
+        let late = || started.elapsed() >= limit;
+        let copied = self.copy_changed(&files, self.threads, &late, &mut stats);
+        match copied {
+            Err(XianError::Stopped) => {
+                return Err(XianError::HeldTooLong {
+                    limit_ms: limit.as_millis() as u64,
+                    read_bytes: stats.read_bytes,
+                });
+            }
+            copied => copied?,
+        }
+        let is_still = state_files(&self.storage)? == files
+            && stamp::of_path(&LatestBlock::path(&self.storage))? == block_stamp
+            && LatestBlock::read(&self.storage)? == block;
+        if !is_still {
+            return Err(XianError::Changed {
+                path: self.storage.clone(),
+            });
+        }
+        self.forget_all_but(&files)?;
+        let path = LatestBlock::path(&self.copy);
+        fs::write(&path, block.to_json()).map_err(XianError::io("write", &path))?;
+        stats.took = started.elapsed();
+        Ok(Held { block, stats })
+    }
+
+    /// Copies those of the files that are not known to be the same.
+    fn copy_changed(
+        &mut self,
+        files: &[StateFile],
+        threads: NonZeroUsize,
+        stop: &(dyn Fn() -> bool + Sync),
+        stats: &mut CopyStats,
+    ) -> Result<(), XianError> {
+        let mut changed = Vec::new();
+        for file in files {
+            let known = self.known.get(&self.relative(file));
+            if known.and_then(|known| known.stamp) != Some(file.stamp) {
+                changed.push(file);
+            }
+        }
+        stats.changed_files += changed.len();
+        for files in changed.chunks(OPEN_FILES) {
+            let mut jobs = Vec::new();
+            for file in files {
+                jobs.extend(self.clone_or_job(file, stats)?);
+                if stop() {
+                    return Err(XianError::Stopped);
+                }
+            }
+            self.copy_blocks(jobs, threads, stop, stats)?;
+        }
+        Ok(())
+    }
+
+    /// Clones a file; where that cannot be, it is a job for later.
+    fn clone_or_job(
+        &mut self,
+        file: &StateFile,
+        stats: &mut CopyStats,
+    ) -> Result<Option<Job>, XianError> {
+        let started = SystemTime::now();
+        let from = open_regular(&file.path)?;
+        let stamp = FileStamp::of(&from, &file.path)?;
+        let path = self.relative(file);
+        let to = self.copy.join(&path);
+        let known = self.known.entry(path.clone()).or_default();
+        known.stamp = None;
+        if self.clones == Some(true) && clone::clone(&from, &to)? {
+            stats.cloned_files += 1;
+            known.hashes = Hashes::default();
+            known.stamp = settled(stamp, &from, &file.path, started)?;
+            return Ok(None);
+        }
+        Ok(Some(Job {
+            hashes: std::mem::take(&mut known.hashes),
+            path,
+            from,
+            from_path: file.path.clone(),
+            to,
+            stamp,
+            started,
+        }))
+    }
+
+    fn copy_blocks(
+        &mut self,
+        mut jobs: Vec<Job>,
+        threads: NonZeroUsize,
+        stop: &(dyn Fn() -> bool + Sync),
+        stats: &mut CopyStats,
+    ) -> Result<(), XianError> {
+        let copied = blocks::copy(&mut jobs, threads, self.seed, stop, stats);
+        for job in jobs {
+            let known = self.known.entry(job.path).or_default();
+            known.hashes = job.hashes;
+            if copied.is_ok() {
+                known.stamp = settled(job.stamp, &job.from, &job.from_path, job.started)?;
+            }
+        }
+        copied
+    }
+
+    /// What is no more in the storage goes from the copy.
+    fn forget_all_but(&mut self, files: &[StateFile]) -> Result<(), XianError> {
+        let there: Vec<PathBuf> = files.iter().map(|file| self.relative(file)).collect();
+        let gone: Vec<PathBuf> = (self.known.keys())
+            .filter(|path| there.binary_search(path).is_err())
+            .cloned()
+            .collect();
+        for path in gone {
+            self.known.remove(&path);
+            let path = self.copy.join(path);
+            match fs::remove_file(&path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(XianError::io("remove", &path)(error));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Finds out whether the file system clones files, by a small one.
+    fn try_to_clone(&mut self) -> Result<(), XianError> {
+        let path = LatestBlock::path(&self.storage);
+        if self.clones.is_none() && path.exists() {
+            let tried = self.copy.join(".tried");
+            let cloned = clone::clone(&open_regular(&path)?, &tried)?;
+            if cloned {
+                fs::remove_file(&tried).map_err(XianError::io("remove", &tried))?;
+            }
+            self.clones = Some(cloned);
+        }
+        Ok(())
+    }
+
+    fn relative(&self, file: &StateFile) -> PathBuf {
+        PathBuf::from(file.scope.as_str())
+    }
+
+    /// Leaves a gigabyte to the node.
+    fn check_room(&self, files: &[StateFile]) -> Result<(), XianError> {
+        if self.clones == Some(true) {
+            return Ok(());
+        }
+        let mut needed = FREE_BYTES;
+        for file in files {
+            let copied = fs::metadata(self.copy.join(self.relative(file)));
+            needed += file
+                .stamp
+                .bytes
+                .saturating_sub(copied.map_or(0, |meta| meta.len()));
+        }
+        super::room::check(&self.copy, needed)
+    }
+}
+
+/// The stamp by which a file that was copied is known again: none where it changed
+/// meanwhile, or may have without a trace.
+fn settled(
+    stamp: FileStamp,
+    from: &fs::File,
+    path: &Path,
+    started: SystemTime,
+) -> Result<Option<FileStamp>, XianError> {
+    let same = FileStamp::of(from, path)? == stamp;
+    Ok((same && stamp.is_older_than(started)).then_some(stamp))
+}
