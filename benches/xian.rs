@@ -22,9 +22,7 @@ use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
 use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use snapswarm::snapshot::{
-    Manifest, ManifestBuilder, OpenSnapshot, SnapshotFields, Source, StateFields, Target,
-};
+use snapswarm::snapshot::{Manifest, ManifestBuilder, SnapshotFields, Source, StateFields, Target};
 use snapswarm::state::ChunkSize;
 use snapswarm::xian::{
     Copier, LatestBlock, Reading, StorageRecords, Workers, XianSource, XianTarget,
@@ -190,7 +188,7 @@ fn copy(storage: &Path, work: &Path) -> Result<()> {
                 &mut random,
             )?;
         }
-        let held = copier.held(NO_LIMIT)?;
+        let held = copier.held(NO_LIMIT)?.write()?;
         ensure!(
             held.stats.changed_files >= FILES_CHANGED,
             "nothing was copied"

@@ -45,7 +45,7 @@ mod walk;
 mod worker;
 mod write;
 
-pub use copy::{Copier, CopyStats, Held};
+pub use copy::{Copied, Copier, CopyStats, Held};
 pub use error::XianError;
 pub use genesis::GenesisWriter;
 pub use latest::LatestBlock;

@@ -62,6 +62,7 @@ fn files_that_changed_are_cloned_and_the_clone_keeps_its_bytes() {
     let file = File::options().write(true).open(&currency).unwrap();
     file.write_all_at(b"changed", 20 << 20).unwrap();
     let held = copier.held(Duration::from_secs(60)).unwrap();
+    let held = held.write().unwrap();
     assert_eq!((held.block.height, held.stats.cloned_files), (1, 1));
     let copied = copier.folder().join("contract_state/currency");
     let expected = fs::read(&currency).unwrap();

@@ -18,9 +18,13 @@ use crate::xian::stamp::FileStamp;
 /// chain's touches several places.
 const BLOCK_BYTES: usize = 16 << 10;
 /// What is read at a time: it stays in the nearest cache while it is hashed.
-const READ_BYTES: usize = 16 * BLOCK_BYTES;
+const READ_BYTES: usize = 4 * BLOCK_BYTES;
 /// What a thread takes of a file at a time.
 const PART_BLOCKS: usize = 32 << 20 >> BLOCK_BYTES.trailing_zeros();
+
+/// What is kept in memory of a held copy, to be written afterwards. A block of the
+/// chain's changes a few megabytes; what is more is written at once.
+const MAX_LATER_BYTES: u64 = 64 << 20;
 
 /// A hash of each block of the copy; 0 where it is not known.
 pub(super) type Hashes = Vec<u128>;
@@ -37,83 +41,151 @@ pub(super) struct Job {
     pub(super) started: SystemTime,
 }
 
-/// Copies files, until `stop` says so. After an error nobody knows which of them were
-/// done; what was is found again by its hashes.
+/// Blocks that stand one behind the other and are to be written.
+pub(super) struct Run {
+    to: PathBuf,
+    offset: u64,
+    bytes: Vec<u8>,
+    /// Of its blocks.
+    hashes: Vec<u128>,
+}
+
+/// When changed blocks are written.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum When {
+    Now,
+    /// By [`write`]: whoever holds the node does not wait for the disk.
+    Later,
+}
+
+/// Copies files, until `stop` says so; gives what is to be written later. After an error
+/// nobody knows which files were done; the hashes are always those of the copy as it is.
 pub(super) fn copy(
     jobs: &mut [Job],
+    when: When,
     threads: NonZeroUsize,
     seed: u64,
     stop: &(dyn Fn() -> bool + Sync),
     stats: &mut CopyStats,
-) -> Result<(), XianError> {
+) -> Result<Vec<Run>, XianError> {
     let work = Work {
         seed,
         stop,
+        when,
         read: AtomicU64::new(0),
         written: AtomicU64::new(0),
-        error: Mutex::new(None),
+        later_bytes: AtomicU64::new(0),
+        results: Mutex::new(Results::default()),
     };
-    let copied = copy_all(jobs, threads, &work);
+    let parts = Mutex::new(jobs.iter_mut().flat_map(parts_of).collect());
+    if threads == NonZeroUsize::MIN {
+        work.run(&parts);
+    } else {
+        std::thread::scope(|scope| {
+            for _ in 0..threads.get() {
+                scope.spawn(|| work.run(&parts));
+            }
+        });
+    }
+    drop(parts);
     stats.read_bytes += work.read.into_inner();
     stats.written_bytes += work.written.into_inner();
-    let error = work
-        .error
-        .into_inner()
-        .unwrap_or_else(|broken| broken.into_inner());
-    copied.and_then(|()| error.map_or(Ok(()), Err))
+    let results = work.results.into_inner();
+    let results = results.unwrap_or_else(|broken| broken.into_inner());
+    if let Some(error) = results.error {
+        return Err(error);
+    }
+    if when == When::Now {
+        for job in jobs {
+            open_copy(&job.to)?
+                .set_len(job.stamp.bytes)
+                .map_err(XianError::io("grow", &job.to))?;
+        }
+    }
+    Ok(results.later)
+}
+
+/// Writes what was left for later into one file, which has `bytes` then.
+pub(super) fn write(
+    to: &Path,
+    runs: &[&Run],
+    bytes: u64,
+    hashes: &mut Hashes,
+) -> Result<(), XianError> {
+    let file = open_copy(to)?;
+    for run in runs {
+        write_run(&file, run, 0, hashes).map_err(XianError::io("write", to))?;
+    }
+    file.set_len(bytes).map_err(XianError::io("grow", to))
+}
+
+impl Run {
+    /// The file of the copy that it belongs to.
+    pub(super) fn to(&self) -> &Path {
+        &self.to
+    }
+
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.bytes.len()
+    }
+}
+
+/// Writes a run; `hashes` are those of the blocks from `base` on. A hash is noted when
+/// its block is in the copy, and not before.
+fn write_run(file: &File, run: &Run, base: u64, hashes: &mut [u128]) -> std::io::Result<()> {
+    let written = file.write_all_at(&run.bytes, run.offset);
+    let first = (run.offset - base) as usize / BLOCK_BYTES;
+    for (known, hash) in hashes.iter_mut().skip(first).zip(&run.hashes) {
+        // A write that failed may have written some of it.
+        *known = if written.is_ok() { *hash } else { 0 };
+    }
+    written
 }
 
 struct Work<'a> {
     seed: u64,
     stop: &'a (dyn Fn() -> bool + Sync),
+    when: When,
     read: AtomicU64,
     written: AtomicU64,
-    error: Mutex<Option<XianError>>,
+    later_bytes: AtomicU64,
+    results: Mutex<Results>,
+}
+
+#[derive(Default)]
+struct Results {
+    error: Option<XianError>,
+    later: Vec<Run>,
 }
 
 /// A part of a file.
 struct Part<'a> {
     from: &'a File,
     from_path: &'a Path,
-    to: File,
-    to_path: &'a Path,
+    to: &'a Path,
     offset: u64,
     bytes: u64,
     hashes: &'a mut [u128],
 }
 
-fn copy_all(jobs: &mut [Job], threads: NonZeroUsize, work: &Work<'_>) -> Result<(), XianError> {
-    let mut parts = Vec::new();
-    for job in jobs {
-        let to = open_copy(&job.to, job.stamp.bytes)?;
-        let blocks = job.stamp.bytes.div_ceil(BLOCK_BYTES as u64) as usize;
-        job.hashes.resize(blocks, 0);
-        for (number, hashes) in job.hashes.chunks_mut(PART_BLOCKS).enumerate() {
-            let offset = (number * PART_BLOCKS * BLOCK_BYTES) as u64;
-            let most = (PART_BLOCKS * BLOCK_BYTES) as u64;
-            parts.push(Part {
-                from: &job.from,
-                from_path: &job.from_path,
-                to: to.try_clone().map_err(XianError::io("open", &job.to))?,
-                to_path: &job.to,
-                offset,
-                bytes: most.min(job.stamp.bytes - offset),
-                hashes,
-            });
+fn parts_of(job: &mut Job) -> Vec<Part<'_>> {
+    let blocks = job.stamp.bytes.div_ceil(BLOCK_BYTES as u64) as usize;
+    job.hashes.resize(blocks, 0);
+    let most = (PART_BLOCKS * BLOCK_BYTES) as u64;
+    let part = |(number, hashes)| {
+        let offset = number as u64 * most;
+        Part {
+            from: &job.from,
+            from_path: &job.from_path,
+            to: &job.to,
+            offset,
+            bytes: most.min(job.stamp.bytes - offset),
+            hashes,
         }
-    }
-    let threads = threads.get().min(parts.len());
-    let parts = Mutex::new(parts);
-    if threads <= 1 {
-        work.run(&parts);
-        return Ok(());
-    }
-    std::thread::scope(|scope| {
-        for _ in 0..threads {
-            scope.spawn(|| work.run(&parts));
-        }
-    });
-    Ok(())
+    };
+    let parts = job.hashes.chunks_mut(PART_BLOCKS).enumerate();
+    parts.map(part).collect()
 }
 
 impl Work<'_> {
@@ -124,41 +196,32 @@ impl Work<'_> {
             let Some(part) = part else {
                 return;
             };
-            if let Err(error) = self.copy_part(part, &mut buffer) {
-                if let Ok(mut first) = self.error.lock() {
-                    first.get_or_insert(error);
-                }
-                if let Ok(mut parts) = parts.lock() {
-                    parts.clear();
-                }
+            let copied = self.copy_part(part, &mut buffer);
+            let Ok(mut results) = self.results.lock() else {
                 return;
+            };
+            match copied {
+                Ok(later) => results.later.extend(later),
+                Err(error) => {
+                    results.error.get_or_insert(error);
+                    if let Ok(mut parts) = parts.lock() {
+                        parts.clear();
+                    }
+                }
             }
         }
     }
 
-    fn copy_part(&self, part: Part<'_>, buffer: &mut [u8]) -> Result<(), XianError> {
-        let mut part = part;
-        let copied = self.copy_blocks(&mut part, buffer);
-        if copied
-            .as_ref()
-            .is_err_and(|error| !matches!(error, XianError::Stopped))
-        {
-            // What stands in the copy is not known any more.
-            part.hashes.fill(0);
-        }
-        copied
-    }
-
-    fn copy_blocks(&self, part: &mut Part<'_>, buffer: &mut [u8]) -> Result<(), XianError> {
-        let mut done = 0;
-        let mut hashes = &mut *part.hashes;
+    /// Reads a part of a file; writes what differs, or gives it back.
+    fn copy_part(&self, part: Part<'_>, buffer: &mut [u8]) -> Result<Vec<Run>, XianError> {
+        let (mut done, mut file, mut later) = (0, None, Vec::new());
         while done < part.bytes {
             if (self.stop)() {
                 return Err(XianError::Stopped);
             }
             let len = (part.bytes - done).min(READ_BYTES as u64) as usize;
-            let (bytes, offset) = (&mut buffer[..len], part.offset + done);
-            match part.from.read_exact_at(bytes, offset) {
+            let bytes = &mut buffer[..len];
+            match part.from.read_exact_at(bytes, part.offset + done) {
                 Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
                     let path = part.from_path.to_owned();
                     return Err(XianError::Changed { path });
@@ -166,64 +229,62 @@ impl Work<'_> {
                 read => read.map_err(XianError::io("read", part.from_path))?,
             }
             self.read.fetch_add(len as u64, Ordering::Relaxed);
-            let (these, rest) = hashes.split_at_mut(len.div_ceil(BLOCK_BYTES));
-            hashes = rest;
-            self.write_changed(bytes, offset, these, &part.to)
-                .map_err(XianError::io("write", part.to_path))?;
+            let first = done as usize / BLOCK_BYTES;
+            for (start, end, hashes) in self.changed(bytes, &part.hashes[first..]) {
+                let run = Run {
+                    to: part.to.to_owned(),
+                    offset: part.offset + done + start as u64,
+                    bytes: bytes[start..end].to_vec(),
+                    hashes,
+                };
+                let size = (end - start) as u64;
+                self.written.fetch_add(size, Ordering::Relaxed);
+                let kept = self.later_bytes.fetch_add(size, Ordering::Relaxed) + size;
+                if self.when == When::Later && kept <= MAX_LATER_BYTES {
+                    later.push(run);
+                    continue;
+                }
+                let to = match &file {
+                    Some(file) => file,
+                    None => &*file.insert(open_copy(part.to)?),
+                };
+                write_run(to, &run, part.offset, part.hashes)
+                    .map_err(XianError::io("write", part.to))?;
+            }
             done += len as u64;
         }
-        Ok(())
+        Ok(later)
     }
 
-    /// Writes each run of blocks whose hash is another.
-    fn write_changed(
-        &self,
-        bytes: &[u8],
-        offset: u64,
-        hashes: &mut [u128],
-        to: &File,
-    ) -> std::io::Result<()> {
-        let mut run: Option<(usize, usize)> = None;
-        let blocks = bytes.chunks(BLOCK_BYTES).zip(hashes);
-        for (number, (block, known)) in blocks.enumerate() {
+    /// The runs of blocks whose hash is another: where each begins and ends, and its
+    /// hashes.
+    fn changed(&self, bytes: &[u8], known: &[u128]) -> Vec<(usize, usize, Vec<u128>)> {
+        let mut runs: Vec<(usize, usize, Vec<u128>)> = Vec::new();
+        for (number, (block, known)) in bytes.chunks(BLOCK_BYTES).zip(known).enumerate() {
             let hash = XxHash3_128::oneshot_with_seed(self.seed, block);
             if hash == *known && hash != 0 {
-                self.write_run(bytes, offset, run.take(), to)?;
                 continue;
             }
-            *known = hash;
-            let at = number * BLOCK_BYTES;
-            run = Some((run.map_or(at, |(start, _)| start), at + block.len()));
+            let start = number * BLOCK_BYTES;
+            match runs.last_mut() {
+                Some((_, end, hashes)) if *end == start => {
+                    *end += block.len();
+                    hashes.push(hash);
+                }
+                _ => runs.push((start, start + block.len(), vec![hash])),
+            }
         }
-        self.write_run(bytes, offset, run, to)
-    }
-
-    fn write_run(
-        &self,
-        bytes: &[u8],
-        offset: u64,
-        run: Option<(usize, usize)>,
-        to: &File,
-    ) -> std::io::Result<()> {
-        let Some((start, end)) = run else {
-            return Ok(());
-        };
-        to.write_all_at(&bytes[start..end], offset + start as u64)?;
-        self.written
-            .fetch_add((end - start) as u64, Ordering::Relaxed);
-        Ok(())
+        runs
     }
 }
 
-/// The file of the copy, as long as it has to be.
-fn open_copy(path: &Path, bytes: u64) -> Result<File, XianError> {
-    let file = OpenOptions::new()
+/// The file of the copy.
+fn open_copy(path: &Path) -> Result<File, XianError> {
+    OpenOptions::new()
         .write(true)
         .create(true)
         .truncate(false)
         .mode(0o600)
         .open(path)
-        .map_err(XianError::io("create", path))?;
-    file.set_len(bytes).map_err(XianError::io("grow", path))?;
-    Ok(file)
+        .map_err(XianError::io("create", path))
 }

@@ -6,14 +6,15 @@
 //! * **ahead**, as often as wanted, while the node is at work: whatever changed is
 //!   copied, and may be half of something;
 //! * **held**, while the caller keeps the answer to Commit back: what changed since is
-//!   copied again, and every file and `__latest_block.json` are looked at before and
-//!   after, by size, times and inode.
+//!   read again, and every file and `__latest_block.json` are looked at before and
+//!   after, by size, times and inode. It is written into the copy when the node has gone
+//!   on, so that nobody waits for the disk.
 //!
 //! # What the held part costs
 //!
 //! Where the file system can (XFS, btrfs), a file that changed is cloned (`FICLONE`):
 //! a few milliseconds, whatever its size. Elsewhere it is read, and the blocks whose
-//! hash differs from the last copy's are written: 16 KiB of a 300 MB file where the
+//! hash differs from the last copy's are kept: 16 KiB of a 300 MB file where the
 //! block changed one key. The copy itself is not read, so what has to be in the page
 //! cache is what the node has there itself. So the time is that of reading the changed
 //! files from memory, about 3 GB/s for each core; it is bounded by the caller, and what
@@ -27,7 +28,8 @@
 //!
 //! * Nothing in the storage is opened for writing, locked or changed; libhdf5 opens
 //!   nothing there; no symbolic link is followed to a file.
-//! * Memory: a megabyte for each gigabyte of files, where they are not cloned.
+//! * Memory, where files are not cloned: a megabyte for each gigabyte of them, and up to
+//!   64 MiB of a held copy.
 //! * Disk: as much as the storage has, less what it shares where files are cloned. A
 //!   gigabyte stays free for the node, else nothing is copied.
 //! * The copy of one time is brought up to date for the next: only what changed is read.
@@ -44,7 +46,7 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
-use self::blocks::{Hashes, Job};
+use self::blocks::{Hashes, Job, Run, When};
 use super::layout::{CONTRACTS, RUN, StateFile, state_files};
 use super::stamp::{FileStamp, open_regular};
 use super::{LatestBlock, XianError, stamp};
@@ -72,13 +74,70 @@ pub struct CopyStats {
     pub took: Duration,
 }
 
-/// A copy that is consistent, and of which block.
+/// A consistent copy that was made of a storage which was held.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Held {
-    /// The block.
+pub struct Copied {
+    /// The block whose state it is.
     pub block: LatestBlock,
-    /// What the held part did.
+    /// What the held part did, and how long the storage was held.
     pub stats: CopyStats,
+}
+
+/// All that is needed for a consistent copy was read: the node may go on. What changed
+/// is in memory still.
+#[must_use = "the copy is consistent after `write`"]
+pub struct Held<'c> {
+    copier: &'c mut Copier,
+    block: LatestBlock,
+    stats: CopyStats,
+    files: Vec<StateFile>,
+    began: SystemTime,
+    later: Later,
+}
+
+/// What is left to be written.
+#[derive(Default)]
+struct Later {
+    /// Files that changed, by path in the storage.
+    files: BTreeMap<PathBuf, FileStamp>,
+    /// Their blocks that changed.
+    runs: Vec<Run>,
+}
+
+impl Held<'_> {
+    /// How long the storage was held, and what for.
+    pub fn stats(&self) -> &CopyStats {
+        &self.stats
+    }
+
+    /// The block whose state it is.
+    pub fn block(&self) -> &LatestBlock {
+        &self.block
+    }
+
+    /// Writes what is left into the copy, which is consistent then.
+    pub fn write(self) -> Result<Copied, XianError> {
+        let copier = self.copier;
+        let mut of_file: BTreeMap<&Path, Vec<&Run>> = BTreeMap::new();
+        for run in &self.later.runs {
+            of_file.entry(run.to()).or_default().push(run);
+        }
+        for (path, stamp) in &self.later.files {
+            let to = copier.copy.join(path);
+            let runs = of_file.remove(&*to).unwrap_or_default();
+            let known = copier.known.entry(path.clone()).or_default();
+            blocks::write(&to, &runs, stamp.bytes, &mut known.hashes)?;
+            known.stamp = stamp.is_older_than(self.began).then_some(*stamp);
+        }
+        copier.forget_all_but(&self.files)?;
+        let path = LatestBlock::path(&copier.copy);
+        let json = self.block.to_json();
+        fs::write(&path, json).map_err(XianError::io("write", &path))?;
+        Ok(Copied {
+            block: self.block,
+            stats: self.stats,
+        })
+    }
 }
 
 /// Copies a storage into a folder of ours, again and again.
@@ -146,12 +205,12 @@ impl Copier {
             if stop() {
                 return Err(XianError::Stopped);
             }
-            // One at a time: the node has the other cores.
-            let one = NonZeroUsize::MIN;
-            match self.copy_changed(std::slice::from_ref(file), one, stop, &mut stats) {
+            // One thread: the node has the other cores.
+            let how = (When::Now, NonZeroUsize::MIN);
+            match self.copy_changed(std::slice::from_ref(file), how, stop, &mut stats) {
                 // It goes on changing, and is copied the next time; or it is gone.
                 Err(XianError::Changed { .. }) => {}
-                copied => copied?,
+                copied => drop(copied?),
             }
         }
         self.forget_all_but(&files)?;
@@ -159,11 +218,12 @@ impl Copier {
         Ok(stats)
     }
 
-    /// Copies what changed since, while the caller keeps the node from writing; gives up
-    /// after `limit`, with [`XianError::HeldTooLong`]. What was copied by then counts
-    /// the next time. The storage has to be still: else it is [`XianError::Changed`].
-    pub fn held(&mut self, limit: Duration) -> Result<Held, XianError> {
-        let started = Instant::now();
+    /// Reads what changed since, while the caller keeps the node from writing; the node
+    /// may go on as soon as this has returned. Gives up after `limit`, with
+    /// [`XianError::HeldTooLong`]. The storage has to be still: else it is
+    /// [`XianError::Changed`].
+    pub fn held(&mut self, limit: Duration) -> Result<Held<'_>, XianError> {
+        let (started, began) = (Instant::now(), SystemTime::now());
         self.try_to_clone()?;
         let block = LatestBlock::read(&self.storage)?;
         let block_stamp = stamp::of_path(&LatestBlock::path(&self.storage))?;
@@ -173,16 +233,16 @@ impl Copier {
             ..CopyStats::default()
         };
         let late = || started.elapsed() >= limit;
-        let copied = self.copy_changed(&files, self.threads, &late, &mut stats);
-        match copied {
+        let how = (When::Later, self.threads);
+        let later = match self.copy_changed(&files, how, &late, &mut stats) {
             Err(XianError::Stopped) => {
                 return Err(XianError::HeldTooLong {
                     limit_ms: limit.as_millis() as u64,
                     read_bytes: stats.read_bytes,
                 });
             }
-            copied => copied?,
-        }
+            later => later?,
+        };
         let is_still = state_files(&self.storage)? == files
             && stamp::of_path(&LatestBlock::path(&self.storage))? == block_stamp
             && LatestBlock::read(&self.storage)? == block;
@@ -191,21 +251,25 @@ impl Copier {
                 path: self.storage.clone(),
             });
         }
-        self.forget_all_but(&files)?;
-        let path = LatestBlock::path(&self.copy);
-        fs::write(&path, block.to_json()).map_err(XianError::io("write", &path))?;
         stats.took = started.elapsed();
-        Ok(Held { block, stats })
+        Ok(Held {
+            copier: self,
+            block,
+            stats,
+            files,
+            began,
+            later,
+        })
     }
 
     /// Copies those of the files that are not known to be the same.
     fn copy_changed(
         &mut self,
         files: &[StateFile],
-        threads: NonZeroUsize,
+        (when, threads): (When, NonZeroUsize),
         stop: &(dyn Fn() -> bool + Sync),
         stats: &mut CopyStats,
-    ) -> Result<(), XianError> {
+    ) -> Result<Later, XianError> {
         let mut changed = Vec::new();
         for file in files {
             let known = self.known.get(&self.relative(file));
@@ -214,6 +278,7 @@ impl Copier {
             }
         }
         stats.changed_files += changed.len();
+        let mut later = Later::default();
         for files in changed.chunks(OPEN_FILES) {
             let mut jobs = Vec::new();
             for file in files {
@@ -222,9 +287,19 @@ impl Copier {
                     return Err(XianError::Stopped);
                 }
             }
-            self.copy_blocks(jobs, threads, stop, stats)?;
+            let copied = blocks::copy(&mut jobs, when, threads, self.seed, stop, stats);
+            for job in jobs {
+                let known = self.known.entry(job.path.clone()).or_default();
+                known.hashes = job.hashes;
+                if when == When::Later {
+                    later.files.insert(job.path, job.stamp);
+                } else if copied.is_ok() {
+                    known.stamp = settled(job.stamp, &job.from, &job.from_path, job.started)?;
+                }
+            }
+            later.runs.extend(copied?);
         }
-        Ok(())
+        Ok(later)
     }
 
     /// Clones a file; where that cannot be, it is a job for later.
@@ -255,24 +330,6 @@ impl Copier {
             stamp,
             started,
         }))
-    }
-
-    fn copy_blocks(
-        &mut self,
-        mut jobs: Vec<Job>,
-        threads: NonZeroUsize,
-        stop: &(dyn Fn() -> bool + Sync),
-        stats: &mut CopyStats,
-    ) -> Result<(), XianError> {
-        let copied = blocks::copy(&mut jobs, threads, self.seed, stop, stats);
-        for job in jobs {
-            let known = self.known.entry(job.path).or_default();
-            known.hashes = job.hashes;
-            if copied.is_ok() {
-                known.stamp = settled(job.stamp, &job.from, &job.from_path, job.started)?;
-            }
-        }
-        copied
     }
 
     /// What is no more in the storage goes from the copy.

@@ -98,7 +98,7 @@ fn a_copy_is_brought_up_to_date_by_what_changed() {
     bytes.extend(noise(100_000, 2));
     node.write("contract_state/currency", &bytes);
     node.commit(2);
-    let held = copier.held(LIMIT).unwrap();
+    let held = copier.held(LIMIT).unwrap().write().unwrap();
     assert_eq!(held.block.height, 2);
     assert_eq!(held.stats.changed_files, 1);
     if held.stats.cloned_files == 0 {
@@ -126,7 +126,7 @@ fn files_grow_shrink_come_and_go() {
         if round % 2 == 0 {
             copier.ahead(&never).unwrap();
         }
-        copier.held(LIMIT).unwrap();
+        copier.held(LIMIT).unwrap().write().unwrap();
         node.assert_same(&copier);
     }
 }
@@ -141,9 +141,44 @@ fn a_change_that_the_clock_does_not_show_is_copied() {
         node.write("contract_state/currency", &[round; 1000]);
         copier.ahead(&never).unwrap();
         node.write("contract_state/currency", &[round ^ 0xff; 1000]);
-        copier.held(LIMIT).unwrap();
+        copier.held(LIMIT).unwrap().write().unwrap();
         node.assert_same(&copier);
     }
+}
+
+#[test]
+fn a_held_copy_that_is_not_written_leaves_the_copy_as_it_was_and_costs_nothing_else() {
+    let node = Node::new();
+    let mut bytes = noise(1 << 20, 5);
+    node.write("contract_state/currency", &bytes);
+    let mut copier = node.copier();
+    settle(&mut copier);
+    bytes[700_000] ^= 1;
+    bytes.truncate(900_000);
+    node.write("contract_state/currency", &bytes);
+    drop(copier.held(LIMIT).unwrap());
+    let copied = fs::read(copier.folder().join("contract_state/currency")).unwrap();
+    assert_eq!(copied.len(), 1 << 20);
+    bytes[300_000] ^= 1;
+    node.write("contract_state/currency", &bytes);
+    copier.held(LIMIT).unwrap().write().unwrap();
+    node.assert_same(&copier);
+}
+
+#[test]
+fn more_than_is_kept_in_memory_is_written_at_once() {
+    let node = Node::new();
+    let bytes = noise(100 << 20, 6);
+    node.write("contract_state/currency", &bytes);
+    node.write("contract_state/con_small", b"small");
+    let mut copier = node.copier();
+    let held = copier.held(LIMIT).unwrap();
+    let kept: usize = held.later.runs.iter().map(Run::len).sum();
+    assert!((1..=64 << 20).contains(&kept), "{kept}");
+    assert_eq!(held.stats().written_bytes, bytes.len() as u64 + 5);
+    let copied = held.write().unwrap();
+    assert_eq!(copied.stats.changed_files, 2);
+    node.assert_same(&copier);
 }
 
 #[test]
@@ -151,13 +186,13 @@ fn what_is_not_done_in_time_is_given_up_and_done_the_next_time() {
     let node = Node::new();
     node.write("contract_state/currency", &noise(1 << 20, 3));
     let mut copier = node.copier();
-    let late = copier.held(Duration::ZERO).unwrap_err();
+    let late = copier.held(Duration::ZERO).map(drop).unwrap_err();
     assert!(
         matches!(late, XianError::HeldTooLong { limit_ms: 0, .. }),
         "{late}"
     );
     assert!(late.is_retryable());
-    copier.held(LIMIT).unwrap();
+    copier.held(LIMIT).unwrap().write().unwrap();
     node.assert_same(&copier);
 }
 
@@ -195,7 +230,7 @@ fn a_storage_that_does_not_keep_still_is_no_copy() {
         }
         stop.store(true, std::sync::atomic::Ordering::Relaxed);
     });
-    copier.held(LIMIT).unwrap();
+    copier.held(LIMIT).unwrap().write().unwrap();
     node.assert_same(&copier);
 }
 
@@ -209,7 +244,7 @@ fn links_are_not_followed_and_nothing_in_the_storage_changes() {
     let mut copier = node.copier();
     for error in [
         copier.ahead(&never).unwrap_err(),
-        copier.held(LIMIT).unwrap_err(),
+        copier.held(LIMIT).map(drop).unwrap_err(),
     ] {
         assert!(error.to_string().contains("con_link"), "{error}");
     }
@@ -217,7 +252,7 @@ fn links_are_not_followed_and_nothing_in_the_storage_changes() {
     fs::remove_file(link).unwrap();
     let before = state_files(&node.storage()).unwrap();
     copier.ahead(&never).unwrap();
-    copier.held(LIMIT).unwrap();
+    copier.held(LIMIT).unwrap().write().unwrap();
     assert_eq!(before, state_files(&node.storage()).unwrap());
 }
 

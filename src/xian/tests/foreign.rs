@@ -58,7 +58,7 @@ fn a_file_of_the_old_format_is_read_in_order() {
 
 #[test]
 fn a_large_group_of_the_old_format_comes_in_portions() {
-    let above = vec!["above"; 12].join("/");
+    let above = ["above"; 12].join("/");
     let (_folder, path) = file_with(|file| {
         let group = file.create_group(&above)?;
         for number in 0..8000 {

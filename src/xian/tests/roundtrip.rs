@@ -53,7 +53,7 @@ fn a_file_without_records_is_a_file() {
 #[test]
 fn the_longest_value_and_the_deepest_group_come_back() {
     let long = Bytes::from(vec![b'7'; MAX_VALUE_BYTES]);
-    let deep = vec!["g"; MAX_LEVELS].join("\0");
+    let deep = ["g"; MAX_LEVELS].join("\0");
     comes_back(&[
         record(deep.as_bytes(), Some(long), Stamp::Int(1)),
         record(b"h", value("1"), Stamp::Int(1)),
@@ -63,7 +63,7 @@ fn the_longest_value_and_the_deepest_group_come_back() {
 #[test]
 fn a_group_larger_than_what_is_held_of_it_comes_in_order() {
     // So deep that a quarter of a megabyte is held: some two thousand names.
-    let above = vec!["above"; 12].join("\0");
+    let above = ["above"; 12].join("\0");
     let mut keys: Vec<String> = (0..20_000)
         .map(|number: u32| {
             let scattered = number.wrapping_mul(2_654_435_761);
@@ -82,7 +82,7 @@ fn a_group_larger_than_what_is_held_of_it_comes_in_order() {
 fn records_out_of_order_and_keys_that_no_group_has_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let one = |key: &[u8]| record(key, value("1"), Stamp::Absent);
-    let too_deep = vec!["g"; MAX_LEVELS + 1].join("\0");
+    let too_deep = ["g"; MAX_LEVELS + 1].join("\0");
     for (number, records) in [
         vec![one(b"b"), one(b"a")],
         vec![one(b"a"), one(b"a")],
@@ -92,7 +92,7 @@ fn records_out_of_order_and_keys_that_no_group_has_are_refused() {
         vec![one(b"a\0")],
         vec![one(b"\xff")],
         vec![one(too_deep.as_bytes())],
-        vec![record(b"a", value("1\0002"), Stamp::Absent)],
+        vec![record(b"a", value("1\x002"), Stamp::Absent)],
     ]
     .iter()
     .enumerate()
