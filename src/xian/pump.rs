@@ -27,6 +27,10 @@ impl Running {
         })
     }
 
+    pub(super) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     pub(super) fn child(&mut self) -> &mut Child {
         &mut self.child
     }

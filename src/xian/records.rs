@@ -13,15 +13,18 @@
 //! | memory | a worker's 20 MB and the names of its largest group, a few blocks here |
 
 use std::collections::{BTreeMap, VecDeque};
-use std::io::Read;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
 use super::layout::StateFile;
 use super::pump::{Ahead, Running};
 use super::stream::{Frame, FrameReader};
-use super::worker::{Work, Workers};
+use super::worker::{PIPE_BYTES, Work, Workers};
 use super::{XianError, path};
 use crate::state::{Key, Record, Scope};
 
@@ -62,6 +65,8 @@ struct Desk {
     waiting: VecDeque<StateFile>,
     /// Bytes in temporary files.
     spooled: u64,
+    /// Processes that lanes wait for.
+    reading: BTreeMap<Scope, u32>,
     /// The scope that the taker wants now.
     wanted: Option<Scope>,
     /// What lanes have put down, for the taker.
@@ -179,9 +184,13 @@ impl Drop for Records {
         self.shared.change(|desk| {
             desk.stop = true;
             desk.ready.clear();
+            for pid in desk.reading.values() {
+                // A lane takes its process from the list before it lets it go.
+                let _ = kill(Pid::from_raw(*pid as i32), Signal::SIGKILL);
+            }
         });
         for lane in self.lanes.drain(..) {
-            // A lane that panicked has put down an error, if anybody asked.
+            // Had it panicked, that was told.
             let _ = lane.join();
         }
     }
@@ -206,8 +215,8 @@ impl Open {
                 }
                 Err(error) => {
                     let problem = match error.kind() {
-                        std::io::ErrorKind::UnexpectedEof => self.running.end(),
-                        std::io::ErrorKind::TimedOut => "hangs".to_owned(),
+                        io::ErrorKind::UnexpectedEof => self.running.end(),
+                        io::ErrorKind::TimedOut => "hangs".to_owned(),
                         _ => format!("sent what is no record ({error})"),
                     };
                     return Err(XianError::Worker {
@@ -249,31 +258,44 @@ fn work_lane(shared: &Shared) {
 
 /// Reads a file until its end, or until the taker wants it.
 fn read_ahead(shared: &Shared, file: &StateFile, block: &mut Vec<u8>) -> Result<Ahead, XianError> {
-    let running = Running::start(&shared.workers, Work::Walk, &file.path)?;
     let spool = tempfile::tempfile_in(&shared.spool);
     let spool = spool.map_err(XianError::io("create a temporary file in", &shared.spool))?;
+    let running = Running::start(&shared.workers, Work::Walk, &file.path)?;
+    let pid = running.pid();
     let mut ahead = Ahead::new(running, spool).map_err(XianError::io("read", &file.path))?;
-    loop {
-        // Room for a block is taken before the block is there.
-        let most = super::worker::PIPE_BYTES as u64;
-        let go_on = shared.wait(|desk| {
-            let is_wanted = desk.wanted.as_ref() == Some(&file.scope);
-            if desk.stop || is_wanted {
-                return Some(false);
-            }
-            (desk.spooled + most <= shared.spool_bytes).then_some(true)
-        });
-        if !go_on {
-            return Ok(ahead);
-        }
-        match ahead.spool_more(block) {
-            Ok(Some(len)) => shared.change(|desk| desk.spooled += len),
-            Ok(None) => return Ok(ahead),
-            // The taker tells of it, if it is not heard of by then.
-            Err(error) if error.kind() == std::io::ErrorKind::TimedOut => return Ok(ahead),
-            Err(error) => {
-                return Err(XianError::io("spool the records of", &file.path)(error));
-            }
-        }
+    shared.change(|desk| {
+        desk.reading.insert(file.scope.clone(), pid);
+    });
+    let filled = fill(shared, file, &mut ahead, block);
+    shared.change(|desk| {
+        desk.reading.remove(&file.scope);
+    });
+    match filled {
+        // The taker tells of it, if it is not heard of by then.
+        Err(error) if error.kind() == io::ErrorKind::TimedOut => Ok(ahead),
+        Err(error) => Err(XianError::io("spool the records of", &file.path)(error)),
+        Ok(()) => Ok(ahead),
     }
+}
+
+fn fill(
+    shared: &Shared,
+    file: &StateFile,
+    ahead: &mut Ahead,
+    block: &mut Vec<u8>,
+) -> io::Result<()> {
+    // Room for a block is there before the block is.
+    let most = PIPE_BYTES as u64;
+    let may_go_on = |desk: &mut Desk| {
+        if desk.stop || desk.wanted.as_ref() == Some(&file.scope) {
+            return Some(false);
+        }
+        (desk.spooled + most <= shared.spool_bytes).then_some(true)
+    };
+    while shared.wait(may_go_on)
+        && let Some(len) = ahead.spool_more(block)?
+    {
+        shared.change(|desk| desk.spooled += len);
+    }
+    Ok(())
 }

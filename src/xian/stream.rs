@@ -162,15 +162,6 @@ impl<R: Read> FrameReader<R> {
         }
     }
 
-    pub(super) fn scope(&self) -> &Scope {
-        &self.scope
-    }
-
-    /// Records that came.
-    pub(super) fn records(&self) -> u64 {
-        self.records
-    }
-
     /// The next frame. A stream that is cut off, or none of ours, is an error.
     pub(super) fn next(&mut self) -> io::Result<Frame> {
         let mut len = [0; 4];

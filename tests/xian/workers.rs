@@ -130,6 +130,16 @@ fn who_takes_a_few_records_only_leaves_nothing_behind() {
 }
 
 #[test]
+fn who_gives_up_does_not_wait_for_a_worker_that_hangs() {
+    let mut reading = reading();
+    reading.workers.program = "/bin/sh".into();
+    reading.workers.arguments = vec!["-c".into(), "exec sleep 1000".into()];
+    let began = std::time::Instant::now();
+    drop(StorageRecords::open(&storage("golden/xian/storage"), &reading).unwrap());
+    assert!(began.elapsed() < Duration::from_secs(100));
+}
+
+#[test]
 fn a_storage_that_changes_meanwhile_is_no_state() {
     let folder = tempfile::tempdir().unwrap();
     contracts(folder.path(), 3);

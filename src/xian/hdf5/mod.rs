@@ -111,6 +111,9 @@ impl Library {
     fn open() -> Result<Self, Problem> {
         // SAFETY: the caller holds the lock; no memory of ours is passed.
         unsafe {
+            // Before the first call, as the crate itself does it: a thread may be in the
+            // library while the process ends. Later it changes nothing.
+            h5::H5dont_atexit();
             check(h5::H5open(), "libhdf5 does not start")?;
             // Errors are told by values, not on stderr.
             h5e::H5Eset_auto2(h5e::H5E_DEFAULT, None, ptr::null_mut());

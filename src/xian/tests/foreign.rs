@@ -142,7 +142,9 @@ fn other_objects_are_refused() {
     let (group, problem) = wrong(|file| {
         let kind = hdf5_metno::Datatype::from_type::<i64>()?;
         let (name, list) = (c"kind".as_ptr(), hdf5_metno_sys::h5p::H5P_DEFAULT);
-        // SAFETY: both handles are open; the name ends with a zero byte.
+        let _only = hdf5_metno_sys::LOCK.lock();
+        // SAFETY: both handles are open; the name ends with a zero byte; no other thread is
+        // in the library.
         let status = unsafe {
             hdf5_metno_sys::h5t::H5Tcommit2(file.id(), name, kind.id(), list, list, list)
         };
