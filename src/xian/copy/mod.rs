@@ -280,12 +280,11 @@ impl Copier {
         stats.changed_files += changed.len();
         let mut later = Later::default();
         for files in changed.chunks(OPEN_FILES) {
-            let mut jobs = Vec::new();
-            for file in files {
-                jobs.extend(self.clone_or_job(file, stats)?);
-                if stop() {
-                    return Err(XianError::Stopped);
-                }
+            let jobs = files.iter().map(|file| self.job(file));
+            let jobs = jobs.collect::<Result<Vec<Job>, _>>()?;
+            let mut jobs = self.clone_all(jobs, stats)?;
+            if stop() {
+                return Err(XianError::Stopped);
             }
             let copied = blocks::copy(&mut jobs, when, threads, self.seed, stop, stats);
             for job in jobs {
@@ -302,12 +301,8 @@ impl Copier {
         Ok(later)
     }
 
-    /// Clones a file; where that cannot be, it is a job for later.
-    fn clone_or_job(
-        &mut self,
-        file: &StateFile,
-        stats: &mut CopyStats,
-    ) -> Result<Option<Job>, XianError> {
+    /// Opens a file that changed.
+    fn job(&mut self, file: &StateFile) -> Result<Job, XianError> {
         let started = SystemTime::now();
         let from = open_regular(&file.path)?;
         let stamp = FileStamp::of(&from, &file.path)?;
@@ -315,13 +310,7 @@ impl Copier {
         let to = self.copy.join(&path);
         let known = self.known.entry(path.clone()).or_default();
         known.stamp = None;
-        if self.clones == Some(true) && clone::clone(&from, &to)? {
-            stats.cloned_files += 1;
-            known.hashes = Hashes::default();
-            known.stamp = settled(stamp, &from, &file.path, started)?;
-            return Ok(None);
-        }
-        Ok(Some(Job {
+        Ok(Job {
             hashes: std::mem::take(&mut known.hashes),
             path,
             from,
@@ -329,7 +318,40 @@ impl Copier {
             to,
             stamp,
             started,
-        }))
+        })
+    }
+
+    /// Clones files, all at once: each waits for the disk to have what the node has just
+    /// written. Gives back those that cannot be cloned.
+    fn clone_all(&mut self, jobs: Vec<Job>, stats: &mut CopyStats) -> Result<Vec<Job>, XianError> {
+        if self.clones != Some(true) {
+            return Ok(jobs);
+        }
+        let cloned: Vec<Result<bool, XianError>> = std::thread::scope(|scope| {
+            let one = |job: &'_ Job| clone::clone(&job.from, &job.to);
+            let threads: Vec<_> = jobs
+                .iter()
+                .map(|job| scope.spawn(move || one(job)))
+                .collect();
+            let wait = |thread: std::thread::ScopedJoinHandle<'_, _>| {
+                thread
+                    .join()
+                    .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            };
+            threads.into_iter().map(wait).collect()
+        });
+        let mut left = Vec::new();
+        for (job, cloned) in jobs.into_iter().zip(cloned) {
+            if !cloned? {
+                left.push(job);
+                continue;
+            }
+            stats.cloned_files += 1;
+            let stamp = settled(job.stamp, &job.from, &job.from_path, job.started)?;
+            let hashes = Hashes::default();
+            self.known.insert(job.path, Known { stamp, hashes });
+        }
+        Ok(left)
     }
 
     /// What is no more in the storage goes from the copy.
