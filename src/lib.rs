@@ -13,6 +13,7 @@
 //! | [`comet`] | network | CometBFT from outside: RPC and the peer protocol |
 //! | [`abci`] | network | the ABCI adapter between CometBFT and the application |
 //! | [`sdk`] | application | the snapshot folder of a Cosmos SDK node as a source |
+//! | [`xian`] | application | the storage of a Xian node: read, copied while it runs, made anew |
 //! | [`api`] | network | control socket, read-only HTTP status and metrics |
 //! | [`node`] | hall | the only place where rooms meet: start, stop, the three paths |
 //! | [`cli`] | door | one file for each verb |
@@ -48,3 +49,4 @@ pub mod store;
 pub mod sync;
 pub mod telemetry;
 pub mod wire;
+pub mod xian;

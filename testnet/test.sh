@@ -12,5 +12,6 @@ install_build_tools
 install_cometbft
 install_wasmd
 install_test_python
+install_test_filesystem
 say "testing (the first time it compiles for some minutes)"
 exec cargo test --release --locked "$@"

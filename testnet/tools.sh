@@ -6,6 +6,7 @@
 # Everything is installed into the target folder and found there the next time:
 #   TARGET/tools/bin     CometBFT, its e2e application, wasmd, cargo-deny
 #   TARGET/tools/python  a Python environment: cmake for HDF5, packages for tests
+#   TARGET/tools/xian_…  the source of Xian's own storage code, for tests
 # Only what a C compiler and Python themselves lack comes from the system's
 # packages: by apt-get for root, otherwise the command to type is printed.
 #
@@ -16,6 +17,8 @@
 COMETBFT_VERSION=v0.38.25
 WASMD_VERSION=v0.70.3
 CARGO_DENY_VERSION=0.20.2
+XIAN_CONTRACTING_VERSION=1.0.0
+XIAN_CONTRACTING_SHA256=4783321b87cbaafac8a1f02096185375125db783b58358b0af00327c5935fd15
 # The HDF5 that is compiled in asks for it.
 CMAKE_MINIMUM=3.26
 
@@ -164,6 +167,34 @@ install_test_python() {
         cp "$wanted" "$installed"
     fi
     export SNAPSWARM_TEST_PYTHON=$TOOLS/python/bin/python
+    install_test_xian
+}
+
+# The chain's own reading and writing of a Xian node's storage. It comes as a source
+# archive whose C part does not build; what the tests use has no part in that.
+install_test_xian() {
+    local name=xian_contracting_py311-$XIAN_CONTRACTING_VERSION
+    local folder=$TOOLS/$name fresh=$TOOLS/xian-new
+    if [ ! -d "$folder" ]; then
+        say "xian-contracting-py311 $XIAN_CONTRACTING_VERSION: missing, unpacking it into $TOOLS"
+        rm -rf "$fresh"
+        mkdir "$fresh"
+        "$TOOLS/python/bin/pip" download --quiet --disable-pip-version-check --no-deps \
+            --dest "$fresh" "xian-contracting-py311==$XIAN_CONTRACTING_VERSION"
+        (cd "$fresh" && echo "$XIAN_CONTRACTING_SHA256  $name.tar.gz" | sha256sum --check --quiet)
+        tar -xzf "$fresh/$name.tar.gz" -C "$fresh"
+        mv "$fresh/$name" "$folder"
+        rm -rf "$fresh"
+    fi
+    export SNAPSWARM_TEST_XIAN=$folder/src
+}
+
+# Root can mount, so the tests that need a file system which clones files are not left
+# out.
+install_test_filesystem() {
+    if [ "$(id -u)" = 0 ] && ! command -v mkfs.xfs >/dev/null; then
+        need_packages "mkfs.xfs" xfsprogs
+    fi
 }
 
 install_cargo_deny() {

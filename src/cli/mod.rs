@@ -35,6 +35,7 @@ mod start;
 mod status;
 mod unpin;
 mod verify;
+mod xian;
 
 use std::{
     error::Error,
@@ -109,6 +110,8 @@ enum Verb {
     Limits(limits::Arguments),
     Doctor(doctor::Arguments),
     Adapter(adapter::Arguments),
+    #[command(name = node::xian::VERB, hide = true)]
+    Xian(xian::Arguments),
 }
 
 impl Cli {
@@ -184,6 +187,7 @@ impl Cli {
             Verb::Unpin(arguments) => door.go(arguments.command(), unpin::text).await,
             Verb::Status(arguments) => door.go(arguments.command(), status::text).await,
             Verb::Limits(arguments) => door.go(arguments.command(), limits::text).await,
+            Verb::Xian(arguments) => arguments.run(),
         }?;
         Ok(ExitCode::SUCCESS)
     }

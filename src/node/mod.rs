@@ -35,6 +35,7 @@ mod services;
 mod shelf;
 mod space;
 mod status;
+pub mod xian;
 
 pub use daemon::Daemon;
 

@@ -1,0 +1,30 @@
+//! The processes that read and write files of a Xian node's storage: this program, by a
+//! verb of its own that people have no use for.
+
+use std::io;
+use std::num::NonZeroUsize;
+use std::path::Path;
+
+pub use crate::xian::Work;
+use crate::xian::Workers;
+
+/// The verb.
+pub const VERB: &str = "__xian";
+
+/// This program as it runs, also where its file was replaced meanwhile.
+const PROGRAM: &str = "/proc/self/exe";
+
+/// How it is started as a worker: as many as there are cores.
+pub fn workers() -> Workers {
+    Workers {
+        program: PROGRAM.into(),
+        arguments: vec![VERB.into()],
+        at_most: std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
+        patience: Workers::PATIENCE,
+    }
+}
+
+/// Does the work of one. Blocking; the process does nothing else.
+pub fn work(work: Work, file: &Path) -> io::Result<()> {
+    crate::xian::work(work, file)
+}

@@ -1,0 +1,276 @@
+//! Copying a storage that somebody else writes.
+
+use std::os::unix::fs::symlink;
+
+use super::*;
+
+const LIMIT: Duration = Duration::from_secs(60);
+
+struct Node {
+    folder: tempfile::TempDir,
+}
+
+impl Node {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        for name in [CONTRACTS, RUN] {
+            fs::create_dir_all(folder.path().join("node").join(name)).unwrap();
+        }
+        let node = Self { folder };
+        node.commit(1);
+        node
+    }
+
+    fn storage(&self) -> PathBuf {
+        self.folder.path().join("node")
+    }
+
+    fn write(&self, name: &str, bytes: &[u8]) {
+        fs::write(self.storage().join(name), bytes).unwrap();
+    }
+
+    fn commit(&self, height: u64) {
+        let app_hash = vec![height as u8; 32].into();
+        let json = LatestBlock { height, app_hash }.to_json();
+        self.write("__latest_block.json", json.as_bytes());
+    }
+
+    fn copier(&self) -> Copier {
+        let two = NonZeroUsize::new(2).unwrap();
+        Copier::new(&self.storage(), &self.folder.path().join("copy"), two).unwrap()
+    }
+
+    /// Every file of the state is the same here and there, and there is no other.
+    fn assert_same(&self, copier: &Copier) {
+        let names = |storage: &Path| -> Vec<String> {
+            let files = state_files(storage).unwrap();
+            files.iter().map(|file| file.scope.to_string()).collect()
+        };
+        let here = names(&self.storage());
+        assert_eq!(names(copier.folder()), here);
+        for name in here {
+            let original = fs::read(self.storage().join(&name)).unwrap();
+            let copied = fs::read(copier.folder().join(&name)).unwrap();
+            assert!(original == copied, "{name} differs");
+        }
+    }
+}
+
+fn never() -> bool {
+    false
+}
+
+fn noise(len: usize, seed: u64) -> Vec<u8> {
+    let mut state = seed | 1;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state as u8
+    };
+    (0..len).map(|_| next()).collect()
+}
+
+/// Lets the clock by which files are stamped go on, so that a change shows.
+fn settle(copier: &mut Copier) {
+    let began = Instant::now();
+    while copier.ahead(&never).unwrap().changed_files > 0 {
+        assert!(began.elapsed() < LIMIT, "the files do not settle");
+    }
+}
+
+#[test]
+fn a_copy_is_brought_up_to_date_by_what_changed() {
+    let node = Node::new();
+    let mut bytes = noise(70 << 20, 1);
+    node.write("contract_state/currency", &bytes);
+    node.write("contract_state/con_small", b"small");
+    node.write("run_state/__n", b"nonces");
+    node.write("run_state/__pn", b"of the mempool");
+    let mut copier = node.copier();
+    let first = copier.ahead(&never).unwrap();
+    assert_eq!((first.files, first.changed_files), (3, 3));
+    settle(&mut copier);
+
+    for at in [0, 40 << 20, bytes.len() - 1] {
+        bytes[at] ^= 1;
+    }
+    bytes.extend(noise(100_000, 2));
+    node.write("contract_state/currency", &bytes);
+    node.commit(2);
+    let held = copier.held(LIMIT).unwrap().write().unwrap();
+    assert_eq!(held.block.height, 2);
+    assert_eq!(held.stats.changed_files, 1);
+    if held.stats.cloned_files == 0 {
+        assert_eq!(held.stats.read_bytes, bytes.len() as u64);
+        assert!(held.stats.written_bytes < 300_000, "{:?}", held.stats);
+    }
+    node.assert_same(&copier);
+    assert_eq!(LatestBlock::read(copier.folder()).unwrap(), held.block);
+}
+
+#[test]
+fn files_grow_shrink_come_and_go() {
+    let node = Node::new();
+    let mut copier = node.copier();
+    for (round, len) in [50_000, 16 << 10, 1, 0, 40_000, 100_000]
+        .into_iter()
+        .enumerate()
+    {
+        node.write("contract_state/currency", &noise(len, round as u64));
+        node.write(&format!("contract_state/con_{round}"), b"new");
+        if round > 0 {
+            let gone = format!("contract_state/con_{}", round - 1);
+            fs::remove_file(node.storage().join(gone)).unwrap();
+        }
+        if round % 2 == 0 {
+            copier.ahead(&never).unwrap();
+        }
+        copier.held(LIMIT).unwrap().write().unwrap();
+        node.assert_same(&copier);
+    }
+}
+
+#[test]
+fn a_change_that_the_clock_does_not_show_is_copied() {
+    let node = Node::new();
+    let mut copier = node.copier();
+    // The clock of a file system stands still for some milliseconds: many of these
+    // changes have the time of the copy before.
+    for round in 0..200_u8 {
+        node.write("contract_state/currency", &[round; 1000]);
+        copier.ahead(&never).unwrap();
+        node.write("contract_state/currency", &[round ^ 0xff; 1000]);
+        copier.held(LIMIT).unwrap().write().unwrap();
+        node.assert_same(&copier);
+    }
+}
+
+#[test]
+fn a_held_copy_that_is_not_written_leaves_the_copy_as_it_was_and_costs_nothing_else() {
+    let node = Node::new();
+    let mut bytes = noise(1 << 20, 5);
+    node.write("contract_state/currency", &bytes);
+    let mut copier = node.copier();
+    settle(&mut copier);
+    bytes[700_000] ^= 1;
+    bytes.truncate(900_000);
+    node.write("contract_state/currency", &bytes);
+    drop(copier.held(LIMIT).unwrap());
+    let copied = fs::read(copier.folder().join("contract_state/currency")).unwrap();
+    assert_eq!(copied.len(), 1 << 20);
+    bytes[300_000] ^= 1;
+    node.write("contract_state/currency", &bytes);
+    copier.held(LIMIT).unwrap().write().unwrap();
+    node.assert_same(&copier);
+}
+
+#[test]
+fn more_than_is_kept_in_memory_is_written_at_once() {
+    let node = Node::new();
+    let bytes = noise(100 << 20, 6);
+    node.write("contract_state/currency", &bytes);
+    node.write("contract_state/con_small", b"small");
+    let mut copier = node.copier();
+    let held = copier.held(LIMIT).unwrap();
+    let kept: usize = held.later.runs.iter().map(Run::len).sum();
+    assert!((1..=64 << 20).contains(&kept), "{kept}");
+    assert_eq!(held.stats().written_bytes, bytes.len() as u64 + 5);
+    let copied = held.write().unwrap();
+    assert_eq!(copied.stats.changed_files, 2);
+    node.assert_same(&copier);
+}
+
+#[test]
+fn what_is_not_done_in_time_is_given_up_and_done_the_next_time() {
+    let node = Node::new();
+    node.write("contract_state/currency", &noise(1 << 20, 3));
+    let mut copier = node.copier();
+    let late = copier.held(Duration::ZERO).map(drop).unwrap_err();
+    assert!(
+        matches!(late, XianError::HeldTooLong { limit_ms: 0, .. }),
+        "{late}"
+    );
+    assert!(late.is_retryable());
+    copier.held(LIMIT).unwrap().write().unwrap();
+    node.assert_same(&copier);
+}
+
+#[test]
+fn a_storage_that_does_not_keep_still_is_no_copy() {
+    let node = Node::new();
+    node.write("contract_state/currency", b"one");
+    let mut copier = node.copier();
+    copier.ahead(&never).unwrap();
+    let before = state_files(&node.storage()).unwrap();
+    node.write("contract_state/currency", b"two, and longer");
+    assert_ne!(before, state_files(&node.storage()).unwrap());
+    node.write("contract_state/con_new", b"");
+    assert_ne!(before, state_files(&node.storage()).unwrap());
+
+    // Somebody writes all the time; sooner or later it falls into a held part.
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    let is_stopped = || stop.load(std::sync::atomic::Ordering::Relaxed);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for number in 0_u64.. {
+                node.write("contract_state/con_new", &number.to_le_bytes());
+                if is_stopped() {
+                    break;
+                }
+            }
+        });
+        let began = Instant::now();
+        loop {
+            match copier.held(LIMIT) {
+                Err(XianError::Changed { .. }) => break,
+                Ok(_) => assert!(began.elapsed() < LIMIT, "it was never seen"),
+                Err(error) => panic!("{error}"),
+            }
+        }
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    });
+    copier.held(LIMIT).unwrap().write().unwrap();
+    node.assert_same(&copier);
+}
+
+#[test]
+fn links_are_not_followed_and_nothing_in_the_storage_changes() {
+    let node = Node::new();
+    node.write("contract_state/currency", b"bytes");
+    node.write("elsewhere", b"secret");
+    let link = node.storage().join("contract_state/con_link");
+    symlink(node.storage().join("elsewhere"), &link).unwrap();
+    let mut copier = node.copier();
+    for error in [
+        copier.ahead(&never).unwrap_err(),
+        copier.held(LIMIT).map(drop).unwrap_err(),
+    ] {
+        assert!(error.to_string().contains("con_link"), "{error}");
+    }
+    assert!(open_regular(&link).is_err());
+    fs::remove_file(link).unwrap();
+    let before = state_files(&node.storage()).unwrap();
+    copier.ahead(&never).unwrap();
+    copier.held(LIMIT).unwrap().write().unwrap();
+    assert_eq!(before, state_files(&node.storage()).unwrap());
+}
+
+#[test]
+fn copying_ahead_stops_when_it_is_told_to() {
+    let node = Node::new();
+    node.write("contract_state/currency", &noise(1 << 20, 4));
+    let stopped = node.copier().ahead(&|| true).unwrap_err();
+    assert!(matches!(stopped, XianError::Stopped));
+}
+
+#[test]
+fn a_copier_begins_with_an_empty_folder() {
+    let node = Node::new();
+    node.write("contract_state/currency", b"now");
+    let copier = node.copier();
+    fs::write(copier.folder().join("contract_state/con_old"), b"old").unwrap();
+    let mut copier = node.copier();
+    copier.ahead(&never).unwrap();
+    node.assert_same(&copier);
+}

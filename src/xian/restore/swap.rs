@@ -1,0 +1,386 @@
+//! Putting a new storage in the place of the old one, so that a crash at any point
+//! leaves one of them whole, or is followed by going on.
+//!
+//! A storage is three names: `contract_state`, `run_state`, `__latest_block.json`. No
+//! call changes three at once, so a journal, the file `swap`, says that it is going on:
+//!
+//! 1. all of `new/` is synced, files and folders;
+//! 2. `swap` is written under another name, synced and renamed; from here on the new
+//!    storage is the one;
+//! 3. the old `__latest_block.json` is moved aside, then the old folders: a node that is
+//!    started too early finds no block rather than that of other files;
+//! 4. what was moved is synced;
+//! 5. the new folders are moved in, then the new `__latest_block.json`, and synced;
+//! 6. `swap` is removed, then what is left of `new/`.
+//!
+//! Each name that still stands in `new/` is yet to be moved in, and if it also stands in
+//! the storage, that one is yet to be moved aside: so going on is doing it again. A crash
+//! before step 2 has touched nothing, and `new/` is thrown away.
+//!
+//! `old/` is there already where an earlier restore was not found good yet. Then what
+//! stands in the storage comes from a snapshot, goes to `dropped/`, and is removed in
+//! step 6.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::{exists, remove_all, write_synced};
+use crate::xian::layout::{CONTRACTS, RUN};
+use crate::xian::{LatestBlock, XianError};
+
+/// Where a restore lies in a storage. The chain looks at nothing that begins with a dot.
+const ROOM: &str = ".snapswarm-restore";
+/// The journal's form.
+const VERSION: u32 = 1;
+
+/// What `swap` says.
+#[derive(Serialize, Deserialize)]
+struct Journal {
+    version: u32,
+    /// The folder, beside it, that takes the old storage: `old` or `dropped`.
+    aside: String,
+}
+
+/// The places of a restore.
+pub(super) struct Folders {
+    storage: PathBuf,
+    room: PathBuf,
+    pub(super) new: PathBuf,
+    old: PathBuf,
+    dropped: PathBuf,
+    journal: PathBuf,
+}
+
+impl Folders {
+    pub(super) fn of(storage: &Path) -> Self {
+        let room = storage.join(ROOM);
+        Self {
+            storage: storage.to_owned(),
+            new: room.join("new"),
+            old: room.join("old"),
+            dropped: room.join("dropped"),
+            journal: room.join("swap"),
+            room,
+        }
+    }
+
+    /// Folders are moved by renaming: behind a link they would come to another disk.
+    pub(super) fn check_storage(&self) -> Result<(), XianError> {
+        for name in [CONTRACTS, RUN] {
+            let path = self.storage.join(name);
+            if exists(&path)? && !is_folder(&path)? {
+                return Err(XianError::Stray {
+                    path,
+                    problem: "is no folder, or a link to one".to_owned(),
+                });
+            }
+        }
+        Ok(())
+    }
+}
+
+fn is_folder(path: &Path) -> Result<bool, XianError> {
+    let meta = path.symlink_metadata();
+    Ok(meta.map_err(XianError::io("look at", path))?.is_dir())
+}
+
+/// What is done to the disk, step by step: tests stop it between any two.
+#[derive(Default)]
+pub(super) struct Steps {
+    #[cfg(test)]
+    pub(super) left: Option<std::cell::Cell<usize>>,
+}
+
+impl Steps {
+    fn take(&self, path: &Path) -> Result<(), XianError> {
+        #[cfg(test)]
+        if let Some(left) = &self.left {
+            let Some(fewer) = left.get().checked_sub(1) else {
+                return Err(XianError::io("go on at", path)(std::io::Error::other(
+                    "off",
+                )));
+            };
+            left.set(fewer);
+        }
+        let _ = path;
+        Ok(())
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> Result<(), XianError> {
+        self.take(from)?;
+        fs::rename(from, to).map_err(XianError::io("move", from))
+    }
+
+    fn sync(&self, folder: &Path) -> Result<(), XianError> {
+        self.take(folder)?;
+        let synced = File::open(folder).and_then(|folder| folder.sync_all());
+        synced.map_err(XianError::io("sync", folder))
+    }
+}
+
+/// Puts `new/`, whose files are synced, into place.
+pub(super) fn swap(folders: &Folders, steps: &Steps) -> Result<(), XianError> {
+    for folder in [folders.new.join(CONTRACTS), folders.new.join(RUN)] {
+        steps.sync(&folder)?;
+    }
+    steps.sync(&folders.new)?;
+    let aside = if exists(&folders.old)? {
+        "dropped"
+    } else {
+        "old"
+    };
+    let journal = Journal {
+        version: VERSION,
+        aside: aside.to_owned(),
+    };
+    let draft = folders.room.join("swap.new");
+    let text = serde_json::to_string(&journal);
+    let text = text.map_err(|error| XianError::io("write", &draft)(error.into()))?;
+    steps.take(&draft)?;
+    write_synced(&draft, text.as_bytes())?;
+    steps.rename(&draft, &folders.journal)?;
+    steps.sync(&folders.room)?;
+    go_on(folders, &journal, steps)
+}
+
+/// Steps 3 to 6, or what is left of them.
+fn go_on(folders: &Folders, journal: &Journal, steps: &Steps) -> Result<(), XianError> {
+    let aside = match &journal.aside[..] {
+        "old" => &folders.old,
+        _ => &folders.dropped,
+    };
+    steps.take(aside)?;
+    fs::create_dir_all(aside).map_err(XianError::io("create", aside))?;
+    let latest = LatestBlock::path(Path::new(""));
+    let names = [latest.as_path(), Path::new(CONTRACTS), Path::new(RUN)];
+    for name in names {
+        let (new, place) = (folders.new.join(name), folders.storage.join(name));
+        if exists(&new)? && exists(&place)? && !exists(&aside.join(name))? {
+            steps.rename(&place, &aside.join(name))?;
+        }
+    }
+    steps.sync(aside)?;
+    steps.sync(&folders.storage)?;
+    for name in names.iter().rev() {
+        let (new, place) = (folders.new.join(name), folders.storage.join(name));
+        if exists(&new)? {
+            steps.rename(&new, &place)?;
+        }
+    }
+    steps.sync(&folders.storage)?;
+    steps.sync(&folders.new)?;
+    steps.take(&folders.dropped)?;
+    remove_all(&folders.dropped)?;
+    steps.take(&folders.journal)?;
+    fs::remove_file(&folders.journal).map_err(XianError::io("remove", &folders.journal))?;
+    steps.sync(&folders.room)?;
+    steps.take(&folders.new)?;
+    remove_all(&folders.new)
+}
+
+/// Ends what a restore that was cut off has begun: puts its storage into place where it
+/// was whole, and throws it away where it was not. To be called while the node does not
+/// run, before it is started. Says whether a storage was put into place.
+pub fn recover(storage: &Path) -> Result<bool, XianError> {
+    recover_by(&Folders::of(storage), &Steps::default())
+}
+
+fn recover_by(folders: &Folders, steps: &Steps) -> Result<bool, XianError> {
+    if !exists(&folders.journal)? {
+        steps.take(&folders.new)?;
+        remove_all(&folders.new)?;
+        remove_all(&folders.dropped)?;
+        return Ok(false);
+    }
+    let damaged = |problem: String| XianError::Damaged {
+        path: folders.journal.clone(),
+        problem,
+    };
+    let text = fs::read(&folders.journal).map_err(XianError::io("read", &folders.journal))?;
+    let journal: Journal =
+        serde_json::from_slice(&text).map_err(|error| damaged(error.to_string()))?;
+    if journal.version != VERSION {
+        return Err(damaged(format!(
+            "its version is {}, {VERSION} is known here",
+            journal.version
+        )));
+    }
+    go_on(folders, &journal, steps)?;
+    Ok(true)
+}
+
+/// Removes what the node had before its restore, if anything is kept: the node has
+/// caught up.
+pub fn discard_old(storage: &Path) -> Result<(), XianError> {
+    let folders = Folders::of(storage);
+    if exists(&folders.journal)? {
+        return Err(XianError::Records {
+            problem: "a restore was cut off and is not finished yet".to_owned(),
+        });
+    }
+    remove_all(&folders.old)?;
+    match fs::remove_dir(&folders.room) {
+        Err(error) if exists(&folders.room)? => Err(XianError::io("remove", &folders.room)(error)),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+    use crate::xian::restore::write_synced;
+
+    const NAMES: [&str; 3] = ["__latest_block.json", "contract_state/c", "run_state/__n"];
+
+    /// Writes a storage whose three parts say `word`.
+    fn fill(storage: &Path, word: &str) {
+        for name in NAMES {
+            let path = storage.join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            write_synced(&path, word.as_bytes()).unwrap();
+        }
+    }
+
+    /// What the three parts say; nothing of one that is missing.
+    fn words(storage: &Path) -> [Option<String>; 3] {
+        NAMES.map(|name| fs::read_to_string(storage.join(name)).ok())
+    }
+
+    fn whole(word: &str) -> [Option<String>; 3] {
+        [0; 3].map(|_| Some(word.to_owned()))
+    }
+
+    /// Steps that end after so many.
+    fn only(steps: usize) -> Steps {
+        Steps {
+            left: Some(Cell::new(steps)),
+        }
+    }
+
+    fn prepared() -> (tempfile::TempDir, Folders) {
+        let folder = tempfile::tempdir().unwrap();
+        let folders = Folders::of(folder.path());
+        fill(&folders.storage, "old");
+        fill(&folders.new, "new");
+        (folder, folders)
+    }
+
+    /// A node that is started now finds a block only where the files are of that block.
+    fn assert_no_lie(storage: &Path) {
+        let words = words(storage);
+        if words[0].is_some() {
+            assert!(words == whole("old") || words == whole("new"), "{words:?}");
+        }
+    }
+
+    #[test]
+    fn killed_at_any_step_the_old_storage_or_the_new_one_is_there_afterwards() {
+        let mut finished = None;
+        let mut outcomes = [0, 0];
+        for at in 0.. {
+            let (_folder, folders) = prepared();
+            if swap(&folders, &only(at)).is_ok() {
+                finished = Some(at);
+                break;
+            }
+            assert_no_lie(&folders.storage);
+            // Going on is killed at any step, too.
+            for again in 0..3 {
+                let _ = recover_by(&folders, &only(at * again / 2));
+                assert_no_lie(&folders.storage);
+            }
+            recover(&folders.storage).unwrap();
+            let words = words(&folders.storage);
+            assert!(
+                words == whole("old") || words == whole("new"),
+                "{at}: {words:?}"
+            );
+            let is_new = words == whole("new");
+            outcomes[usize::from(is_new)] += 1;
+            assert!(!folders.new.exists() && !folders.journal.exists());
+            assert_eq!(folders.old.exists(), is_new);
+            assert!(!recover(&folders.storage).unwrap());
+        }
+        assert!(finished.unwrap() > 15, "{finished:?}");
+        assert!(outcomes[0] > 0 && outcomes[1] > 0, "{outcomes:?}");
+    }
+
+    #[test]
+    fn the_old_storage_is_kept_until_it_is_told_to_go() {
+        let (_folder, folders) = prepared();
+        fs::write(folders.storage.join("contract_state/c.bak"), b"mine").unwrap();
+        fs::write(folders.storage.join("other"), b"mine").unwrap();
+        swap(&folders, &Steps::default()).unwrap();
+        assert_eq!(words(&folders.storage), whole("new"));
+        assert_eq!(words(&folders.old), whole("old"));
+        assert!(folders.old.join("contract_state/c.bak").exists());
+        assert!(folders.storage.join("other").exists());
+        discard_old(&folders.storage).unwrap();
+        assert!(!folders.room.exists());
+        assert_eq!(words(&folders.storage), whole("new"));
+        discard_old(&folders.storage).unwrap();
+    }
+
+    #[test]
+    fn of_several_restores_the_first_old_storage_is_kept() {
+        for at in 0.. {
+            let (_folder, folders) = prepared();
+            swap(&folders, &Steps::default()).unwrap();
+            fill(&folders.new, "newer");
+            let is_done = swap(&folders, &only(at)).is_ok();
+            recover(&folders.storage).unwrap();
+            let words_now = words(&folders.storage);
+            assert!(words_now == whole("new") || words_now == whole("newer"));
+            assert_eq!(words(&folders.old), whole("old"));
+            assert!(!folders.dropped.exists());
+            if is_done {
+                assert_eq!(words_now, whole("newer"));
+                break;
+            }
+        }
+    }
+
+    #[test]
+    fn a_new_node_has_nothing_to_keep() {
+        for at in 0.. {
+            let folder = tempfile::tempdir().unwrap();
+            let folders = Folders::of(folder.path());
+            fill(&folders.new, "new");
+            let is_done = swap(&folders, &only(at)).is_ok();
+            recover(&folders.storage).unwrap();
+            let words = words(&folders.storage);
+            assert!(
+                words == whole("new") || words == [None, None, None],
+                "{words:?}"
+            );
+            if is_done {
+                break;
+            }
+        }
+    }
+
+    #[test]
+    fn a_journal_that_is_not_ours_is_not_obeyed() {
+        for text in ["", "{}", r#"{"version":2,"aside":"old"}"#] {
+            let (_folder, folders) = prepared();
+            fs::write(&folders.journal, text).unwrap();
+            let error = recover(&folders.storage).unwrap_err();
+            assert!(matches!(error, XianError::Damaged { .. }), "{error}");
+            assert_eq!(words(&folders.storage), whole("old"));
+            assert!(discard_old(&folders.storage).is_err());
+        }
+    }
+
+    #[test]
+    fn a_storage_behind_links_is_not_swapped() {
+        let (_folder, folders) = prepared();
+        fs::remove_dir_all(folders.storage.join(CONTRACTS)).unwrap();
+        std::os::unix::fs::symlink("/tmp", folders.storage.join(CONTRACTS)).unwrap();
+        let error = folders.check_storage().unwrap_err();
+        assert!(error.to_string().contains("link"), "{error}");
+    }
+}

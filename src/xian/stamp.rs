@@ -1,0 +1,85 @@
+//! By what a file is known to be the same.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::Path;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use nix::fcntl::OFlag;
+
+use super::XianError;
+
+/// How far the clock by which a file system stamps files may be behind: a tick of the
+/// kernel's has at most 10 ms.
+const CLOCK_TICK: Duration = Duration::from_millis(20);
+
+/// What changes when a file does.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct FileStamp {
+    pub(super) bytes: u64,
+    /// Nanoseconds since 1970 of the last change of its bytes, and of anything.
+    changed: (i128, i128),
+    inode: (u64, u64),
+}
+
+impl FileStamp {
+    pub(super) fn of(file: &File, path: &Path) -> Result<Self, XianError> {
+        let meta = file.metadata().map_err(XianError::io("look at", path))?;
+        Ok(Self::of_meta(&meta))
+    }
+
+    pub(super) fn of_meta(meta: &std::fs::Metadata) -> Self {
+        let nanos =
+            |seconds: i64, nanos: i64| i128::from(seconds) * 1_000_000_000 + i128::from(nanos);
+        Self {
+            bytes: meta.len(),
+            changed: (
+                nanos(meta.mtime(), meta.mtime_nsec()),
+                nanos(meta.ctime(), meta.ctime_nsec()),
+            ),
+            inode: (meta.dev(), meta.ino()),
+        }
+    }
+
+    /// Whether a change after `moment` would show.
+    pub(super) fn is_older_than(&self, moment: SystemTime) -> bool {
+        let moment = moment.duration_since(UNIX_EPOCH).unwrap_or_default();
+        let moment = moment.saturating_sub(CLOCK_TICK).as_nanos() as i128;
+        self.changed.0 < moment && self.changed.1 < moment
+    }
+}
+
+/// Opens a file for reading, if it is one and no link.
+pub(super) fn open_regular(path: &Path) -> Result<File, XianError> {
+    let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(flags.bits())
+        .open(path);
+    let file = file.map_err(|error| changed_or(error, "open", path))?;
+    let meta = file.metadata().map_err(XianError::io("look at", path))?;
+    match meta.is_file() {
+        true => Ok(file),
+        false => Err(XianError::Changed {
+            path: path.to_owned(),
+        }),
+    }
+}
+
+/// The stamp of a file that stands at a path.
+pub(super) fn of_path(path: &Path) -> Result<FileStamp, XianError> {
+    let meta = path.symlink_metadata();
+    let meta = meta.map_err(|error| changed_or(error, "look at", path))?;
+    Ok(FileStamp::of_meta(&meta))
+}
+
+/// A file that stood there a moment ago and does not any more has changed.
+fn changed_or(error: io::Error, op: &'static str, path: &Path) -> XianError {
+    match error.kind() {
+        io::ErrorKind::NotFound => XianError::Changed {
+            path: path.to_owned(),
+        },
+        _ => XianError::io(op, path)(error),
+    }
+}

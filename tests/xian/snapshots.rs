@@ -1,0 +1,183 @@
+//! A storage as a source of a snapshot, and as its target.
+
+use std::path::Path;
+
+use snapswarm::snapshot::{
+    Manifest, ManifestBuilder, SnapshotFields, Source, StateFields, Target, TargetError,
+};
+use snapswarm::state::ChunkSize;
+use snapswarm::xian::{LatestBlock, XianSource, XianTarget};
+
+use crate::support::*;
+
+/// The manifest and the chunks of a storage.
+fn snapshot(storage: &Path, patches: Option<&Path>) -> (Manifest, Vec<bytes::Bytes>) {
+    let mut source = XianSource::new(storage, &reading(), ChunkSize::MIN, patches, || false);
+    let offers = source.list().unwrap();
+    assert_eq!(offers.len(), 1);
+    let mut chunks = Vec::new();
+    let mut open = source.open(&offers[0]).unwrap();
+    while let Some(chunk) = open.next_chunk().unwrap() {
+        chunks.push(chunk);
+    }
+    drop(open);
+    let mut builder = ManifestBuilder::new();
+    for chunk in &chunks {
+        builder.push(chunk).unwrap();
+    }
+    let made = source.made().unwrap();
+    let fields = SnapshotFields {
+        chain_id: "xian-1".to_owned(),
+        height: made.offer.height,
+        app_hash: Some(made.block.app_hash.clone()),
+        format: made.offer.format,
+        hash: None,
+        metadata: made.offer.metadata.clone(),
+    };
+    let state = StateFields {
+        base: None,
+        scopes: made.scopes.clone(),
+        chunks: made.chunks.clone(),
+    };
+    let manifest = builder.finish_state(fields, state).unwrap();
+    assert_eq!(snapswarm::snapshot::Offer::of(&manifest), offers[0]);
+    (manifest, chunks)
+}
+
+fn restore_into(
+    storage: &Path,
+    manifest: &Manifest,
+    chunks: &[bytes::Bytes],
+) -> Result<XianTarget, TargetError> {
+    let mut target = XianTarget::new(storage, &workers());
+    target.begin(manifest)?;
+    for (index, chunk) in manifest.chunk_indexes().zip(chunks) {
+        target.chunk(index, chunk)?;
+    }
+    target.finish()?;
+    Ok(target)
+}
+
+#[test]
+fn the_same_state_has_the_same_name_whatever_became_of_its_files() {
+    let folder = tempfile::tempdir().unwrap();
+    let [node, restored, again] =
+        ["node", "restored", "again"].map(|name| folder.path().join(name));
+    let flags = ["--records", "3000", "--files", "3"].map(Path::new);
+    python(
+        "generate.py",
+        &[&[node.as_path()][..], &flags].concat(),
+        None,
+    );
+    let (manifest, chunks) = snapshot(&node, None);
+    assert!(chunks.len() > 3, "{}", chunks.len());
+    assert_eq!(manifest.height(), 1000);
+
+    let target = restore_into(&restored, &manifest, &chunks).unwrap();
+    assert_eq!(target.stats().unwrap().records, 3000);
+    assert_eq!(read(&restored).unwrap(), read(&node).unwrap());
+    assert_eq!(
+        LatestBlock::read(&restored).unwrap(),
+        LatestBlock::read(&node).unwrap()
+    );
+    let (same, _) = snapshot(&restored, None);
+    assert_eq!(same.id(), manifest.id());
+    restore_into(&again, &same, &chunks).unwrap();
+    assert_eq!(snapshot(&again, None).0.id(), manifest.id());
+}
+
+#[test]
+fn the_notes_tell_of_the_patches_of_the_chain() {
+    let golden = storage("golden/xian/storage");
+    let folder = tempfile::tempdir().unwrap();
+    let patches = folder.path().join("state_patches.json");
+    let notes = |patches| {
+        let (manifest, _) = snapshot(&golden, patches);
+        snapswarm::state::StateNotes::of(&manifest)
+            .unwrap()
+            .patches_sha256
+    };
+    assert_eq!(notes(None), None);
+    let none = notes(Some(patches.as_path()));
+    assert!(none.is_some());
+    let entry = |height| format!(r#"{{"{height}": [{{"key": "currency.x", "value": 1}}]}}"#);
+    std::fs::write(&patches, entry(5)).unwrap();
+    assert_eq!(
+        notes(Some(patches.as_path())),
+        none,
+        "the state is that of block 4"
+    );
+    std::fs::write(&patches, entry(4)).unwrap();
+    assert_ne!(notes(Some(patches.as_path())), none);
+}
+
+#[test]
+fn a_source_makes_its_snapshot_anew_only_when_files_changed() {
+    let folder = tempfile::tempdir().unwrap();
+    restore(&storage("golden/xian/storage"), folder.path()).unwrap();
+    let mut source = XianSource::new(folder.path(), &reading(), ChunkSize::MAX, None, || false);
+    let first = source.list().unwrap();
+    // Nothing of it can be read any more, and nothing is.
+    let currency = folder.path().join("contract_state/currency");
+    assert_eq!(source.list().unwrap(), first);
+    assert!(source.open(&first[0]).is_ok());
+    std::fs::write(&currency, b"other").unwrap();
+    assert!(source.list().is_err());
+    assert!(source.open(&first[0]).is_err());
+}
+
+#[test]
+fn a_source_stops_when_it_is_told_to() {
+    let folder = tempfile::tempdir().unwrap();
+    let flags = ["--records", "3000", "--files", "1"].map(Path::new);
+    python(
+        "generate.py",
+        &[&[folder.path()][..], &flags].concat(),
+        None,
+    );
+    let mut source = XianSource::new(folder.path(), &reading(), ChunkSize::MAX, None, || true);
+    let error = source.list().unwrap_err();
+    assert!(error.to_string().contains("stopped"), "{error}");
+}
+
+#[test]
+fn a_target_takes_nothing_but_the_state_that_the_manifest_names() {
+    let golden = storage("golden/xian/storage");
+    let folder = tempfile::tempdir().unwrap();
+    restore(&golden, folder.path()).unwrap();
+    let before = read(folder.path()).unwrap();
+    let (manifest, chunks) = snapshot(&golden, None);
+    let refused = |result: Result<XianTarget, TargetError>| match result {
+        Err(TargetError::Refused(why)) => why,
+        Err(error) => panic!("{error}"),
+        Ok(_) => panic!("it was taken"),
+    };
+    // Not all of its chunks.
+    let why = refused(restore_into(
+        folder.path(),
+        &manifest,
+        &chunks[..chunks.len() - 1],
+    ));
+    assert!(why.contains("hash"), "{why}");
+    // Other chunks.
+    let mut others = chunks.clone();
+    others[0] = bytes::Bytes::from_static(b"no chunk");
+    refused(restore_into(folder.path(), &manifest, &others));
+    // Chunks of an application's own.
+    let mut opaque = ManifestBuilder::new();
+    opaque.push(b"chunk").unwrap();
+    let fields = SnapshotFields {
+        chain_id: "xian-1".to_owned(),
+        height: 1,
+        app_hash: Some(bytes::Bytes::from_static(b"x")),
+        format: 1,
+        hash: None,
+        metadata: bytes::Bytes::new(),
+    };
+    let opaque = opaque.finish(fields).unwrap();
+    let why = refused(restore_into(folder.path(), &opaque, &[]));
+    assert!(why.contains("no records"), "{why}");
+    assert_eq!(read(folder.path()).unwrap(), before);
+    let mut none = XianTarget::new(folder.path(), &workers());
+    assert!(matches!(none.finish(), Err(TargetError::Refused(_))));
+}
