@@ -343,4 +343,9 @@ mod tests {
         assert!(asked(25).is_ok());
         assert!(asked(26).is_err());
     }
+
+    #[test]
+    fn a_shipped_network_is_found_by_its_name() {
+        assert!(file("smoke").is_file());
+    }
 }

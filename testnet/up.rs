@@ -124,13 +124,3 @@ async fn by_hand(
         .collect::<Vec<_>>()
         .join(" "))
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_shipped_network_is_found_by_its_name() {
-        assert!(file("smoke").is_file());
-    }
-}

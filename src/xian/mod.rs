@@ -3,14 +3,14 @@
 //!
 //! # The parts
 //!
-//! * [`layout`] says which files are the state and what their scopes are; [`path`] how a
+//! * `layout` says which files are the state and what their scopes are; `path` how a
 //!   group becomes a key.
-//! * [`walk`] and [`write`](mod@write) read and make one file, with the raw calls of
-//!   [`hdf5`]. They run in processes of their own ([`worker`]).
-//! * [`records`] reads all files of a storage by several processes, in order.
-//! * [`copy`] makes a consistent copy of a storage that a node is writing.
-//! * [`restore`] makes a storage of records and puts it in the place of the node's.
-//! * Small things beside the state: [`latest`], [`patches`], [`genesis`].
+//! * `walk` and `write` read and make one file, with the raw calls of
+//!   `hdf5`. They run in processes of their own (`worker`).
+//! * `records` reads all files of a storage by several processes, in order.
+//! * `copy` makes a consistent copy of a storage that a node is writing.
+//! * `restore` makes a storage of records and puts it in the place of the node's.
+//! * Small things beside the state: `latest`, `patches`, `genesis`.
 //!
 //! # Laws
 //!
