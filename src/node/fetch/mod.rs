@@ -12,6 +12,7 @@ mod find;
 mod gather;
 mod listen;
 mod named;
+mod own;
 mod recruit;
 mod roster;
 mod seek;
@@ -180,6 +181,7 @@ async fn gather(
         Err(error) => return Err(error.into()),
     };
     read_back(&download, reporter, cancel).await?;
+    own::take(&services.store, &download, reporter, cancel).await?;
     fetched.resumed_bytes = gather::bytes_of(&manifest, &download.have());
     // The download has its own room from its beginning.
     if let Some(short) = short_of_room(room_for, manifest.total_bytes()) {
