@@ -21,6 +21,7 @@ impl Failure {
             message: message.into(),
             hint: None,
             about_chain: false,
+            daemon_gone: false,
         }
     }
 

@@ -69,6 +69,9 @@ pub(super) struct Gather {
     orders: Orders,
     have_bytes: u64,
     patience: Duration,
+    /// The same while nothing came yet.
+    first_patience: Duration,
+    begun_at: Instant,
     /// When something came or was done that leads to the end.
     moved_at: Instant,
     /// Bytes that came since then.
@@ -92,6 +95,7 @@ impl Gather {
         download: Arc<Download>,
         orders: Orders,
         patience: Duration,
+        first_patience: Duration,
     ) -> Self {
         let manifest = download.manifest().clone();
         let now = Instant::now();
@@ -123,6 +127,8 @@ impl Gather {
             orders,
             have_bytes,
             patience,
+            first_patience,
+            begun_at: now,
             moved_at: now,
             moved_bytes: 0,
             verified_at: now,
@@ -409,7 +415,11 @@ impl Gather {
         self.services
             .download_progress(&self.manifest, self.have_bytes, meter.rate(), peers);
         self.look_for_lacking(&stats, now);
-        !self.disk.is_busy() && is_deserted(now, self.moved_at, self.verified_at, self.patience)
+        let patience = match self.moved_at == self.begun_at {
+            true => self.first_patience,
+            false => self.patience,
+        };
+        !self.disk.is_busy() && is_deserted(now, self.moved_at, self.verified_at, patience)
     }
 
     fn ban(&mut self, key: PeerKey, offence: Offence) {
