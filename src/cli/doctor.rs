@@ -42,7 +42,7 @@ pub(super) struct Arguments {
 
 impl Arguments {
     pub(super) async fn run(&self, door: &Door<'_>) -> Result<ExitCode, Failure> {
-        let cancel = interrupt::listen(door.screen.clone())?;
+        let cancel = interrupt::listen(door)?;
         let (progress, mut news) = mpsc::channel(PROGRESS_QUEUE);
         let options = DoctorOptions {
             node_home: self.node_home.as_deref().map(home::absolute).transpose()?,
@@ -55,7 +55,8 @@ impl Arguments {
         let found = looked.ok_or_else(|| {
             Failure::interrupted("give the same command again: nothing was changed")
         })?;
-        answer::outcome(door.json, &found, &told(&found))?;
+        let told = home::with_home(&told(&found), door.named_home);
+        answer::outcome(door.json, &found, &told)?;
         Ok(match found.problems {
             0 => ExitCode::SUCCESS,
             _ => ExitCode::from(PROBLEMS),

@@ -48,6 +48,20 @@ pub fn find(flag: Option<&Path>) -> Result<PathBuf, Failure> {
     Ok(home)
 }
 
+/// Advice with the home in the commands that it names, where the person named one.
+pub fn with_home(text: &str, flag: Option<&Path>) -> String {
+    const VERBS: [&str; 10] = [
+        "start", "init", "doctor", "join", "fetch", "list", "delete", "dump", "verify", "show",
+    ];
+    let Some(home) = flag else {
+        return text.to_owned();
+    };
+    VERBS.iter().fold(text.to_owned(), |text, verb| {
+        let named = format!("snapswarm --home {} {verb}", home.display());
+        text.replace(&format!("snapswarm {verb}"), &named)
+    })
+}
+
 /// The same path for a process with another working folder.
 pub fn absolute(path: &Path) -> Result<PathBuf, Failure> {
     std::path::absolute(path).map_err(|error| {

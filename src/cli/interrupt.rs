@@ -1,19 +1,38 @@
 //! Ctrl-C, SIGTERM and SIGHUP: the first asks the work to stop cleanly, a second
 //! Ctrl-C ends the process at once (which loses nothing that was verified,
-//! either). Supervisors send SIGTERM to the process and to its group: a second
+//! either). One Ctrl-C may come twice, to the process and to its group: a second one is
+//! a person's only after a moment. Supervisors send SIGTERM to the process and to its group: a second
 //! one says nothing new. A terminal that closes sends SIGHUP; whoever was started
 //! with it ignored (`nohup`) goes on ignoring it.
 
+use std::time::{Duration, Instant};
 use std::{fs, process};
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use super::screen::Screen;
+use super::Door;
+use super::answer;
 use crate::node::command::{Failure, FailureCode};
 
+/// What a person is told at the first signal.
+const STOPPING: &str = "Stopping cleanly; Ctrl-C leaves at once.";
+/// A second signal that comes sooner is the same one.
+const SAME_SIGNAL: Duration = Duration::from_millis(500);
+
 /// Begins to listen. The token is cancelled by the first signal.
-pub fn listen(screen: Screen) -> Result<CancellationToken, Failure> {
+pub(super) fn listen(door: &Door<'_>) -> Result<CancellationToken, Failure> {
+    listen_and_tell(door, STOPPING, "what was verified stays")
+}
+
+/// The same, with what a person is told at the first signal, and what a second Ctrl-C
+/// leaves.
+pub(super) fn listen_and_tell(
+    door: &Door<'_>,
+    stopping: &'static str,
+    left: &'static str,
+) -> Result<CancellationToken, Failure> {
+    let (screen, json) = (door.screen.clone(), door.json);
     let cancel = CancellationToken::new();
     let mut interrupts = open(SignalKind::interrupt())?;
     let mut terminations = open(SignalKind::terminate())?;
@@ -30,10 +49,16 @@ pub fn listen(screen: Screen) -> Result<CancellationToken, Failure> {
         }
         token.cancel();
         // On a thread of its own: a stderr that nobody reads delays no stop.
-        let told = move || screen.line("Stopping cleanly; Ctrl-C leaves at once.");
+        let told = move || screen.line(stopping);
         tokio::task::spawn_blocking(told);
-        interrupts.recv().await;
-        process::exit(FailureCode::Interrupted.exit_code().into());
+        let first = Instant::now();
+        while interrupts.recv().await.is_some() && first.elapsed() < SAME_SIGNAL {}
+        let code = FailureCode::Interrupted;
+        // Whoever does not read stdout does not hold the exit up.
+        let told = move || answer::failure(json, &Failure::new(code, "left at once").hint(left));
+        let told = tokio::task::spawn_blocking(told);
+        let _ = tokio::time::timeout(SAME_SIGNAL, told).await;
+        process::exit(code.exit_code().into());
     });
     Ok(cancel)
 }

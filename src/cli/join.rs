@@ -51,7 +51,7 @@ pub(super) struct Arguments {
 /// The node that gets a state, and its chain.
 #[derive(Debug, Args)]
 pub(super) struct NodeArguments {
-    /// RPC endpoints of the chain, at least two, which must agree
+    /// RPC endpoints of the chain: two or more, which must agree, or one with --trust-height
     #[arg(long, value_name = "URL[,URL...]", required = true, value_delimiter = ',', value_parser = super::arguments::rpc_url)]
     chain_rpc: Vec<String>,
     /// The new node's home, with config/ and data/
@@ -88,7 +88,7 @@ impl Arguments {
             "blocks" => Some(Rung::Blocks),
             _ => None,
         };
-        let cancel = interrupt::listen(door.screen.clone())?;
+        let cancel = listen(door)?;
         let options = JoinOptions {
             bootstrap: self.bootstrap.clone(),
             manifest: self.cid.clone(),
@@ -120,6 +120,16 @@ impl NodeArguments {
             exit_when_synced: self.exit_when_synced,
         })
     }
+}
+
+/// Listens for Ctrl-C while a node's settings may be changed.
+pub(super) fn listen(door: &Door<'_>) -> Result<CancellationToken, Failure> {
+    interrupt::listen_and_tell(
+        door,
+        "Stopping cleanly; then the node's own settings come back. Another Ctrl-C leaves at once: \
+         config.toml stays changed until the next join.",
+        "the node's config.toml may be changed still: the same command puts it back, and goes on",
+    )
 }
 
 /// Brings a node to the tip, tells how, and stays with it or leaves.

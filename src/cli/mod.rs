@@ -156,7 +156,9 @@ impl Cli {
     /// Tells a failure in the form that was asked for.
     pub fn fail(&self, error: &(dyn Error + 'static)) -> ExitCode {
         let found = error.downcast_ref::<Failure>().cloned();
-        let told = found.unwrap_or_else(|| failure(FailureCode::Failed, chain(error), None));
+        let mut told = found.unwrap_or_else(|| failure(FailureCode::Failed, chain(error), None));
+        let hint = told.hint.take();
+        told.hint = hint.map(|hint| home::with_home(&hint, self.home.as_deref()));
         answer::failure(self.json, &told)
     }
 
@@ -165,6 +167,7 @@ impl Cli {
         let home = home::find(self.home.as_deref())?;
         let door = Door {
             home: &home,
+            named_home: self.home.as_deref(),
             json: self.json,
             screen,
         };
@@ -196,6 +199,8 @@ impl Cli {
 /// Where a verb goes through: the home it acts on and the way it answers.
 struct Door<'a> {
     home: &'a Path,
+    /// What the person wrote for it.
+    named_home: Option<&'a Path>,
     json: bool,
     screen: &'a Screen,
 }
@@ -209,11 +214,12 @@ impl Door<'_> {
     ) -> Result<(), Failure> {
         let outcome = self.carry_out(command).await?;
         let text = text(&outcome).ok_or_else(Failure::other_answer)?;
+        let text = home::with_home(&text, self.named_home);
         answer::outcome(self.json, &outcome, &text)
     }
 
     async fn carry_out(&self, command: Command) -> Result<Outcome, Failure> {
-        let cancel = interrupt::listen(self.screen.clone())?;
+        let cancel = interrupt::listen(self)?;
         self.carry_out_until(command, cancel).await
     }
 

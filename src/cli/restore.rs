@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::Args;
 
 use super::join::{NodeArguments, bring};
-use super::{Door, home, interrupt};
+use super::{Door, home};
 use crate::config;
 use crate::node::command::{Command, Failure, LoadCommand, LoadKind, Outcome};
 use crate::node::join::JoinOptions;
@@ -31,7 +31,7 @@ pub(super) struct Arguments {
 
 impl Arguments {
     pub(super) async fn run(&self, door: &Door<'_>) -> Result<ExitCode, Failure> {
-        let cancel = interrupt::listen(door.screen.clone())?;
+        let cancel = super::join::listen(door)?;
         let manifest = match self.snapshot.to_str() {
             Some(text) if !self.snapshot.exists() && config::check_cid(text).is_ok() => {
                 text.to_owned()

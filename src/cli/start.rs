@@ -54,7 +54,7 @@ pub(super) struct Arguments {
 
 impl Arguments {
     pub(super) async fn run(&self, door: &Door<'_>) -> Result<(), Failure> {
-        let cancel = interrupt::listen(door.screen.clone())?;
+        let cancel = interrupt::listen(door)?;
         let config = home::open(door.home, false, door.screen)?;
         let options = StartOptions {
             listen: self.listen.clone(),

@@ -310,7 +310,7 @@ pub fn may_be_emptied(
         return refuse("it is no folder");
     }
     if real(node.folder())?.starts_with(&folder) {
-        return refuse("the node's home is in it, or is it");
+        return refuse("it is, or holds, the node's home");
     }
     if real(node.folder())?.join("config").starts_with(&folder)
         || folder.starts_with(real(node.folder())?.join("config"))

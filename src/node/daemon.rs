@@ -164,7 +164,7 @@ async fn join_swarm(
         .collect();
     match Services::try_start(home, config.clone(), presence(usual)).await? {
         Err(NetError::PortTaken { .. }) => {
-            tracing::warn!("the default port is in use; another one is taken");
+            tracing::warn!("port 26670 is in use; another one is taken");
             Services::start(home, config, presence(any_listen())).await
         }
         started => Ok(started?),

@@ -292,6 +292,8 @@ fn middle(below: u64, above: u64) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::snapshot::Digest;
 

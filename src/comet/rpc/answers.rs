@@ -1,5 +1,6 @@
 //! The JSON of CometBFT's RPC, as far as it is read.
 
+use std::net::IpAddr;
 use std::time::SystemTime;
 
 use serde::{Deserialize, Deserializer, de::Error as _};
@@ -219,7 +220,15 @@ impl NodeInfoAnswer {
         if !self.channels.is_empty() && !channels.any(|channel| channel == BLOCKS) {
             return None;
         }
-        let (_, port) = self.listen_addr.rsplit_once(':')?;
+        let place = self.listen_addr.rsplit_once("://");
+        let place = place.map_or(&self.listen_addr[..], |(_, place)| place);
+        let (named, port) = place.rsplit_once(':')?;
+        // Several nodes of one machine share the address that they come from.
+        let is_loopback = |host: &str| host.parse().is_ok_and(|ip: IpAddr| ip.is_loopback());
+        let host = match is_loopback(host) && is_loopback(named) {
+            true => named,
+            false => host,
+        };
         Some(NodeAddress {
             id: self.id.to_lowercase().parse().ok()?,
             host: host.to_owned(),

@@ -166,6 +166,7 @@ impl Chain {
             .hint(SECOND_OR_TRUST));
         }
         self.leave_out_who_lags(reporter).await?;
+        self.have_trusted().await?;
         // Who lies is found out before anything is downloaded.
         let tip = self.extent().await.map_or(0, |extent| extent.tip);
         match self.state_after(tip.saturating_sub(1)).await {
@@ -180,6 +181,29 @@ impl Chain {
             Ok(_) | Err(_) => {}
         }
         Ok(())
+    }
+
+    /// Nothing can be proven from a block that no endpoint has any more.
+    async fn have_trusted(&self) -> Result<(), Failure> {
+        let Some(Trusted { height, .. }) = self.by_hand else {
+            return Ok(());
+        };
+        let mut gone = None;
+        for rpc in &self.rpcs {
+            match rpc.header(height).await {
+                Err(error @ RpcError::Pruned { .. }) => gone = Some(error),
+                _ => return Ok(()),
+            }
+        }
+        let Some(error) = gone else { return Ok(()) };
+        Err(Failure::new(
+            FailureCode::Usage,
+            format!("block {height}, which you trust, is not to be had: {error}"),
+        )
+        .hint(
+            "trust a younger block with --trust-height and --trust-hash, or name an endpoint \
+               that keeps it with --chain-rpc",
+        ))
     }
 
     /// An endpoint that stands still would be taken for the chain.

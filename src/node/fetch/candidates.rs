@@ -162,7 +162,7 @@ impl LeftOut {
                 wanted.max_bytes.unwrap_or_default()
             ),
             Self::TooOld => format!(
-                "{claims} left out: below height {}, where the search begins",
+                "{claims} left out: older than height {}, below which nothing could be followed",
                 wanted.not_below.unwrap_or_default()
             ),
         }

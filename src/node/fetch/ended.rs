@@ -69,8 +69,8 @@ pub(super) fn left_out(what: &str, reasons: &[String], unreached: &[String]) -> 
     add(&mut message, reasons);
     add(&mut message, unreached);
     Failure::new(FailureCode::NotFound, message).hint(
-        "name another provider with --bootstrap, see that --node-rpc is a node of this chain, \
-         change the setting that leaves it out, or wait longer with --timeout",
+        "name another provider with --bootstrap, see that the RPC is of a node of this chain that has \
+         its blocks, change the setting that leaves it out, or wait longer with --timeout",
     )
 }
 

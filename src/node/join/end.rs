@@ -45,6 +45,7 @@ impl Join {
             self.node.first_status(&rpc, REPLAY_PATIENCE).await?;
         }
         self.close_phase();
+        self.held = Some(rung.map_or("none", Rung::name));
         self.tell_status(None).await;
         let chosen = self.chosen.as_ref().filter(|_| rung == Some(Rung::Swarm));
         Ok(Joined {

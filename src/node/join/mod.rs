@@ -9,7 +9,7 @@
 //! | file | what it is for |
 //! |---|---|
 //! | `node` | the node: home, settings for a while, processes |
-//! | `preflight` | what of the node is looked at before anything is begun |
+//! | `preflight`, `ports` | what of the node is looked at before anything is begun |
 //! | `overlay` | which settings these are |
 //! | `journal` | what a killed join has to undo or to go on with |
 //! | `ladder` | what follows a setback |
@@ -45,6 +45,7 @@ mod ladder;
 mod mend;
 mod node;
 mod overlay;
+mod ports;
 mod preflight;
 mod rungs;
 mod swarm;
@@ -148,6 +149,8 @@ pub struct Join {
     saw_empty: bool,
     /// Whether the application may hold a part of a state, and cannot be emptied.
     may_hold_part: bool,
+    /// The rung that held, once one has.
+    held: Option<&'static str>,
     /// Whether whoever stops the join was told why the node is not stopped yet.
     told_of_window: bool,
     phases: Vec<JoinPhase>,
@@ -247,13 +250,14 @@ impl Join {
             node_cmd: options.node_cmd.clone().unwrap_or(usual),
             app_cmd: options.app_cmd.clone(),
             app_data: options.app_data.clone(),
+            is_plain: options.node_cmd.is_none(),
             logs: home.join(LOGS),
         };
         let node = Node::open(plan, &reporter, cancel.clone())?;
         let chain_id = node_home.chain_id(node.own())?;
         let node_id = node_home.node_id(node.own())?;
         node.own_rpc()?;
-        node.must_not_run(&reporter).await?;
+        ports::look(&node, &reporter).await?;
         let mut chain = Chain::new(&ChainCommand {
             chain_id,
             endpoints: options.chain_rpc.clone(),
@@ -293,6 +297,7 @@ impl Join {
             has_blocks: false,
             saw_empty: false,
             may_hold_part: false,
+            held: None,
             told_of_window: false,
             phases: Vec::new(),
             phase: Some(("preflight", started)),
@@ -342,10 +347,15 @@ impl Join {
     /// Where a join that was cut off goes on, as far as that is wanted now.
     fn first_rung(&self) -> Rung {
         let begun = self.node.journal.rung;
-        match self.options.fallback.contains(&begun) {
-            true => begun,
-            false => Rung::Swarm,
+        if !self.options.fallback.contains(&begun) {
+            return Rung::Swarm;
         }
+        self.reporter.note(format!(
+            "an earlier run has given up what stands above: going on with {}; `--fallback none` \
+             begins with the swarm again",
+            begun.way()
+        ));
+        begun
     }
 
     /// Notes a setback and tells what follows.
@@ -415,7 +425,10 @@ impl Join {
     async fn tell_status(&self, phase: Option<&str>) {
         let status = JoinStatus {
             node_home: self.options.node_home.clone(),
-            rung: self.node.journal.rung.name().to_owned(),
+            rung: self
+                .held
+                .unwrap_or(self.node.journal.rung.name())
+                .to_owned(),
             phase: phase.unwrap_or("synced").to_owned(),
             height: self.chosen.as_ref().map(|chosen| chosen.height),
             steps: self.steps.clone(),

@@ -1,16 +1,15 @@
 //! The node under a join: its home, its settings while they are changed, its
 //! processes.
 
-use std::net::TcpListener;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use tokio::net::{TcpStream, UnixStream};
 use tokio_util::sync::CancellationToken;
 
 use super::journal::Journal;
 use super::ladder::Setback;
 use super::overlay::{self, Doors};
+use super::ports::{free_port, listens};
 use super::preflight;
 use crate::comet::node_home::{HomeLock, NodeHome, NodeHomeError, empty_folder};
 use crate::comet::peer::{NodeAddress, NodeId};
@@ -23,15 +22,13 @@ use crate::node::progress::Reporter;
 
 /// CometBFT closes its stores and its application's within this, or is killed; some
 /// versions wait long for connections that are gone.
-const STOP_PATIENCE: Duration = Duration::from_secs(20);
+pub(super) const STOP_PATIENCE: Duration = Duration::from_secs(20);
 /// An application that is started listens within this.
 const APP_PATIENCE: Duration = Duration::from_secs(60);
-/// Who listens takes a connection within this.
-const CONNECT_PATIENCE: Duration = Duration::from_secs(2);
 /// A node that lost its application ends within this.
 const CRASH_PATIENCE: Duration = Duration::from_secs(1);
 /// Between two looks at something that is being started.
-const LOOK_AGAIN: Duration = Duration::from_millis(100);
+pub(super) const LOOK_AGAIN: Duration = Duration::from_millis(100);
 /// What CometBFT keeps of chunks lies in its temporary folder; this one is made where
 /// the usual one is too small.
 const OWN_TEMPORARY: &str = "snapswarm-tmp";
@@ -48,6 +45,8 @@ pub(super) struct NodePlan {
     pub(super) node_cmd: String,
     pub(super) app_cmd: Option<String>,
     pub(super) app_data: Option<PathBuf>,
+    /// Whether the node is CometBFT alone, whose application is elsewhere.
+    pub(super) is_plain: bool,
     /// Where logs go.
     pub(super) logs: PathBuf,
 }
@@ -121,6 +120,11 @@ impl Node {
     /// The person's settings.
     pub(super) fn own(&self) -> &Settings {
         &self.own
+    }
+
+    /// What the person said of it.
+    pub(super) fn plan(&self) -> &NodePlan {
+        &self.plan
     }
 
     /// The node's data folder.
@@ -317,37 +321,6 @@ impl Node {
         .hint("--app-cmd must start it there; is proxy_app in the node's config.toml right?"))
     }
 
-    /// A node that runs already, or whatever else is where it shall listen, would be
-    /// taken for it. One that was told to stop a moment ago may still be there.
-    pub(super) async fn must_not_run(&self, reporter: &Reporter) -> Result<(), Failure> {
-        let doors = self.doors();
-        for place in [doors.rpc, doors.p2p] {
-            let place = place.to_string();
-            if listens(&place).await {
-                let seconds = STOP_PATIENCE.as_secs();
-                reporter.phase(format!(
-                    "{place} is in use; waiting up to {seconds} seconds for it"
-                ));
-            }
-            let free = async {
-                while listens(&place).await {
-                    tokio::time::sleep(LOOK_AGAIN).await;
-                }
-            };
-            if tokio::time::timeout(STOP_PATIENCE, free).await.is_err() {
-                return Err(Failure::new(
-                    FailureCode::Usage,
-                    format!("something listens at {place} already, where the node has to listen"),
-                )
-                .hint(
-                    "stop the node: `join` starts it by itself; for another node on this machine \
-                     set other ports in its config.toml",
-                ));
-            }
-        }
-        Ok(())
-    }
-
     /// The first answer of its RPC.
     pub(super) async fn first_status(
         &mut self,
@@ -532,27 +505,8 @@ fn tell_left(left: &[String], reporter: &Reporter) {
     }
 }
 
-/// Whether somebody listens at an address of `proxy_app`.
-async fn listens(proxy: &str) -> bool {
-    let connects = async {
-        match proxy.split_once("://") {
-            Some(("unix", path)) => UnixStream::connect(path).await.is_ok(),
-            Some((_, place)) => TcpStream::connect(place).await.is_ok(),
-            None => TcpStream::connect(proxy).await.is_ok(),
-        }
-    };
-    let connected = tokio::time::timeout(CONNECT_PATIENCE, connects).await;
-    connected.unwrap_or(false)
-}
-
 fn interrupted() -> Failure {
     Failure::interrupted("the same command goes on")
-}
-
-/// A port of loopback that nobody has now.
-fn free_port() -> u16 {
-    let bound = TcpListener::bind(("127.0.0.1", 0)).and_then(|listener| listener.local_addr());
-    bound.map_or(0, |address| address.port())
 }
 
 fn wrong_settings(error: &SettingsError) -> Failure {

@@ -101,6 +101,9 @@ impl Join {
                 "the node cannot begin at the first block",
             ))));
         }
+        // Nothing was restored that could be cut off.
+        self.node.journal.window = false;
+        self.node.save().map_err(Setback::everything)?;
         let goal = Goal {
             above: status.height,
             dials: false,

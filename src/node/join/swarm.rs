@@ -186,8 +186,8 @@ impl Join {
             Some(hash) if hash.eq_ignore_ascii_case(&agreed) => {
                 self.reporter.note(match &state.basis {
                     Basis::Signatures { from } => format!(
-                        "the application hash of height {height} is signed by the chain's \
-                         validators, as block {from} leads to them"
+                        "the application hash of height {height} is proven by signatures of the \
+                         chain's validators, beginning with block {from}"
                     ),
                     Basis::Agreement { .. } => {
                         format!("the endpoints agree in the application hash of height {height}")
@@ -233,10 +233,13 @@ impl Join {
             return Err(Setback::rung(
                 Failure::new(
                     FailureCode::NotFound,
-                    format!(
-                        "no complete snapshot of {} is in the home that this node could restore",
-                        self.chain.id()
-                    ),
+                    match &self.options.manifest {
+                        Some(named) => format!("{named} is not in the home, or not all of it"),
+                        None => format!(
+                            "no complete snapshot of {} is in the home that this node could restore",
+                            self.chain.id()
+                        ),
+                    },
                 )
                 .hint("`snapswarm list` shows what is there; `snapswarm join` asks the swarm"),
             ));
