@@ -115,6 +115,8 @@ pub enum LoadKind {
     File,
     /// A CAR that `dump` wrote.
     Car,
+    /// The storage of a Xian node that does not run.
+    Xian,
 }
 
 /// Arguments of `load`.
@@ -124,11 +126,12 @@ pub struct LoadCommand {
     pub path: PathBuf,
     /// What it is.
     pub kind: LoadKind,
-    /// Chain id; not used for a CAR, which names its own, but checked when given.
+    /// Chain id; not used for a CAR, which names its own, but checked when given. A
+    /// Xian node's stands in the genesis beside its storage.
     pub chain_id: Option<String>,
-    /// Height; likewise.
+    /// Height; a CAR and a storage name their own, and it is checked when given.
     pub height: Option<u64>,
-    /// Application hash of header H+1, hex.
+    /// Application hash of header H+1, hex; that of a storage is checked when given.
     pub app_hash: Option<String>,
     /// ABCI snapshot format.
     pub format: Option<u32>,
@@ -136,6 +139,9 @@ pub struct LoadCommand {
     pub hash: Option<String>,
     /// ABCI snapshot metadata, hex.
     pub metadata: Option<String>,
+    /// Of a Xian node, its `state_patches.json`.
+    #[serde(default)]
+    pub state_patches: Option<PathBuf>,
 }
 
 /// Which snapshot to fetch.

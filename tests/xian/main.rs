@@ -5,7 +5,10 @@ mod clones;
 mod golden;
 mod hostile;
 mod kill;
+mod load;
 mod node;
+#[path = "../support/mod.rs"]
+mod process;
 mod restore;
 mod snapshots;
 mod support;

@@ -126,6 +126,9 @@ pub struct Loaded {
     pub chunks: u32,
     /// Bytes of all chunks.
     pub bytes: u64,
+    /// How many records its state has; absent where chunks are the application's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub records: Option<u64>,
     /// Time taken.
     pub seconds: f64,
     /// Whether the chain itself (its RPC) confirmed the application hash: not by
