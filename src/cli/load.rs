@@ -88,10 +88,9 @@ impl Arguments {
             format: self.format,
             hash: self.hash.clone(),
             metadata: self.metadata.clone(),
-            state_patches: match &self.state_patches {
-                Some(file) => Some(home::absolute(file)?),
-                None => None,
-            },
+            state_patches: (self.state_patches.as_deref())
+                .map(home::absolute)
+                .transpose()?,
         }))
     }
 }

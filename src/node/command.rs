@@ -13,7 +13,7 @@ pub use self::outcome::{
     Changed, ChunkDetail, DamagedSummary, DownloadStatus, Dumped, Fed, Fetched, FolderStatus,
     HarvestStatus, Harvested, JoinPhase, JoinStatus, JoinStep, Joined, LimitsNow, Loaded,
     NetworkStatus, Noted, Outcome, PeerBytes, SnapshotDetail, SnapshotList, SnapshotSummary,
-    Status, UploadStatus, Verified,
+    StatePublished, Status, UploadStatus, Verified, XianStatus,
 };
 pub use crate::snapshot::MAX_HEIGHT;
 
@@ -48,6 +48,10 @@ pub enum Command {
     Limits(LimitsCommand),
     /// Take new snapshots from an application, as the adapter asks for it.
     Harvest(HarvestCommand),
+    /// Make a snapshot of the copy of a Xian node's storage, as the adapter asks for it.
+    PublishCopy(CopyCommand),
+    /// How it stands with such copies, for the status.
+    Copying(XianStatus),
     /// How far a join is, for the status.
     Joining(JoinStatus),
 }
@@ -67,6 +71,8 @@ impl Command {
             | Self::Unpin(_)
             | Self::Limits(_)
             | Self::Harvest(_)
+            | Self::PublishCopy(_)
+            | Self::Copying(_)
             | Self::Joining(_) => false,
         }
     }
@@ -103,6 +109,21 @@ pub struct AppOffer {
     pub metadata: String,
     /// The application hash of header H+1, hex, once the chain has it.
     pub app_hash: Option<String>,
+}
+
+/// A consistent copy of the storage of a Xian node that runs.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct CopyCommand {
+    /// Its chain.
+    pub chain_id: String,
+    /// Where the copy is; nobody writes it until this is answered.
+    pub copy: PathBuf,
+    /// The chain's `state_patches.json`; it may be missing.
+    pub state_patches: Option<PathBuf>,
+    /// The block whose state it is.
+    pub height: u64,
+    /// The application hash after it, hex, as the chain has confirmed it.
+    pub app_hash: String,
 }
 
 /// Where `load` finds its chunks.
