@@ -46,6 +46,7 @@ fn run(
     desk: &Desk,
     told: &mpsc::Sender<Told>,
 ) {
+    let _only = desk.only_copyist();
     let threads = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
     let mut copier = match Copier::new(storage, copy, threads) {
         Ok(copier) => copier,

@@ -7,9 +7,9 @@
 //! for any more is no word.
 
 use std::path::PathBuf;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel, sync_channel};
+use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use crate::abci::Commits;
@@ -56,13 +56,17 @@ pub(super) struct Desk {
     /// An answer waits, or all is over: copying ahead ends.
     hurry: AtomicBool,
     over: AtomicBool,
+    /// Whoever has it is the one that writes the copy.
+    copy: Mutex<()>,
 }
 
 struct State {
     /// Where the copyist gets its orders; none while there is no copyist.
     orders: Option<Sender<Order>>,
-    /// Why no copy can be made now.
-    busy: Option<String>,
+    /// The height whose copy is being made or handed over: it stays as it is.
+    busy: Option<u64>,
+    /// Why nothing is copied at all: the disk is too full.
+    unable: Option<String>,
     status: XianStatus,
 }
 
@@ -72,6 +76,7 @@ impl Desk {
             state: Mutex::new(State {
                 orders: None,
                 busy: None,
+                unable: None,
                 status: XianStatus {
                     storage,
                     snapshot_interval,
@@ -80,6 +85,7 @@ impl Desk {
             }),
             hurry: AtomicBool::new(false),
             over: AtomicBool::new(false),
+            copy: Mutex::default(),
         }
     }
 
@@ -89,6 +95,7 @@ impl Desk {
         let mut state = lock(&self.state);
         state.orders = Some(orders);
         state.busy = None;
+        state.unable = None;
         self.hurry.store(false, Ordering::SeqCst);
         received
     }
@@ -98,9 +105,19 @@ impl Desk {
         lock(&self.state).order(Order::Ahead)
     }
 
-    /// A copy is being made or handed over, for this reason, or not any more.
-    pub(super) fn set_busy(&self, reason: Option<String>) {
-        lock(&self.state).busy = reason;
+    /// The right to write the copy. A copyist of before gives it back when it ends.
+    pub(super) fn only_copyist(&self) -> MutexGuard<'_, ()> {
+        lock(&self.copy)
+    }
+
+    /// What there was of a copy is handed over, or given up.
+    pub(super) fn is_free(&self) {
+        lock(&self.state).busy = None;
+    }
+
+    /// Whether there is room for a copy, and what is said where there is none.
+    pub(super) fn set_unable(&self, reason: Option<String>) {
+        lock(&self.state).unable = reason;
     }
 
     /// Whether copying ahead is to end.
@@ -144,7 +161,10 @@ impl Desk {
         let (word, said) = sync_channel(0);
         {
             let mut state = lock(&self.state);
-            if let Some(reason) = &state.busy {
+            if let Some(busy) = state.busy {
+                return Err(format!("the snapshot of height {busy} is still being made"));
+            }
+            if let Some(reason) = &state.unable {
                 return Err(reason.clone());
             }
             self.hurry.store(true, Ordering::SeqCst);
@@ -156,15 +176,21 @@ impl Desk {
             if !state.order(Order::Held(hold)) {
                 return Err("nobody copies, after a defect".to_owned());
             }
+            // Before the copyist has said a word: what comes of it may be over soon.
+            state.busy = Some(height);
         }
-        match said.recv_timeout(time.mul_f64(WORD_PART)) {
+        let word = match said.recv_timeout(time.mul_f64(WORD_PART)) {
             Ok(word) => word,
             Err(RecvTimeoutError::Timeout) => Err(format!(
                 "the copy was not made within {} ms",
                 time.as_millis()
             )),
             Err(RecvTimeoutError::Disconnected) => Err("the copyist has a defect".to_owned()),
+        };
+        if word.is_err() {
+            self.is_free();
         }
+        word
     }
 }
 
@@ -183,12 +209,8 @@ impl State {
 
 impl Commits for Desk {
     fn committed(&self, height: u64, until: Instant) {
-        match self.hold(height, until) {
-            // Until this one is handed over, the copy stays as it is.
-            Ok(()) => self.set_busy(Some(format!(
-                "the snapshot of height {height} is still being made"
-            ))),
-            Err(reason) => self.skip(height, &reason),
+        if let Err(reason) = self.hold(height, until) {
+            self.skip(height, &reason);
         }
     }
 }
@@ -203,6 +225,14 @@ mod tests {
         Desk::new("/storage".into(), 10)
     }
 
+    /// The next order, whichever thread takes it.
+    fn next(orders: &Mutex<Receiver<Order>>) -> Option<Hold> {
+        match lock(orders).recv() {
+            Ok(Order::Held(hold)) => Some(hold),
+            Ok(Order::Ahead) | Err(_) => None,
+        }
+    }
+
     fn committed(desk: &Desk, height: u64, limit: Duration) {
         desk.committed(height, Instant::now() + limit);
     }
@@ -210,12 +240,10 @@ mod tests {
     #[test]
     fn a_copy_in_time_is_agreed_on_by_both_and_the_next_waits_for_its_end() {
         let desk = desk();
-        let orders = desk.new_copyist();
+        let orders = Mutex::new(desk.new_copyist());
         std::thread::scope(|scope| {
             scope.spawn(|| {
-                let Ok(Order::Held(hold)) = orders.recv() else {
-                    panic!("no order");
-                };
+                let hold = next(&orders).expect("an order");
                 assert!(desk.is_hurried());
                 desk.calm();
                 assert!(hold.height == 10 && hold.time() < LONG);
@@ -228,22 +256,25 @@ mod tests {
         let status = desk.status();
         assert_eq!(status.skipped, 1);
         assert!(status.last_error.unwrap().contains("height 10 is still"));
-        desk.set_busy(None);
+        desk.is_free();
+        desk.set_unable(Some("the disk is full".to_owned()));
+        committed(&desk, 30, LONG);
+        let status = desk.status();
+        assert!(status.last_error.unwrap().contains("the disk is full"));
+        desk.set_unable(None);
         assert!(desk.copy_ahead());
-        assert!(matches!(orders.recv(), Ok(Order::Ahead)));
+        assert!(matches!(lock(&orders).recv(), Ok(Order::Ahead)));
     }
 
     #[test]
     fn a_copyist_that_is_late_holds_nobody_up_and_hears_of_it() {
         let desk = desk();
-        let orders = desk.new_copyist();
+        let orders = Mutex::new(desk.new_copyist());
         let limit = Duration::from_millis(50);
         let began = Instant::now();
         committed(&desk, 10, limit);
         assert!(began.elapsed() < LONG);
-        let Ok(Order::Held(hold)) = orders.recv() else {
-            panic!("no order");
-        };
+        let hold = next(&orders).expect("an order");
         assert!(!hold.say(Ok(())), "nobody waits for it");
         let status = desk.status();
         assert_eq!(status.skipped, 1);
@@ -251,9 +282,8 @@ mod tests {
         // What it says of its own accord is a reason likewise.
         std::thread::scope(|scope| {
             scope.spawn(|| {
-                if let Ok(Order::Held(hold)) = orders.recv() {
-                    hold.say(Err("too much changed".to_owned()));
-                }
+                let hold = next(&orders).expect("an order");
+                hold.say(Err("too much changed".to_owned()));
             });
             committed(&desk, 20, LONG);
         });

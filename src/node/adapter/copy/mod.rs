@@ -134,7 +134,7 @@ impl Copying {
 
 fn trouble(desk: &Desk, problem: &str) {
     if desk.status().last_error.as_deref() != Some(problem) {
-        tracing::error!(problem, "the node's state is not copied");
+        tracing::warn!(problem, "the node's state is not copied");
     }
     desk.note(|status| status.last_error = Some(problem.to_owned()));
 }
@@ -233,16 +233,24 @@ impl Run {
     fn copied_ahead(&mut self, copied: Result<CopyStats, XianError>) {
         self.is_copying = false;
         match copied {
-            Ok(stats) => tracing::debug!(
-                files = stats.files,
-                changed = stats.changed_files,
-                bytes = stats.read_bytes,
-                seconds = stats.took.as_secs_f64(),
-                "the node's state was copied ahead"
-            ),
+            Ok(stats) => {
+                self.desk.set_unable(None);
+                tracing::debug!(
+                    files = stats.files,
+                    changed = stats.changed_files,
+                    bytes = stats.read_bytes,
+                    seconds = stats.took.as_secs_f64(),
+                    "the node's state was copied ahead"
+                );
+            }
             // An answer to Commit waits; or the node began a file anew.
             Err(XianError::Stopped | XianError::Changed { .. }) => {}
-            Err(error) => trouble(&self.desk, &Failure::from(error).message),
+            Err(error) => {
+                let problem = error.to_string();
+                trouble(&self.desk, &problem);
+                let is_full = matches!(error, XianError::NoSpace { .. });
+                self.desk.set_unable(is_full.then_some(problem));
+            }
         }
     }
 
@@ -271,7 +279,7 @@ impl Run {
                 });
             }
         }
-        self.desk.set_busy(None);
+        self.desk.is_free();
         self.has_begun = false;
         self.tell();
     }
