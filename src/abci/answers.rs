@@ -162,6 +162,10 @@ impl Answers {
         match expected {
             Expected::Watched(field, then) => self.watch(head, field, then).await,
             Expected::Commit => {
+                if self.session.is_held() {
+                    self.to.flush().await?;
+                    self.session.hold_commit().await;
+                }
                 // Before 0.38 it has the application hash.
                 self.watch(head, field::COMMIT_DATA, executed).await?;
                 self.session.committed();

@@ -103,6 +103,11 @@ impl Memory {
         self.blocks.push_back(Block { height, app_hash });
     }
 
+    /// The newest block given to the application.
+    pub(super) fn confirmed(&self) -> u64 {
+        self.confirmed
+    }
+
     /// The application hash after a height, where the next header has it.
     pub(super) fn app_hash(&self, height: u64) -> Option<Bytes> {
         if height >= self.confirmed {

@@ -19,6 +19,7 @@
 //! | ApplySnapshotChunk | its bytes are checked against the manifest, and wrong ones replaced; the answer to the last chunk goes on only when the application names the application hash that was trusted |
 //! | Query of `/snapshots` and `/sync_status` | answered with JSON |
 //! | Info, InitChain, FinalizeBlock (EndBlock before 0.38), Commit | pass; chain id, height and application hash are read as they go by |
+//! | the answer to Commit | waits for [`Commits`] where there is one, at its heights, for a bounded time |
 //!
 //! # The laws
 //!
@@ -45,6 +46,7 @@
 mod address;
 mod answers;
 mod client;
+mod commit;
 mod error;
 mod frame;
 mod judge;
@@ -67,6 +69,7 @@ use bytes::Bytes;
 
 pub use address::Address;
 pub use client::{AppInfo, AppSource};
+pub use commit::{CommitHold, Commits, LastHold};
 pub use error::AbciError;
 pub use memory::Chain;
 pub use message::{STUB_BYTES, stub};

@@ -11,6 +11,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::address::{self, Listener, ReadSide, WriteSide};
+use super::commit::{CommitHold, LastHold};
 use super::frame::FrameReader;
 use super::relay::{End, relay};
 use super::session::Session;
@@ -71,6 +72,11 @@ impl Learnt {
         self.0.commits()
     }
 
+    /// How the answer to Commit was held last, where it is held.
+    pub fn last_hold(&self) -> Option<LastHold> {
+        self.0.holding.last()
+    }
+
     /// The restore under way.
     pub fn restoring(&self) -> Option<Restoring> {
         self.0.restoring()
@@ -104,6 +110,11 @@ impl Adapter {
     /// Where it listens.
     pub fn address(&self) -> &Address {
         &self.address
+    }
+
+    /// Holds answers to Commit from now on.
+    pub fn hold_commits(&self, hold: CommitHold) {
+        self.session.holding.begin(hold);
     }
 
     /// What it learns.

@@ -9,6 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::watch;
 
+use super::commit::Holding;
 use super::memory::Memory;
 use super::message;
 use super::restore::Restore;
@@ -26,6 +27,7 @@ pub(super) struct Session {
     committed: watch::Sender<u64>,
     pub(super) crew: Crew,
     pub(super) counts: Counts,
+    pub(super) holding: Holding,
 }
 
 pub(super) struct State {
@@ -91,6 +93,7 @@ impl Session {
             committed: watch::Sender::new(0),
             crew: Crew::new(),
             counts: Counts::default(),
+            holding: Holding::default(),
         }
     }
 
@@ -128,6 +131,11 @@ impl Session {
 
     pub(super) fn is_past(&self, height: u64) -> bool {
         self.state().memory.is_past(height)
+    }
+
+    /// The newest block given to the application.
+    pub(super) fn confirmed(&self) -> u64 {
+        self.state().memory.confirmed()
     }
 
     /// A block was committed.

@@ -18,6 +18,8 @@ use tokio::sync::Semaphore;
 const MAX_SERVING: usize = 8;
 /// Offers, chunks to be checked and the look after a restore: there is one restore.
 const MAX_DECIDING: usize = 4;
+/// Looks at a committed state: one that hangs holds up no block after.
+const MAX_COMMITTING: usize = 1;
 /// Trouble of one kind is logged so often at most: peers can cause it.
 const TELL_EVERY: Duration = Duration::from_secs(60);
 
@@ -30,9 +32,10 @@ pub(super) enum Purpose {
     Offer,
     Check,
     Info,
+    Commit,
 }
 
-const PURPOSES: usize = 6;
+const PURPOSES: usize = 7;
 
 impl Purpose {
     fn text(self) -> &'static str {
@@ -43,11 +46,8 @@ impl Purpose {
             Self::Offer => "an offered snapshot",
             Self::Check => "a chunk to be checked",
             Self::Info => "the application's Info",
+            Self::Commit => "the copy of a committed state",
         }
-    }
-
-    fn serves(self) -> bool {
-        matches!(self, Self::List | Self::Chunk | Self::Query)
     }
 }
 
@@ -55,6 +55,7 @@ impl Purpose {
 pub(super) struct Crew {
     serving: Arc<Semaphore>,
     deciding: Arc<Semaphore>,
+    committing: Arc<Semaphore>,
     told: Mutex<[Option<Instant>; PURPOSES]>,
     refused: AtomicU64,
 }
@@ -64,6 +65,7 @@ impl Crew {
         Self {
             serving: Arc::new(Semaphore::new(MAX_SERVING)),
             deciding: Arc::new(Semaphore::new(MAX_DECIDING)),
+            committing: Arc::new(Semaphore::new(MAX_COMMITTING)),
             told: Mutex::default(),
             refused: AtomicU64::new(0),
         }
@@ -82,9 +84,10 @@ impl Crew {
         time: Duration,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Option<T> {
-        let permits = match purpose.serves() {
-            true => &self.serving,
-            false => &self.deciding,
+        let permits = match purpose {
+            Purpose::List | Purpose::Chunk | Purpose::Query => &self.serving,
+            Purpose::Offer | Purpose::Check | Purpose::Info => &self.deciding,
+            Purpose::Commit => &self.committing,
         };
         let Ok(permit) = permits.clone().try_acquire_owned() else {
             self.refused.fetch_add(1, Ordering::Relaxed);

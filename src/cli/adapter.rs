@@ -1,6 +1,7 @@
 //! `snapswarm adapter`
 
 use std::io::{self, IsTerminal};
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use clap::builder::PossibleValuesParser;
@@ -16,7 +17,9 @@ use crate::node::command::Failure;
 /// ends with the connections to its application. Peers of the node get snapshots
 /// from this home, and the application is not asked; new snapshots of the
 /// application are taken after each commit; a joining node is given verified bytes
-/// only. Set `proxy_app` in CometBFT's config.toml to --listen. The first line on
+/// only. With --xian, snapshots are made of the application's own state: it is copied
+/// at every 1000th block (xian.snapshot_interval in config.toml), for which the answer
+/// to Commit is held 250 ms at most (xian.commit_hold_ms). Set `proxy_app` in CometBFT's config.toml to --listen. The first line on
 /// stdout, once it listens, is JSON (text on a terminal without --json).
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  \
@@ -41,6 +44,14 @@ pub(super) struct Arguments {
     /// was started
     #[arg(long, value_name = "URL", value_parser = super::arguments::rpc_url)]
     chain_rpc: Option<String>,
+    /// The storage of the Xian node that is the application, as ~/.cometbft/xian [default:
+    /// xian.storage in config.toml]
+    #[arg(long, value_name = "STORAGE")]
+    xian: Option<PathBuf>,
+    /// The chain's state_patches.json, over which snapshots note a hash [default:
+    /// xian.state_patches in config.toml]
+    #[arg(long, value_name = "FILE")]
+    state_patches: Option<PathBuf>,
 }
 
 impl Arguments {
@@ -53,6 +64,8 @@ impl Arguments {
             chain_id: self.chain_id.clone(),
             offers: self.offers.as_deref().map(policy),
             chain_rpc: self.chain_rpc.clone(),
+            xian: absolute(self.xian.as_deref())?,
+            state_patches: absolute(self.state_patches.as_deref())?,
         };
         let adapter = Adapter::start(door.home, &config, options).await?;
         let started = adapter.started();
@@ -74,6 +87,10 @@ impl Arguments {
         adapter.run(cancel).await;
         Ok(())
     }
+}
+
+fn absolute(path: Option<&Path>) -> Result<Option<PathBuf>, Failure> {
+    path.map(home::absolute).transpose()
 }
 
 /// The policy of a word that was checked.

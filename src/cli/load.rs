@@ -7,21 +7,27 @@ use clap::{Args, ValueEnum};
 use super::{home, text};
 use crate::node::command::{Command, Failure, LoadCommand, LoadKind, Outcome};
 
-/// Publish a snapshot from files
+/// Publish a snapshot from files, or from a Xian node's storage
+///
+/// With --kind xian the node must not run: its state is read from its HDF5 files, and
+/// height and application hash come from __latest_block.json in the storage. The same
+/// state gives the same snapshot on every node. Of a running node the adapter makes
+/// snapshots: see `adapter --xian`.
 ///
 /// It stays until it is deleted. It counts as proven only when the chain's RPC
 /// confirms its application hash: see `feed --chain-rpc`.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
     snapswarm load chunks/ --kind files --chain-id my-chain --height 1000 --app-hash 6F0A...\n  \
-    snapswarm load snapshot.car --kind car")]
+    snapswarm load snapshot.car --kind car\n  \
+    snapswarm load ~/.cometbft/xian --kind xian")]
 pub(super) struct Arguments {
     /// A folder or a file
     path: PathBuf,
     /// What it is
     #[arg(long, value_enum)]
     kind: Kind,
-    /// The chain's id
+    /// The chain's id [default with --kind xian: as in config/genesis.json beside the storage]
     #[arg(
         long,
         value_name = "ID",
@@ -49,6 +55,9 @@ pub(super) struct Arguments {
     /// The ABCI snapshot's metadata
     #[arg(long, value_name = "HEX", value_parser = super::arguments::hex_bytes)]
     metadata: Option<String>,
+    /// With --kind xian: the chain's state_patches.json, over which the snapshot notes a hash
+    #[arg(long, value_name = "FILE")]
+    state_patches: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -59,6 +68,8 @@ enum Kind {
     File,
     /// A CAR file that `dump` wrote
     Car,
+    /// The storage of a Xian node that does not run, as ~/.cometbft/xian
+    Xian,
 }
 
 impl Arguments {
@@ -69,6 +80,7 @@ impl Arguments {
                 Kind::Files => LoadKind::Files,
                 Kind::File => LoadKind::File,
                 Kind::Car => LoadKind::Car,
+                Kind::Xian => LoadKind::Xian,
             },
             chain_id: self.chain_id.clone(),
             height: self.height,
@@ -76,6 +88,9 @@ impl Arguments {
             format: self.format,
             hash: self.hash.clone(),
             metadata: self.metadata.clone(),
+            state_patches: (self.state_patches.as_deref())
+                .map(home::absolute)
+                .transpose()?,
         }))
     }
 }
@@ -95,8 +110,16 @@ pub(super) fn text(outcome: &Outcome) -> Option<String> {
              does not take it."
         }
     };
+    let (records, trust) = match loaded.records {
+        Some(records) => (
+            format!("{} in ", text::count(records, "record", "records")),
+            "An application hash of Xian says nothing of the state: whoever takes this snapshot \
+             trusts its maker.\n",
+        ),
+        None => (String::new(), ""),
+    };
     Some(format!(
-        "Loaded {} of {} in {}: {}\n{proof}\n",
+        "Loaded {records}{} of {} in {}: {}\n{proof}\n{trust}",
         text::count(u64::from(loaded.chunks), "chunk", "chunks"),
         text::bytes(loaded.bytes),
         text::seconds(loaded.seconds),
@@ -116,6 +139,7 @@ mod tests {
                 manifest: "bafk".to_owned(),
                 chunks: 1,
                 bytes: 1,
+                records: None,
                 seconds: 0.1,
                 proven,
                 app_hash: app_hash.map(str::to_owned),

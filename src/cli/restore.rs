@@ -62,5 +62,6 @@ fn load(file: &Path) -> Result<Command, Failure> {
         format: None,
         hash: None,
         metadata: None,
+        state_patches: None,
     }))
 }

@@ -3,7 +3,9 @@
 use clap::Args;
 
 use super::{limits, list, text};
-use crate::node::command::{Command, FolderStatus, HarvestStatus, JoinStatus, Outcome, Status};
+use crate::node::command::{
+    Command, FolderStatus, HarvestStatus, JoinStatus, Outcome, Status, XianStatus,
+};
 
 /// Show what the home holds and what its daemon does
 #[derive(Debug, Args)]
@@ -63,6 +65,9 @@ pub(super) fn text(outcome: &Outcome) -> Option<String> {
     }
     if let Some(folder) = &status.sdk_snapshots {
         facts.push(("harvest", folder_line(folder)));
+    }
+    if let Some(xian) = &status.xian {
+        facts.push(("state", xian_line(xian)));
     }
     facts.push(("disk", disk(status)));
     let mut out = text::facts(&facts);
@@ -129,6 +134,24 @@ fn folder_line(folder: &FolderStatus) -> String {
     format!("{}: read{more}{waiting}", folder.folder)
 }
 
+/// `/x: every 1000 blocks, newest height 3000, Commit held 12 ms, 1 skipped, 0 failed`
+fn xian_line(xian: &XianStatus) -> String {
+    let making = xian
+        .making
+        .map_or_else(String::new, |height| format!(", making height {height}"));
+    let held = xian
+        .last_hold_ms
+        .map_or_else(String::new, |ms| format!(", Commit held {ms:.0} ms"));
+    format!(
+        "{}: every {}{making}{held}, {} skipped, {} failed{}",
+        xian.storage.display(),
+        text::count(xian.snapshot_interval, "block", "blocks"),
+        xian.skipped,
+        xian.failed,
+        newest_and_error(xian.newest_height, xian.last_error.as_deref()),
+    )
+}
+
 fn newest_and_error(newest_height: Option<u64>, last_error: Option<&str>) -> String {
     let newest =
         newest_height.map_or_else(String::new, |height| format!(", newest height {height}"));
@@ -174,6 +197,15 @@ mod tests {
                 waiting: Some("height 10, format 3: why".to_owned()),
                 last_error: None,
             }),
+            xian: Some(XianStatus {
+                storage: "/data/xian".into(),
+                snapshot_interval: 1000,
+                newest_height: Some(3000),
+                last_hold_ms: Some(12.4),
+                skipped: 1,
+                last_error: Some("\u{1b}[2Jdamaged".to_owned()),
+                ..XianStatus::default()
+            }),
             network: None,
         };
         let text = text(&Outcome::Status(Box::new(status))).unwrap();
@@ -182,6 +214,7 @@ mod tests {
             "not connected",
             "newest height 9",
             "newest height 8, not taken: height 10, format 3: why",
+            "every 1000 blocks, Commit held 12 ms, 1 skipped, 0 failed, newest height 3000, last",
             "2.0 KiB of 4.0 KiB",
         ] {
             assert!(text.contains(part), "{part}: {text}");

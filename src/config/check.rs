@@ -19,6 +19,15 @@ const MAX_LEASE_MINUTES: u32 = 24 * 60;
 /// an hour on chains that prune.
 const MAX_HOLD_MINUTES: u32 = 60;
 
+/// Each snapshot reads all of the state: one for each block is never done with that.
+const MIN_SNAPSHOT_INTERVAL: u64 = 10;
+
+/// What is copied in less is nothing.
+const MIN_COMMIT_HOLD_MS: u32 = 10;
+
+/// A validator that is a second late misses its turn.
+const MAX_COMMIT_HOLD_MS: u32 = 1000;
+
 impl Config {
     /// Everything that a type cannot say; the first problem, with its key.
     pub fn check(&self) -> Result<(), ConfigError> {
@@ -69,6 +78,7 @@ impl Config {
             ));
         }
         self.check_harvest()?;
+        self.check_xian()?;
         if !self.api.http.ip().is_loopback() {
             return Err(key(
                 "api.http",
@@ -79,6 +89,32 @@ impl Config {
         for (index, cid) in self.trust.pinned_manifests.iter().enumerate() {
             check_cid(cid)
                 .map_err(|problem| key(&format!("trust.pinned_manifests[{index}]"), problem))?;
+        }
+        Ok(())
+    }
+
+    fn check_xian(&self) -> Result<(), ConfigError> {
+        let xian = &self.xian;
+        for (name, path) in [
+            ("xian.storage", &xian.storage),
+            ("xian.state_patches", &xian.state_patches),
+            ("xian.copy_in", &xian.copy_in),
+        ] {
+            if path.as_deref() == Some(Path::new("")) {
+                return Err(key(name, "must not be empty; leave the key out"));
+            }
+        }
+        if xian.snapshot_interval < MIN_SNAPSHOT_INTERVAL {
+            return Err(key(
+                "xian.snapshot_interval",
+                format!("must be at least {MIN_SNAPSHOT_INTERVAL} blocks"),
+            ));
+        }
+        if !(MIN_COMMIT_HOLD_MS..=MAX_COMMIT_HOLD_MS).contains(&xian.commit_hold_ms) {
+            return Err(key(
+                "xian.commit_hold_ms",
+                format!("must be {MIN_COMMIT_HOLD_MS} to {MAX_COMMIT_HOLD_MS} (a second)"),
+            ));
         }
         Ok(())
     }
@@ -242,6 +278,10 @@ mod tests {
                 "[harvest]\nsdk_snapshots = \"data\"\nrpc = \"127.0.0.1:1\"",
                 "harvest.rpc",
             ),
+            ("[xian]\nstorage = \"\"", "xian.storage"),
+            ("[xian]\nsnapshot_interval = 9", "xian.snapshot_interval"),
+            ("[xian]\ncommit_hold_ms = 9", "xian.commit_hold_ms"),
+            ("[xian]\ncommit_hold_ms = 1001", "xian.commit_hold_ms"),
             ("[api]\nhttp = \"0.0.0.0:80\"", "api.http"),
             ("[api]\nhttp = \"localhost\"", "api.http"),
             (
@@ -274,6 +314,10 @@ mod tests {
             "[store]\nlease_minutes = 1440\n[upload]\nslots = 64\n[adapter]\nhold_minutes = 60",
         )
         .unwrap();
+        for hold_ms in [10, 1000] {
+            let xian = format!("[xian]\nsnapshot_interval = 10\ncommit_hold_ms = {hold_ms}");
+            Config::parse(&xian).unwrap();
+        }
         assert!(check_network_name(&"n".repeat(32)).is_ok());
         assert!(check_network_name(&"n".repeat(33)).is_err());
     }

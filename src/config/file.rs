@@ -231,6 +231,25 @@ offers = "prefer-swarm"
 # the rest of it, at most 60; not with "any".
 hold_minutes = 3
 
+[xian]
+# The storage of the Xian node behind the adapter (`snapswarm adapter --xian`), and the
+# chain's state_patches.json: with it the adapter copies the storage at heights that
+# snapshot_interval divides, and the daemon makes snapshots of the copies.
+# storage = "/home/me/.cometbft/xian"
+# state_patches = "/home/me/xian-core/state_patches.json"
+
+# Blocks between two snapshots, at least 10.
+snapshot_interval = 1000
+
+# At such a height the node waits after its Commit while the last changes are copied:
+# for so many milliseconds at most, 10 to 1000. What takes longer is left out, and said.
+commit_hold_ms = 250
+
+# Where the copy lies, in a folder "xian-copy" that is emptied at the start; it takes as
+# much room as the storage. On the storage's own file system, where that is XFS or btrfs,
+# files are cloned instead of read. Without this key: the home.
+# copy_in = "/home/me"
+
 [api]
 # The read-only page with /v1/status and /metrics: loopback only; port 0 takes a
 # free one, which `status` and the first line of `start` tell.
@@ -283,6 +302,9 @@ mod tests {
         full.harvest.node = Some("x".to_owned());
         full.harvest.sdk_snapshots = Some("x".into());
         full.harvest.rpc = Some("x".to_owned());
+        full.xian.storage = Some("x".into());
+        full.xian.state_patches = Some("x".into());
+        full.xian.copy_in = Some("x".into());
         let template = Config::commented("public");
         for (section, keys) in toml::Table::try_from(&full).unwrap() {
             assert!(template.contains(&format!("\n[{section}]\n")), "{section}");

@@ -54,6 +54,8 @@ pub struct Config {
     pub harvest: HarvestConfig,
     /// The ABCI adapter.
     pub adapter: AdapterConfig,
+    /// Snapshots that the adapter makes of a Xian node's storage.
+    pub xian: XianConfig,
     /// The status page.
     pub api: ApiConfig,
     /// What is believed without proof.
@@ -83,6 +85,55 @@ impl AdapterConfig {
     /// The time that an offer waits, as a duration.
     pub fn hold(&self) -> Duration {
         Duration::from_secs(u64::from(self.hold_minutes) * 60)
+    }
+}
+
+/// `[xian]`
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct XianConfig {
+    /// The storage of the node behind the adapter; relative to the home. Without it
+    /// there are no such snapshots.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub storage: Option<PathBuf>,
+    /// The chain's `state_patches.json`; relative to the home.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub state_patches: Option<PathBuf>,
+    /// Blocks between two snapshots.
+    pub snapshot_interval: u64,
+    /// The longest time that the answer to Commit is held for a copy, milliseconds.
+    pub commit_hold_ms: u32,
+    /// The folder in which the copy lies; relative to the home. Without it: the home.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub copy_in: Option<PathBuf>,
+}
+
+impl Default for XianConfig {
+    fn default() -> Self {
+        Self {
+            storage: None,
+            state_patches: None,
+            snapshot_interval: 1000,
+            commit_hold_ms: 250,
+            copy_in: None,
+        }
+    }
+}
+
+impl XianConfig {
+    /// The folder in the one above that is the copy. It is emptied, so it has a name
+    /// of its own.
+    const COPY: &str = "xian-copy";
+
+    /// The longest hold as a duration.
+    pub fn commit_hold(&self) -> Duration {
+        Duration::from_millis(u64::from(self.commit_hold_ms))
+    }
+
+    /// Where the copy is, seen from `home`.
+    pub fn copy(&self, home: &Path) -> PathBuf {
+        let folder = self.copy_in.as_deref().unwrap_or(Path::new(""));
+        home.join(folder).join(Self::COPY)
     }
 }
 

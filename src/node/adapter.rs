@@ -3,25 +3,29 @@
 //! and asks the daemon.
 //!
 //! It has no part of libp2p and none of libhdf5: archives are opened as a verb that
-//! only looks opens them, and read by position. The daemon may be killed, upgraded
+//! only looks opens them, and read by position; the state of a Xian node is copied here
+//! and read by the daemon. The daemon may be killed, upgraded
 //! or missing; the chain goes on.
 
+mod copy;
 mod daemon;
 mod harvest;
 mod own;
 mod prefer;
 
-use std::path::Path;
+use std::num::NonZeroU64;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
+use self::copy::{CopySettings, Copying};
 use self::harvest::Harvest;
 use self::own::OwnSnapshots;
-use super::command::Failure;
+use super::command::{Failure, FailureCode};
 use super::services::store_settings;
-use crate::abci::{self, AbciError, AdapterSettings, Address, Times};
+use crate::abci::{self, AbciError, AdapterSettings, Address, Learnt, Times};
 use crate::comet::rpc::Rpc;
 use crate::config::{Config, OfferPolicy};
 
@@ -42,6 +46,11 @@ pub struct AdapterOptions {
     /// the home does not know it, and application hashes from before this process was
     /// started.
     pub chain_rpc: Option<String>,
+    /// The storage of the Xian node that is the application, instead of the configured
+    /// one.
+    pub xian: Option<PathBuf>,
+    /// Its chain's `state_patches.json`, likewise.
+    pub state_patches: Option<PathBuf>,
 }
 
 /// The first line of `adapter`.
@@ -57,6 +66,7 @@ pub struct AdapterStarted {
 pub struct Adapter {
     adapter: abci::Adapter,
     harvest: Harvest,
+    copying: Option<Copying>,
     started: AdapterStarted,
 }
 
@@ -73,6 +83,7 @@ impl Adapter {
             Some(url) => Some(Rpc::new(url)?),
             None => None,
         };
+        let copies = copy_settings(home, config, &options)?;
         let policy = options.offers.unwrap_or(config.adapter.offers);
         let snapshots = OwnSnapshots::new(home, store_settings(config), policy, rpc.clone());
         let settings = AdapterSettings {
@@ -85,7 +96,12 @@ impl Adapter {
             },
         };
         let adapter = abci::Adapter::bind(settings, Arc::new(snapshots)).await?;
+        let copying = copies.map(|copies| Copying::new(copies, adapter.learnt()));
+        if let Some(copying) = &copying {
+            adapter.hold_commits(copying.hold());
+        }
         Ok(Self {
+            copying,
             started: AdapterStarted {
                 listen: adapter.address().to_string(),
                 app: app.to_string(),
@@ -103,9 +119,62 @@ impl Adapter {
     /// Runs until cancelled.
     pub async fn run(self, cancel: CancellationToken) {
         let harvest = tokio::spawn(self.harvest.run(cancel.clone()));
+        let copying = (self.copying).map(|copying| tokio::spawn(copying.run(cancel.clone())));
         self.adapter.run(cancel).await;
         harvest.abort();
+        if let Some(copying) = copying {
+            copying.abort();
+        }
     }
+}
+
+/// What of a Xian node is copied; nothing where no storage is named.
+fn copy_settings(
+    home: &Path,
+    config: &Config,
+    options: &AdapterOptions,
+) -> Result<Option<CopySettings>, Failure> {
+    let xian = &config.xian;
+    let here = |path: &PathBuf| home.join(path);
+    let storage = options.xian.clone();
+    let Some(storage) = storage.or_else(|| xian.storage.as_ref().map(here)) else {
+        if options.state_patches.is_some() {
+            let failure = "--state-patches is of no use without --xian";
+            return Err(Failure::new(FailureCode::Usage, failure));
+        }
+        return Ok(None);
+    };
+    let state_patches = options.state_patches.clone();
+    let settings = CopySettings {
+        home: home.to_owned(),
+        storage,
+        state_patches: state_patches.or_else(|| xian.state_patches.as_ref().map(here)),
+        copy: xian.copy(home),
+        // The settings were checked when they were read.
+        interval: NonZeroU64::new(xian.snapshot_interval).unwrap_or(NonZeroU64::MAX),
+        hold: xian.commit_hold(),
+    };
+    settings.check()?;
+    Ok(Some(settings))
+}
+
+/// The chain, under whose name snapshots are taken and made.
+fn chain_id(learnt: &Learnt) -> Result<String, Failure> {
+    let chain = learnt.chain();
+    let usage = |message: String| Failure::new(FailureCode::Usage, message);
+    if let Some(named) = chain.contradicted_by {
+        let said = chain.id.unwrap_or_default();
+        return Err(usage(format!(
+            "the chain is {named}, and the adapter was started with --chain-id {said}"
+        )));
+    }
+    chain.id.ok_or_else(|| {
+        usage(
+            "the application has snapshots, and the chain's id is not known: start the \
+             adapter with --chain-id"
+                .to_owned(),
+        )
+    })
 }
 
 impl From<AbciError> for Failure {

@@ -13,7 +13,7 @@ pub use self::outcome::{
     Changed, ChunkDetail, DamagedSummary, DownloadStatus, Dumped, Fed, Fetched, FolderStatus,
     HarvestStatus, Harvested, JoinPhase, JoinStatus, JoinStep, Joined, LimitsNow, Loaded,
     NetworkStatus, Noted, Outcome, PeerBytes, SnapshotDetail, SnapshotList, SnapshotSummary,
-    Status, UploadStatus, Verified,
+    StatePublished, Status, UploadStatus, Verified, XianStatus,
 };
 pub use crate::snapshot::MAX_HEIGHT;
 
@@ -48,6 +48,10 @@ pub enum Command {
     Limits(LimitsCommand),
     /// Take new snapshots from an application, as the adapter asks for it.
     Harvest(HarvestCommand),
+    /// Make a snapshot of the copy of a Xian node's storage, as the adapter asks for it.
+    PublishCopy(CopyCommand),
+    /// How it stands with such copies, for the status.
+    Copying(XianStatus),
     /// How far a join is, for the status.
     Joining(JoinStatus),
 }
@@ -67,6 +71,8 @@ impl Command {
             | Self::Unpin(_)
             | Self::Limits(_)
             | Self::Harvest(_)
+            | Self::PublishCopy(_)
+            | Self::Copying(_)
             | Self::Joining(_) => false,
         }
     }
@@ -105,6 +111,21 @@ pub struct AppOffer {
     pub app_hash: Option<String>,
 }
 
+/// A consistent copy of the storage of a Xian node that runs.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct CopyCommand {
+    /// Its chain.
+    pub chain_id: String,
+    /// Where the copy is; nobody writes it until this is answered.
+    pub copy: PathBuf,
+    /// The chain's `state_patches.json`; it may be missing.
+    pub state_patches: Option<PathBuf>,
+    /// The block whose state it is.
+    pub height: u64,
+    /// The application hash after it, hex, as the chain has confirmed it.
+    pub app_hash: String,
+}
+
 /// Where `load` finds its chunks.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -115,6 +136,8 @@ pub enum LoadKind {
     File,
     /// A CAR that `dump` wrote.
     Car,
+    /// The storage of a Xian node that does not run.
+    Xian,
 }
 
 /// Arguments of `load`.
@@ -124,11 +147,12 @@ pub struct LoadCommand {
     pub path: PathBuf,
     /// What it is.
     pub kind: LoadKind,
-    /// Chain id; not used for a CAR, which names its own, but checked when given.
+    /// Chain id; not used for a CAR, which names its own, but checked when given. A
+    /// Xian node's stands in the genesis beside its storage.
     pub chain_id: Option<String>,
-    /// Height; likewise.
+    /// Height; a CAR and a storage name their own, and it is checked when given.
     pub height: Option<u64>,
-    /// Application hash of header H+1, hex.
+    /// Application hash of header H+1, hex; that of a storage is checked when given.
     pub app_hash: Option<String>,
     /// ABCI snapshot format.
     pub format: Option<u32>,
@@ -136,6 +160,9 @@ pub struct LoadCommand {
     pub hash: Option<String>,
     /// ABCI snapshot metadata, hex.
     pub metadata: Option<String>,
+    /// Of a Xian node, its `state_patches.json`.
+    #[serde(default)]
+    pub state_patches: Option<PathBuf>,
 }
 
 /// Which snapshot to fetch.

@@ -12,6 +12,7 @@ use crate::config::ConfigError;
 use crate::net::{IdentityError, NetError};
 use crate::snapshot::{IdError, SourceError};
 use crate::store::{ErrorKind, StoreError};
+use crate::xian::XianError;
 
 impl Failure {
     /// A failure without a hint.
@@ -176,6 +177,34 @@ impl From<PeerError> for Failure {
 impl From<SourceError> for Failure {
     fn from(error: SourceError) -> Self {
         Self::new(FailureCode::Failed, chain(&error))
+    }
+}
+
+impl From<XianError> for Failure {
+    fn from(error: XianError) -> Self {
+        let told = |code| Self::new(code, chain(&error));
+        match &error {
+            XianError::Io { path, source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
+                Self::given_path(path, source)
+            }
+            XianError::Io { op, path, source } => {
+                Self::io(format!("cannot {op} {}", path.display()), source)
+            }
+            XianError::NoStorage { .. } => told(FailureCode::Usage).advice_after(". "),
+            XianError::Stray { .. } => told(FailureCode::Usage).advice_after("; "),
+            XianError::Damaged { .. }
+            | XianError::Content { .. }
+            | XianError::Worker { .. }
+            | XianError::Records { .. }
+            | XianError::State(_) => told(FailureCode::Verification),
+            XianError::Changed { .. } => told(FailureCode::Failed).hint(
+                "stop the node first; `snapswarm adapter --xian` takes snapshots of one that runs",
+            ),
+            XianError::HeldTooLong { .. } => told(FailureCode::Failed),
+            XianError::NoSpace { .. } => told(FailureCode::Storage)
+                .hint("free some space, or use a home on a larger disk with --home"),
+            XianError::Stopped => Self::interrupted("the same command begins again"),
+        }
     }
 }
 

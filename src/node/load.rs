@@ -1,4 +1,7 @@
-//! `load`: chunks from files become a snapshot of the home.
+//! `load`: chunks from files, or the state of a stopped node, become a snapshot of the
+//! home.
+
+mod xian;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -21,7 +24,17 @@ pub(super) fn load(
     cancel: &CancellationToken,
 ) -> Result<Loaded, Failure> {
     let started = Instant::now();
+    if command.state_patches.is_some() && command.kind != LoadKind::Xian {
+        let failure = "--state-patches is for --kind xian";
+        return Err(Failure::new(FailureCode::Usage, failure));
+    }
+    let mut records = None;
     let manifest = match command.kind {
+        LoadKind::Xian => {
+            let published = xian::load_xian(store, command, reporter, cancel)?;
+            records = Some(published.records);
+            published.manifest
+        }
         LoadKind::Car => load_car(store, command, reporter, cancel)?,
         LoadKind::Files => publish(
             store,
@@ -42,6 +55,7 @@ pub(super) fn load(
         manifest: manifest.id().to_string(),
         chunks: manifest.chunk_count(),
         bytes: manifest.total_bytes(),
+        records,
         seconds: started.elapsed().as_secs_f64(),
         proven: store
             .get(&manifest.id())

@@ -182,6 +182,15 @@ impl Hall {
                     .await
                     .map(Outcome::Harvested)
             }
+            Command::PublishCopy(command) => {
+                xian::publish_copy(self.services()?, command, &reporter, &cancel)
+                    .await
+                    .map(Outcome::StatePublished)
+            }
+            Command::Copying(status) => {
+                self.services()?.tell_xian(status);
+                Ok(Outcome::Noted(Noted { noted: true }))
+            }
             Command::Joining(status) => {
                 self.services()?.tell_join(status);
                 Ok(Outcome::Noted(Noted { noted: true }))

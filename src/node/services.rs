@@ -9,7 +9,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use libp2p::{Multiaddr, PeerId};
 use tokio::sync::{Notify, broadcast};
 
-use super::command::{DownloadStatus, Failure, FolderStatus, HarvestStatus, JoinStatus, LimitsNow};
+use super::command::{
+    DownloadStatus, Failure, FolderStatus, HarvestStatus, JoinStatus, LimitsNow, XianStatus,
+};
 use super::failure::blocking;
 use super::harvest::Intake;
 use super::library::StoreLibrary;
@@ -21,7 +23,7 @@ use crate::net::{
     NetSettings, NetworkName, PreSharedKey,
 };
 use crate::snapshot::{Manifest, ManifestId};
-use crate::store::{Store, StoreSettings};
+use crate::store::{Origin, Store, StoreSettings};
 use crate::sync::{Offence, UploadLimits};
 
 /// File of the node's libp2p key in the home.
@@ -42,6 +44,9 @@ pub(super) struct Services {
     harvest: Mutex<Option<HarvestStatus>>,
     join: Mutex<Option<JoinStatus>>,
     sdk_snapshots: Mutex<Option<FolderStatus>>,
+    xian: Mutex<Option<XianStatus>>,
+    /// The height whose state is being read out of a copy.
+    making: Mutex<Option<u64>>,
     /// What is taken from nodes and applications, one at a time.
     pub(super) intake: tokio::sync::Mutex<Intake>,
     shelf_changed: Notify,
@@ -62,6 +67,7 @@ pub(super) struct Counters {
     pub(super) feeds_done: AtomicU64,
     pub(super) harvests_done: AtomicU64,
     pub(super) harvests_failed: AtomicU64,
+    pub(super) states_made: AtomicU64,
     pub(super) storage_faults: AtomicU64,
 }
 
@@ -217,6 +223,8 @@ impl Services {
             harvest: Mutex::default(),
             join: Mutex::default(),
             sdk_snapshots: Mutex::default(),
+            xian: Mutex::default(),
+            making: Mutex::default(),
             intake: tokio::sync::Mutex::new(Intake::load(home)),
             shelf_changed: Notify::new(),
             announcing: tokio::sync::Mutex::default(),
@@ -353,6 +361,29 @@ impl Services {
 
     pub(super) fn set_sdk_snapshots(&self, status: FolderStatus) {
         *lock(&self.sdk_snapshots) = Some(status);
+    }
+
+    /// What the adapter of a Xian node told, and what is here of it.
+    pub(super) fn xian(&self) -> Option<XianStatus> {
+        let told = lock(&self.xian).clone()?;
+        let stored = self.store.list().into_iter();
+        let made = stored.filter(|stored| {
+            let made_here = stored.complete && stored.origin == Origin::Harvested;
+            made_here && stored.manifest.state().is_some()
+        });
+        Some(XianStatus {
+            making: *lock(&self.making),
+            newest_height: made.map(|stored| stored.manifest.height()).max(),
+            ..told
+        })
+    }
+
+    pub(super) fn tell_xian(&self, status: XianStatus) {
+        *lock(&self.xian) = Some(status);
+    }
+
+    pub(super) fn set_making(&self, height: Option<u64>) {
+        *lock(&self.making) = height;
     }
 }
 

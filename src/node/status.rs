@@ -5,7 +5,7 @@ use super::services::{Services, peer_id_of, read};
 use super::shelf;
 use crate::store::Store;
 use crate::telemetry::metrics::{
-    HarvestSample, NetworkSample, Sample, StoreSample, TransferSample,
+    HarvestSample, NetworkSample, Sample, StoreSample, TransferSample, XianSample,
 };
 
 /// Of a running daemon.
@@ -29,6 +29,7 @@ pub(super) fn of_daemon(services: &Services) -> Status {
         harvest: services.harvest(),
         join: services.join(),
         sdk_snapshots: services.sdk_snapshots(),
+        xian: services.xian(),
         network: Some(network(services)),
     }
 }
@@ -56,6 +57,7 @@ pub(super) fn of_home(store: &Store, quota_bytes: Option<u64>) -> Result<Status,
         harvest: None,
         join: None,
         sdk_snapshots: None,
+        xian: None,
         network: None,
     })
 }
@@ -115,6 +117,13 @@ pub(super) fn sample(services: &Services) -> Sample {
             faults: read(&counters.storage_faults),
         },
         harvest: harvest_sample(services),
+        xian: services.xian().map(|xian| XianSample {
+            newest_height: xian.newest_height.unwrap_or(0),
+            last_hold_s: xian.last_hold_ms.map(|held_ms| held_ms / 1000.0),
+            snapshots: read(&services.counters.states_made),
+            skipped: xian.skipped,
+            failed: xian.failed,
+        }),
     }
 }
 

@@ -26,6 +26,8 @@ pub struct Sample {
     pub store: StoreSample,
     /// The harvest, where one is configured.
     pub harvest: Option<HarvestSample>,
+    /// The snapshots of a Xian node, where its adapter tells of them.
+    pub xian: Option<XianSample>,
 }
 
 /// The swarm.
@@ -106,6 +108,21 @@ pub struct HarvestSample {
     pub errors: u64,
 }
 
+/// The snapshots of a Xian node behind an adapter.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct XianSample {
+    /// Newest height of which there is one.
+    pub newest_height: u64,
+    /// How long the answer to Commit was held last.
+    pub last_hold_s: Option<f64>,
+    /// Snapshots made since this daemon was started.
+    pub snapshots: u64,
+    /// Snapshots left out since the adapter was started.
+    pub skipped: u64,
+    /// Snapshots that failed since then.
+    pub failed: u64,
+}
+
 impl Sample {
     /// The body of `/metrics`.
     pub fn render(&self) -> String {
@@ -122,6 +139,9 @@ impl Sample {
         self.store.register(&mut table);
         if let Some(harvest) = &self.harvest {
             harvest.register(&mut table);
+        }
+        if let Some(xian) = &self.xian {
+            xian.register(&mut table);
         }
         let mut body = String::new();
         // Writing into a String does not fail, and our metrics have no labels
@@ -144,6 +164,11 @@ impl Table {
     fn gauge_in(&mut self, name: &str, help: &str, unit: Unit, value: u64) {
         self.0
             .register_with_unit(name, help, unit, ConstGauge::new(value));
+    }
+
+    fn seconds(&mut self, name: &str, help: &str, value: f64) {
+        self.0
+            .register_with_unit(name, help, Unit::Seconds, ConstGauge::new(value));
     }
 
     fn counter(&mut self, name: &str, help: &str, value: u64) {
@@ -291,6 +316,35 @@ impl HarvestSample {
     }
 }
 
+impl XianSample {
+    fn register(&self, table: &mut Table) {
+        table.gauge(
+            "state_newest_height",
+            "Newest height whose state became a snapshot",
+            self.newest_height,
+        );
+        if let Some(held_s) = self.last_hold_s {
+            let help = "How long the answer to Commit was held last";
+            table.seconds("commit_hold", help, held_s);
+        }
+        table.counter(
+            "state_snapshots",
+            "Snapshots made of the node's state",
+            self.snapshots,
+        );
+        table.counter(
+            "state_snapshots_skipped",
+            "Snapshots left out, because consensus would have waited too long",
+            self.skipped,
+        );
+        table.counter(
+            "state_snapshots_failed",
+            "Snapshots of the node's state that failed",
+            self.failed,
+        );
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
@@ -315,6 +369,12 @@ mod tests {
                 folder_well: Some(false),
                 newest_height: 42,
                 ..HarvestSample::default()
+            }),
+            xian: Some(XianSample {
+                newest_height: 1000,
+                last_hold_s: Some(0.012),
+                skipped: 2,
+                ..XianSample::default()
             }),
             ..Sample::default()
         }
@@ -351,6 +411,9 @@ mod tests {
             "snapswarm_harvest_connected 1",
             "snapswarm_harvest_folder_well 0",
             "snapswarm_harvest_newest_height 42",
+            "snapswarm_state_newest_height 1000",
+            "snapswarm_commit_hold_seconds 0.012",
+            "snapswarm_state_snapshots_skipped_total 2",
             "snapswarm_disk_quota_bytes 9",
             "snapswarm_start_time_seconds 1700000000",
         ] {
@@ -362,5 +425,6 @@ mod tests {
     fn what_a_daemon_does_not_do_has_no_metric() {
         let body = Sample::default().render();
         assert!(!body.contains("harvest") && !body.contains("disk_quota"));
+        assert!(!body.contains("state") && !body.contains("commit_hold"));
     }
 }

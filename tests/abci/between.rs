@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use snapswarm::abci::{
-    Adapter, AdapterSettings, Address, Chain, Learnt, Offered, Snapshots, Standing, Times, Verdict,
-    Verified,
+    Adapter, AdapterSettings, Address, Chain, CommitHold, Learnt, Offered, Snapshots, Standing,
+    Times, Verdict, Verified,
 };
 use snapswarm::snapshot::{ChunkId, Offer, hash};
 use tendermint_proto::v0_38::abci::{
@@ -192,15 +192,21 @@ impl Between {
     pub fn saying(app: &Address, chain_id: &str) -> Self {
         let mut settings = settings(app, "tcp://127.0.0.1:0", short());
         settings.chain_id = Some(chain_id.to_owned());
-        Self::of(settings, Shelf::new())
+        Self::of(settings, Shelf::new(), None)
     }
 
     /// One that is as patient as a test says.
     pub fn patient(app: &Address, listen: &str, shelf: Shelf, times: Times) -> Self {
-        Self::of(settings(app, listen, times), shelf)
+        Self::of(settings(app, listen, times), shelf, None)
     }
 
-    fn of(settings: AdapterSettings, shelf: Shelf) -> Self {
+    /// One that holds answers to Commit.
+    pub fn holding(app: &Address, hold: CommitHold) -> Self {
+        let settings = settings(app, "tcp://127.0.0.1:0", short());
+        Self::of(settings, Shelf::new(), Some(hold))
+    }
+
+    fn of(settings: AdapterSettings, shelf: Shelf, hold: Option<CommitHold>) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .enable_all()
@@ -210,6 +216,9 @@ impl Between {
         let adapter = runtime
             .block_on(Adapter::bind(settings, shelf.clone()))
             .unwrap();
+        if let Some(hold) = hold {
+            adapter.hold_commits(hold);
+        }
         let (address, learnt) = (adapter.address().clone(), adapter.learnt());
         let stop = CancellationToken::new();
         runtime.spawn(adapter.run(stop.clone()));

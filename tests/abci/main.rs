@@ -2,6 +2,7 @@
 
 mod app;
 mod between;
+mod commit;
 mod limits;
 mod log;
 mod node;

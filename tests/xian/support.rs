@@ -4,6 +4,8 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+/// For the adapter of other tests.
+pub use crate::process::{Home, Running};
 use snapswarm::state::{Record, Stamp};
 use snapswarm::xian::{Reading, Restore, RestoreStats, StorageRecords, Workers, XianError};
 

@@ -7,6 +7,7 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
@@ -18,6 +19,9 @@ use crate::node::services::lock;
 
 /// The daemon answers at once, or is not to be waited for.
 const TIMEOUT: Duration = Duration::from_secs(2);
+/// A daemon that takes or makes a large snapshot is silent meanwhile, and so is one that
+/// hangs: it is waited for, and told.
+const SILENT_AFTER: Duration = Duration::from_secs(600);
 /// An answer serves all who ask within so long: the daemon has few places for
 /// clients, and anybody may ask through the chain's RPC.
 const FRESH_FOR: Duration = Duration::from_secs(1);
@@ -108,8 +112,27 @@ pub(super) struct Harvested {
     pub(super) trouble: Option<String>,
 }
 
+/// What the daemon made of a copy.
+#[derive(Clone, PartialEq, Debug, Deserialize)]
+pub(super) struct Made {
+    /// The snapshot's CID.
+    pub(super) published: String,
+    /// How many records it has.
+    #[serde(default)]
+    pub(super) records: u64,
+}
+
 /// Has a harvest done; this may take hours.
 pub(super) async fn harvest(home: &Path, command: &Command) -> Result<Harvested, Failure> {
+    answer(home, command).await
+}
+
+/// Has a snapshot made of a copy; this may take long.
+pub(super) async fn publish(home: &Path, command: &Command) -> Result<Made, Failure> {
+    answer(home, command).await
+}
+
+async fn answer<T: DeserializeOwned>(home: &Path, command: &Command) -> Result<T, Failure> {
     let failed = |message| Failure::new(FailureCode::Failed, message);
     match ask(home, command).await {
         None => Err(failed(format!(
@@ -117,9 +140,29 @@ pub(super) async fn harvest(home: &Path, command: &Command) -> Result<Harvested,
             home.display()
         ))),
         Some(Err(failure)) => Err(failure),
-        Some(Ok(answer)) => {
-            Harvested::deserialize(answer).map_err(|error| failed(not_understood(&error)))
+        Some(Ok(answer)) => T::deserialize(answer).map_err(|error| failed(not_understood(&error))),
+    }
+}
+
+/// Waits for what takes long, and tells when it takes very long.
+pub(super) async fn patiently<T>(asked: impl Future<Output = T>) -> T {
+    tokio::pin!(asked);
+    loop {
+        match tokio::time::timeout(SILENT_AFTER, &mut asked).await {
+            Ok(answer) => return answer,
+            Err(_) => tracing::warn!(
+                minutes = SILENT_AFTER.as_secs() / 60,
+                "the daemon is at a snapshot, or hangs: it has said nothing for a while"
+            ),
         }
+    }
+}
+
+/// Tells something, where a daemon runs that hears it soon.
+pub(super) async fn tell(home: &Path, command: &Command) {
+    let told = tokio::time::timeout(TIMEOUT, ask(home, command)).await;
+    if let Ok(Some(Err(failure))) = told {
+        tracing::debug!(%failure, "the daemon does not want to know");
     }
 }
 

@@ -25,9 +25,6 @@ const LOOK_EVERY: Duration = Duration::from_secs(5);
 const TROUBLE_PAUSE: Duration = Duration::from_secs(30);
 /// After a defect of our own, it begins anew.
 const DEFECT_PAUSE: Duration = Duration::from_secs(60);
-/// A daemon that takes a large snapshot is silent meanwhile, and so is one that
-/// hangs: it is waited for, and told.
-const SILENT_AFTER: Duration = Duration::from_secs(600);
 /// Offers of an application that are looked at. Those of today have ten at most.
 const MAX_OFFERS: usize = 64;
 /// Offers of one command, in hex: what is beside them in a request is short.
@@ -140,7 +137,7 @@ impl Run {
         if new.is_empty() {
             return Ok(());
         }
-        let chain_id = self.chain_id()?;
+        let chain_id = super::chain_id(&self.with.learnt)?;
         let mut told = Vec::new();
         for offer in first_of(&new) {
             told.push(AppOffer {
@@ -157,7 +154,7 @@ impl Run {
             chain_id,
             offers: told.clone(),
         });
-        let harvested = self.ask(&command).await?;
+        let harvested = daemon::patiently(daemon::harvest(&self.with.home, &command)).await?;
         match self.take_in(&told, harvested) {
             None => Ok(()),
             Some(trouble) => Err(Failure::new(FailureCode::Failed, trouble)),
@@ -186,24 +183,6 @@ impl Run {
         self.app = Some(app);
         offers.truncate(MAX_OFFERS);
         Ok(offers)
-    }
-
-    fn chain_id(&self) -> Result<String, Failure> {
-        let chain = self.with.learnt.chain();
-        let usage = |message: String| Failure::new(FailureCode::Usage, message);
-        if let Some(named) = chain.contradicted_by {
-            let said = chain.id.unwrap_or_default();
-            return Err(usage(format!(
-                "the chain is {named}, and the adapter was started with --chain-id {said}"
-            )));
-        }
-        chain.id.ok_or_else(|| {
-            usage(
-                "the application has snapshots, and the chain's id is not known: start the \
-                 adapter with --chain-id"
-                    .to_owned(),
-            )
-        })
     }
 
     /// Takes in what the daemon says; gives the trouble that there is. Where there is
@@ -240,20 +219,6 @@ impl Run {
         }
         let rpc = self.with.rpc.as_ref()?;
         rpc.app_hash_after(height).await.ok().map(hex::encode)
-    }
-
-    async fn ask(&self, command: &Command) -> Result<Harvested, Failure> {
-        let asked = daemon::harvest(&self.with.home, command);
-        tokio::pin!(asked);
-        loop {
-            match tokio::time::timeout(SILENT_AFTER, &mut asked).await {
-                Ok(answer) => return answer,
-                Err(_) => tracing::warn!(
-                    minutes = SILENT_AFTER.as_secs() / 60,
-                    "the daemon is taking a snapshot, or hangs: it has said nothing for a while"
-                ),
-            }
-        }
     }
 
     /// The log hears only of a change.

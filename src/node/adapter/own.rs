@@ -133,7 +133,10 @@ impl OwnSnapshots {
     fn offerable(&self, chain: &Chain) -> Option<(Store, Vec<Stored>)> {
         let (store, mut found) = self.complete(chain)?;
         found.retain(|stored| {
-            stored.proven && stored.manifest.height().saturating_add(2) <= chain.tip
+            let is_confirmed =
+                stored.proven && stored.manifest.height().saturating_add(2) <= chain.tip;
+            // No application takes it by itself, and some would break on it.
+            is_confirmed && stored.manifest.state().is_none()
         });
         let name = |stored: &Stored| (stored.manifest.height(), stored.manifest.format());
         found.sort_by_key(|stored| (std::cmp::Reverse(name(stored)), stored.manifest.id()));

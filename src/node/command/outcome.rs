@@ -28,6 +28,8 @@ pub enum Outcome {
     Limits(LimitsNow),
     /// Of what the adapter asks for.
     Harvested(Harvested),
+    /// Likewise, of a copy.
+    StatePublished(StatePublished),
     /// Of `status`.
     Status(Box<Status>),
     /// Of what a join tells of itself.
@@ -116,6 +118,24 @@ pub struct Harvested {
     pub trouble: Option<String>,
 }
 
+/// Of a copy that became a snapshot.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StatePublished {
+    /// CID.
+    pub published: String,
+    /// Height.
+    pub height: u64,
+    /// How many records its state has.
+    pub records: u64,
+    /// Number of chunks.
+    pub chunks: u32,
+    /// Bytes of all chunks.
+    pub bytes: u64,
+    /// Time taken.
+    pub seconds: f64,
+}
+
 /// Of `load`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -126,6 +146,9 @@ pub struct Loaded {
     pub chunks: u32,
     /// Bytes of all chunks.
     pub bytes: u64,
+    /// How many records its state has; absent where chunks are the application's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub records: Option<u64>,
     /// Time taken.
     pub seconds: f64,
     /// Whether the chain itself (its RPC) confirmed the application hash: not by
@@ -346,6 +369,9 @@ pub struct Status {
     pub join: Option<JoinStatus>,
     /// The folder of a Cosmos SDK node, where one is configured.
     pub sdk_snapshots: Option<FolderStatus>,
+    /// The snapshots of a Xian node, as its adapter told last.
+    #[serde(default)]
+    pub xian: Option<XianStatus>,
     /// This node's place in the swarm, while a daemon runs.
     #[serde(default)]
     pub network: Option<NetworkStatus>,
@@ -417,6 +443,34 @@ pub struct FolderStatus {
     /// Why the newest snapshot that lies there is not here, where that is so.
     pub waiting: Option<String>,
     /// What went wrong last, if anything did since the last success.
+    pub last_error: Option<String>,
+}
+
+/// The snapshots of a Xian node that runs behind an adapter.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct XianStatus {
+    /// Its storage.
+    pub storage: PathBuf,
+    /// Blocks between two snapshots.
+    pub snapshot_interval: u64,
+    /// The block whose snapshot is being made.
+    #[serde(default)]
+    pub making: Option<u64>,
+    /// Newest height of which there is a snapshot.
+    #[serde(default)]
+    pub newest_height: Option<u64>,
+    /// How long the answer to Commit was held last, milliseconds.
+    #[serde(default)]
+    pub last_hold_ms: Option<f64>,
+    /// Snapshots that were left out since the adapter was started, because the answer
+    /// to Commit would have been held too long, or another was being made.
+    #[serde(default)]
+    pub skipped: u64,
+    /// Snapshots that failed since then.
+    #[serde(default)]
+    pub failed: u64,
+    /// What went wrong last, if anything did since the last success.
+    #[serde(default)]
     pub last_error: Option<String>,
 }
 

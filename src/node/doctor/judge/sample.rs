@@ -126,6 +126,7 @@ pub(super) fn status() -> Status {
         harvest: None,
         join: None,
         sdk_snapshots: None,
+        xian: None,
         network: Some(NetworkStatus {
             dht_server: true,
             dht_peers: 3,

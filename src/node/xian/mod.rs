@@ -1,10 +1,16 @@
-//! The processes that read and write files of a Xian node's storage: this program, by a
-//! verb of its own that people have no use for.
+//! What the hall does with the storage of a Xian node: publishing its state, and the
+//! processes that read and write its files, which are this program by a verb of its own
+//! that people have no use for.
+
+mod copied;
+mod publish;
 
 use std::io;
 use std::num::NonZeroUsize;
 use std::path::Path;
 
+pub(super) use self::copied::publish_copy;
+pub(super) use self::publish::{Making, Published, publish};
 pub use crate::xian::Work;
 use crate::xian::Workers;
 

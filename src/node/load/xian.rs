@@ -1,0 +1,100 @@
+//! `load --kind xian`: the storage of a Xian node that does not run.
+
+use std::path::Path;
+
+use tokio_util::sync::CancellationToken;
+
+use crate::comet::node_home::NodeHome;
+use crate::comet::settings::Settings;
+use crate::node::command::{Failure, FailureCode, LoadCommand};
+use crate::node::progress::Reporter;
+use crate::node::xian::{Making, Published, publish};
+use crate::store::{Origin, Store};
+use crate::xian::LatestBlock;
+
+/// Makes the snapshot. Height and application hash that were given must be the storage's.
+pub(super) fn load_xian(
+    store: &Store,
+    command: &LoadCommand,
+    reporter: &Reporter,
+    cancel: &CancellationToken,
+) -> Result<Published, Failure> {
+    check_flags(command)?;
+    let storage = &command.path;
+    std::fs::metadata(storage).map_err(|error| Failure::given_path(storage, &error))?;
+    let making = Making {
+        storage,
+        state_patches: command.state_patches.as_deref(),
+        chain_id: match &command.chain_id {
+            Some(chain_id) => chain_id.clone(),
+            None => chain_beside(storage)?,
+        },
+        origin: Origin::Loaded,
+        proven: false,
+    };
+    publish(
+        store,
+        &making,
+        |block| check_block(command, block),
+        reporter,
+        cancel,
+    )
+}
+
+/// What a storage says by itself is not to be given.
+fn check_flags(command: &LoadCommand) -> Result<(), Failure> {
+    let given = [
+        ("--format", command.format.is_some()),
+        ("--hash", command.hash.is_some()),
+        ("--metadata", command.metadata.is_some()),
+    ];
+    match given.iter().find(|(_, is_given)| *is_given) {
+        None => Ok(()),
+        Some((flag, _)) => Err(Failure::new(
+            FailureCode::Usage,
+            format!("{flag} is not for --kind xian: the state of a storage has its own"),
+        )),
+    }
+}
+
+/// Whether the storage is of the block that the person means.
+fn check_block(command: &LoadCommand, block: &LatestBlock) -> Result<(), Failure> {
+    let other = |what: &str, found: &str, given: &str| {
+        let storage = command.path.display();
+        let failure = format!("{storage} has the state of {what} {found}, not {given}");
+        Err(Failure::new(FailureCode::Usage, failure).hint(
+            "give the right --height and --app-hash, or leave them out: a storage names its own",
+        ))
+    };
+    if let Some(height) = command.height
+        && height != block.height
+    {
+        return other("height", &block.height.to_string(), &height.to_string());
+    }
+    let found = hex::encode(&block.app_hash);
+    match &command.app_hash {
+        Some(given) if !given.eq_ignore_ascii_case(&found) => {
+            other("application hash", &found, given)
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The chain of the node to which the storage belongs: it lies in the node's home.
+fn chain_beside(storage: &Path) -> Result<String, Failure> {
+    let node = storage.parent().map(NodeHome::new);
+    let found = node.and_then(|node| {
+        let settings = node.settings().unwrap_or_else(|_| Settings::default());
+        node.chain_id(&settings).ok()
+    });
+    found.ok_or_else(|| {
+        Failure::new(
+            FailureCode::Usage,
+            format!(
+                "the chain's id is not known: no genesis of a node lies beside {}",
+                storage.display()
+            ),
+        )
+        .hint("give --chain-id")
+    })
+}
