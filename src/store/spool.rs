@@ -10,8 +10,10 @@ use std::time::Instant;
 use tracing::info;
 
 use crate::snapshot::{
-    ChunkId, MAX_CHUNK_BYTES, Manifest, ManifestBuilder, ManifestError, PIECE_BYTES, SnapshotFields,
+    ChunkId, MAX_CHUNK_BYTES, Manifest, ManifestBuilder, ManifestError, PIECE_BYTES,
+    SnapshotFields, StateFields,
 };
+use crate::state::StateNotes;
 
 use super::disk::read_at;
 use super::entry::Archive;
@@ -118,7 +120,31 @@ impl Spool {
         proven: bool,
         progress: Progress,
     ) -> Result<Archive, StoreError> {
-        let manifest = Arc::new(std::mem::take(&mut self.builder).finish(fields)?);
+        let manifest = std::mem::take(&mut self.builder).finish(fields)?;
+        self.seal(manifest, origin, proven, progress)
+    }
+
+    /// As [`Spool::finish`], of chunks that are state content.
+    pub fn finish_state(
+        mut self,
+        fields: SnapshotFields,
+        state: StateFields,
+        origin: Origin,
+        proven: bool,
+        progress: Progress,
+    ) -> Result<Archive, StoreError> {
+        let manifest = std::mem::take(&mut self.builder).finish_state(fields, state)?;
+        self.seal(manifest, origin, proven, progress)
+    }
+
+    fn seal(
+        self,
+        manifest: Manifest,
+        origin: Origin,
+        proven: bool,
+        progress: Progress,
+    ) -> Result<Archive, StoreError> {
+        let manifest = Arc::new(manifest);
         if let Some(archive) = self
             .store
             .complete_already(&manifest.id(), origin, proven)?
@@ -131,9 +157,12 @@ impl Spool {
         staged.sync()?;
         read_back(&staged, &mut sealing)?;
         let archive = self.store.publish(staged, origin, proven)?;
+        let notes = StateNotes::of(&manifest).ok();
         info!(
             height = manifest.height(),
             chain = manifest.chain_id(),
+            app_hash = manifest.app_hash().map(hex::encode_upper),
+            records = notes.map(|notes| notes.state.records),
             chunks = manifest.chunk_count(),
             bytes = manifest.total_bytes(),
             seconds = self.began.elapsed().as_secs_f64(),
