@@ -55,6 +55,7 @@ mod home;
 mod layout;
 mod lost;
 mod open;
+mod outside;
 mod retain;
 mod sidecar;
 mod skeleton;
@@ -82,6 +83,7 @@ pub use download::{BATCH_CHUNKS, Download};
 pub use entry::Archive;
 pub use error::{ErrorKind, StoreError};
 pub use home::Stamp;
+pub use outside::{NewFile, NewFolder};
 pub use spool::Spool;
 pub use types::{
     ChunkVerdict, DEFAULT_LEASE, DEFAULT_MAX_SNAPSHOTS, DamagedFile, Exported, FoundChunk,
