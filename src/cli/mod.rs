@@ -19,10 +19,12 @@ pub mod text;
 
 mod adapter;
 mod delete;
+mod diff;
 mod doctor;
 mod dump;
 mod feed;
 mod fetch;
+mod genesis;
 mod init;
 mod join;
 mod limits;
@@ -103,6 +105,8 @@ enum Verb {
     Show(show::Arguments),
     Verify(verify::Arguments),
     Dump(dump::Arguments),
+    Diff(diff::Arguments),
+    Genesis(genesis::Arguments),
     Delete(delete::Arguments),
     Pin(pin::Arguments),
     Unpin(unpin::Arguments),
@@ -182,6 +186,8 @@ impl Cli {
             Verb::Show(arguments) => door.go(arguments.command(), show::text).await,
             Verb::Verify(arguments) => door.go(arguments.command()?, verify::text).await,
             Verb::Dump(arguments) => door.go(arguments.command()?, dump::text).await,
+            Verb::Diff(arguments) => door.go(arguments.command(), diff::text).await,
+            Verb::Genesis(arguments) => door.go(arguments.command()?, genesis::text).await,
             Verb::Delete(arguments) => door.go(arguments.command(), delete::text).await,
             Verb::Pin(arguments) => door.go(arguments.command(), pin::text).await,
             Verb::Unpin(arguments) => door.go(arguments.command(), unpin::text).await,

@@ -10,10 +10,10 @@ use libp2p::Multiaddr;
 use serde::{Deserialize, Serialize};
 
 pub use self::outcome::{
-    Changed, ChunkDetail, DamagedSummary, DownloadStatus, Dumped, Fed, Fetched, FolderStatus,
-    HarvestStatus, Harvested, JoinPhase, JoinStatus, JoinStep, Joined, LimitsNow, Loaded,
-    NetworkStatus, Noted, Outcome, PeerBytes, SnapshotDetail, SnapshotList, SnapshotSummary,
-    Status, UploadStatus, Verified,
+    Amount, Changed, ChunkDetail, DamagedSummary, Diffed, DownloadStatus, Dumped, Fed, Fetched,
+    FolderStatus, GenesisWritten, HarvestStatus, Harvested, JoinPhase, JoinStatus, JoinStep,
+    Joined, LimitsNow, Loaded, NetworkStatus, Noted, Outcome, PeerBytes, ScopeDiff, SnapshotDetail,
+    SnapshotList, SnapshotSummary, StateName, Status, UploadStatus, Verified,
 };
 pub use crate::snapshot::MAX_HEIGHT;
 
@@ -34,8 +34,12 @@ pub enum Command {
     Show(ManifestCommand),
     /// Read a snapshot back and check every byte.
     Verify(VerifyCommand),
-    /// Write a snapshot into a CAR file.
+    /// Write a snapshot, or the records of its state, into a file.
     Dump(DumpCommand),
+    /// Say what changed from one state to another.
+    Diff(DiffCommand),
+    /// Write a state as the beginning of a new network.
+    Genesis(GenesisCommand),
     /// Remove a snapshot.
     Delete(ManifestCommand),
     /// Keep a snapshot whatever its age.
@@ -58,7 +62,13 @@ impl Command {
     /// moved aside after.
     pub fn only_looks(&self) -> bool {
         match self {
-            Self::List | Self::Show(_) | Self::Verify(_) | Self::Dump(_) | Self::Status => true,
+            Self::List
+            | Self::Show(_)
+            | Self::Verify(_)
+            | Self::Dump(_)
+            | Self::Diff(_)
+            | Self::Genesis(_)
+            | Self::Status => true,
             Self::Load(_)
             | Self::Fetch(_)
             | Self::Feed(_)
@@ -242,11 +252,57 @@ pub enum VerifyCommand {
     Car(PathBuf),
 }
 
+/// What `dump` writes.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DumpFormat {
+    /// The snapshot itself, as a CAR file.
+    #[default]
+    Car,
+    /// The records of its state, one on each line, as JSON.
+    Jsonl,
+    /// The same as a database of SQLite.
+    Sqlite,
+    /// The same as the storage folder of a Xian node.
+    Xian,
+}
+
 /// Arguments of `dump`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct DumpCommand {
     /// The snapshot, as CID.
     pub manifest: String,
+    /// The file or folder to write; must not exist.
+    pub file: PathBuf,
+    /// What to write.
+    #[serde(default)]
+    pub format: DumpFormat,
+}
+
+/// Arguments of `diff`: two snapshots of state content, as CIDs.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct DiffCommand {
+    /// The earlier state.
+    pub from: String,
+    /// The later one.
+    pub to: String,
+}
+
+/// For whom `genesis` writes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum GenesisFormat {
+    /// The `abci_genesis` of a Xian network.
+    Xian,
+}
+
+/// Arguments of `genesis`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct GenesisCommand {
+    /// The snapshot whose state it is, as CID.
+    pub manifest: String,
+    /// For whom.
+    pub format: GenesisFormat,
     /// The file to write; must not exist.
     pub file: PathBuf,
 }

@@ -11,7 +11,9 @@ use crate::comet::rpc::RpcError;
 use crate::config::ConfigError;
 use crate::net::{IdentityError, NetError};
 use crate::snapshot::{IdError, SourceError};
+use crate::state::StateError;
 use crate::store::{ErrorKind, StoreError};
+use crate::xian::XianError;
 
 impl Failure {
     /// A failure without a hint.
@@ -175,6 +177,54 @@ impl From<PeerError> for Failure {
 impl From<SourceError> for Failure {
     fn from(error: SourceError) -> Self {
         Self::new(FailureCode::Failed, chain(&error))
+    }
+}
+
+impl From<XianError> for Failure {
+    fn from(error: XianError) -> Self {
+        let told = |code| Self::new(code, chain(&error));
+        match &error {
+            XianError::Io { path, source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
+                Self::given_path(path, source)
+            }
+            XianError::Io { op, path, source } => {
+                Self::io(format!("cannot {op} {}", path.display()), source)
+            }
+            XianError::NoStorage { .. } => told(FailureCode::Usage).advice_after(". "),
+            XianError::Stray { .. } => told(FailureCode::Usage).advice_after("; "),
+            XianError::Damaged { .. }
+            | XianError::Content { .. }
+            | XianError::Worker { .. }
+            | XianError::Records { .. }
+            | XianError::State(_) => told(FailureCode::Verification),
+            XianError::Changed { .. } => told(FailureCode::Failed).hint(
+                "stop the node first; `snapswarm adapter --xian` takes snapshots of one that runs",
+            ),
+            XianError::HeldTooLong { .. } => told(FailureCode::Failed),
+            XianError::NoSpace { .. } => told(FailureCode::Storage)
+                .hint("free some space, or use a home on a larger disk with --home"),
+            XianError::Stopped => Self::interrupted("the same command begins again"),
+        }
+    }
+}
+
+impl From<StateError> for Failure {
+    fn from(error: StateError) -> Self {
+        let code = match &error {
+            StateError::Opaque | StateError::UnknownScope(_) => FailureCode::Usage,
+            StateError::Limit { .. }
+            | StateError::Scope(_)
+            | StateError::Order(_)
+            | StateError::Zstd(_)
+            | StateError::Payload(_)
+            | StateError::Version(_)
+            | StateError::Notes(_)
+            | StateError::OtherState { .. }
+            | StateError::MoreThanNamed { .. }
+            | StateError::OtherBase(_)
+            | StateError::Removal(_) => FailureCode::Verification,
+        };
+        Self::new(code, error.to_string())
     }
 }
 

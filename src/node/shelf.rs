@@ -1,5 +1,5 @@
-//! The verbs that concern only what is on disk: list, show, verify, dump,
-//! delete, pin, unpin. All of them block.
+//! The verbs that concern only what is on disk: list, show, verify, delete, pin,
+//! unpin. All of them block.
 
 use std::path::Path;
 use std::time::Instant;
@@ -7,8 +7,8 @@ use std::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::command::{
-    Changed, ChunkDetail, DamagedSummary, DumpCommand, Dumped, Failure, FailureCode,
-    SnapshotDetail, SnapshotList, SnapshotSummary, Verified, VerifyCommand,
+    Changed, ChunkDetail, DamagedSummary, Failure, FailureCode, SnapshotDetail, SnapshotList,
+    SnapshotSummary, Verified, VerifyCommand,
 };
 use super::progress::{Reporter, byte_progress};
 use crate::snapshot::ManifestId;
@@ -118,27 +118,8 @@ pub(super) fn verify(
     })
 }
 
-/// Carries out `dump`.
-pub(super) fn dump(
-    store: &Store,
-    command: &DumpCommand,
-    reporter: &Reporter,
-    cancel: &CancellationToken,
-) -> Result<Dumped, Failure> {
-    let stored = find(store, &command.manifest)?;
-    folder_of(&command.file)?;
-    reporter.phase(format!("writing {}", command.file.display()));
-    let mut progress = byte_progress(reporter, cancel);
-    let exported = store.export_car(&stored.manifest.id(), &command.file, &mut progress)?;
-    Ok(Dumped {
-        manifest: stored.manifest.id().to_string(),
-        file: exported.file,
-        file_bytes: exported.file_bytes,
-    })
-}
-
 /// A file is written into a folder that is there.
-fn folder_of(file: &Path) -> Result<(), Failure> {
+pub(super) fn folder_of(file: &Path) -> Result<(), Failure> {
     let folder = file.parent().unwrap_or(file);
     let error = match std::fs::metadata(folder) {
         Ok(meta) if meta.is_dir() => return Ok(()),

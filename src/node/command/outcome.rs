@@ -1,8 +1,11 @@
 //! What the verbs give back: the JSON forms on stdout.
 
+use std::ops::AddAssign;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
+
+use super::DumpFormat;
 
 /// What a verb gives back.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -22,6 +25,10 @@ pub enum Outcome {
     Verified(Verified),
     /// Of `dump`.
     Dumped(Dumped),
+    /// Of `diff`.
+    Diffed(Diffed),
+    /// Of `genesis`.
+    Genesis(GenesisWritten),
     /// Of `delete`, `pin`, `unpin`.
     Changed(Changed),
     /// Of `limits`.
@@ -289,6 +296,90 @@ pub struct Verified {
 pub struct Dumped {
     /// CID.
     pub manifest: String,
+    /// The file or folder written.
+    pub file: PathBuf,
+    /// Its size.
+    pub file_bytes: u64,
+    /// What was written.
+    #[serde(default)]
+    pub format: DumpFormat,
+    /// Records in it; absent of a CAR.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub records: Option<u64>,
+}
+
+/// Of `diff`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Diffed {
+    /// The earlier state.
+    pub from: StateName,
+    /// The later one.
+    pub to: StateName,
+    /// Records that only the later one has, of all scopes.
+    pub added: Amount,
+    /// Records that both have and that differ; bytes of the later ones.
+    pub changed: Amount,
+    /// Records that only the earlier one has.
+    pub removed: Amount,
+    /// The scopes with a difference, in order.
+    pub scopes: Vec<ScopeDiff>,
+    /// Time taken.
+    pub seconds: f64,
+}
+
+/// A state of `diff`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct StateName {
+    /// CID of the snapshot.
+    pub manifest: String,
+    /// Its chain.
+    pub chain_id: String,
+    /// Its height.
+    pub height: u64,
+    /// How many records the state has.
+    pub records: u64,
+}
+
+/// How much of a state.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
+pub struct Amount {
+    /// Records.
+    pub records: u64,
+    /// Bytes of their keys, values and stamps' texts.
+    pub bytes: u64,
+}
+
+impl AddAssign for Amount {
+    fn add_assign(&mut self, more: Self) {
+        self.records += more.records;
+        self.bytes += more.bytes;
+    }
+}
+
+/// What differs in one scope: in Xian, a contract.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ScopeDiff {
+    /// Its name.
+    pub scope: String,
+    /// As in [`Diffed`], of this scope.
+    pub added: Amount,
+    /// Likewise.
+    pub changed: Amount,
+    /// Likewise.
+    pub removed: Amount,
+}
+
+/// Of `genesis`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GenesisWritten {
+    /// CID of the snapshot whose state it is.
+    pub manifest: String,
+    /// Its height.
+    pub height: u64,
+    /// Its application hash, hex.
+    pub app_hash: String,
     /// The file written.
     pub file: PathBuf,
     /// Its size.
