@@ -272,6 +272,7 @@ mod tests {
             pinned: false,
             proven: true,
             origin: "harvested".to_owned(),
+            only: Vec::new(),
         }
     }
 

@@ -62,11 +62,18 @@ pub(super) fn text(outcome: &Outcome) -> Option<String> {
         let records = text::count(records, "record", "records");
         format!("{records}, ")
     });
-    Some(format!(
+    let mut out = format!(
         "Wrote {} ({}{}): {}\n",
         text::safe(&dumped.file.display().to_string()),
         records.unwrap_or_default(),
         text::bytes(dumped.file_bytes),
         text::safe(&dumped.manifest),
-    ))
+    );
+    if !dumped.only.is_empty() {
+        out += &format!(
+            "Only of {}: a part of a state, and nothing that a validating node can start from.\n",
+            text::safe(&dumped.only.join(", "))
+        );
+    }
+    Some(out)
 }

@@ -189,6 +189,9 @@ pub struct FetchCommand {
     /// bytes as the snapshot has, beside those that are downloaded.
     #[serde(default)]
     pub room_for: Vec<PathBuf>,
+    /// Of a state, only what holds these contracts; empty: all of it.
+    #[serde(default)]
+    pub only: Vec<String>,
 }
 
 /// A chain, and what is believed of it.

@@ -2,21 +2,24 @@
 //!
 //! A delta is read together with the snapshots that it builds on, down to a full one:
 //! all of them have to be here. What comes out is held against the name that the
-//! snapshot gives its state, so at the end of a reading all of it was right.
+//! snapshot gives its state, so at the end of a reading all of it was right. Of a
+//! snapshot that is here for some scopes only, their chunks are right, and nothing can be
+//! said of the state.
 
 use std::cell::{Cell, RefCell};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
+use bytes::{Bytes, BytesMut};
 use tokio_util::sync::CancellationToken;
 
 use super::command::{Failure, FailureCode};
 use super::progress::{Reporter, byte_progress};
 use super::shelf;
-use crate::snapshot::{Manifest, ManifestId};
+use crate::snapshot::{ChunkIndex, Manifest, ManifestId, Scope};
 use crate::state::{
-    Changes, MAX_DELTAS, OpenChunk, Record, RecordStream, Records, StateError, StateHasher,
-    StateNotes, applied_all,
+    Changes, MAX_DELTAS, OpenChunk, Record, RecordStream, Records, Selection, StateError,
+    StateHasher, StateNotes, applied_all,
 };
 use crate::store::{Archive, Store, StoreError};
 
@@ -24,12 +27,27 @@ use crate::store::{Archive, Store, StoreError};
 /// million.
 const RECORDS_BETWEEN_LOOKS: u64 = 1024;
 
-/// A state that is here, full or in deltas.
+/// A state that is here, full or in deltas, or a part of one.
 pub(super) struct Content {
     /// The full snapshot, then each delta on top of the ones before.
-    archives: Vec<Archive>,
+    layers: Vec<Layer>,
     manifest: Arc<Manifest>,
     notes: StateNotes,
+    /// The scopes that are here, in order; empty: all.
+    only: Vec<Scope>,
+}
+
+/// The chunks of one snapshot that are read.
+struct Layer {
+    manifest: Arc<Manifest>,
+    chunks: Vec<ChunkIndex>,
+    shelf: Shelf,
+}
+
+/// Where they are.
+enum Shelf {
+    Whole(Archive),
+    Part(Store),
 }
 
 impl Content {
@@ -37,24 +55,54 @@ impl Content {
     pub(super) fn open(store: &Store, name: &str) -> Result<Self, Failure> {
         let manifest = shelf::find(store, name)?.manifest;
         let notes = StateNotes::of(&manifest).map_err(|error| no_records(&manifest, &error))?;
-        let mut archives = vec![store.archive(&manifest.id())?];
+        let mut layers = vec![Layer::whole(store.archive(&manifest.id())?)];
         let mut of = manifest.clone();
         while let Some(base) = of.state().and_then(|content| content.base()) {
-            if archives.len() > MAX_DELTAS {
+            if layers.len() > MAX_DELTAS {
                 return Err(too_many_deltas(manifest.id()));
             }
             if store.get(&base).is_none() {
                 return Err(no_base(of.id(), base));
             }
-            let archive = store.archive(&base)?;
-            of = archive.manifest().clone();
-            archives.push(archive);
+            let layer = Layer::whole(store.archive(&base)?);
+            of = layer.manifest.clone();
+            layers.push(layer);
         }
-        archives.reverse();
+        layers.reverse();
         Ok(Self {
-            archives,
+            layers,
             manifest,
             notes,
+            only: Vec::new(),
+        })
+    }
+
+    /// As [`Content::open`], or the part of it that was fetched on its own.
+    pub(super) fn open_part(store: &Store, name: &str) -> Result<Self, Failure> {
+        let stored = shelf::find(store, name)?;
+        let manifest = stored.manifest;
+        if stored.complete || stored.only.is_empty() {
+            return Self::open(store, name);
+        }
+        let notes = StateNotes::of(&manifest).map_err(|error| no_records(&manifest, &error))?;
+        let chunks = Selection::new(&manifest, &stored.only)?.chunks;
+        let ids = chunks.iter().map(|index| {
+            let unique = manifest.unique_at(*index);
+            manifest.unique_chunk(unique).id
+        });
+        if !store.holds(&ids.collect::<Vec<_>>()).is_full() {
+            return Err(half_a_part(manifest.id(), &stored.only));
+        }
+        let layer = Layer {
+            manifest: manifest.clone(),
+            chunks,
+            shelf: Shelf::Part(store.clone()),
+        };
+        Ok(Self {
+            layers: vec![layer],
+            manifest,
+            notes,
+            only: stored.only,
         })
     }
 
@@ -68,12 +116,22 @@ impl Content {
         &self.notes
     }
 
+    /// The scopes that are here, in order; empty: all.
+    pub(super) fn only(&self) -> &[Scope] {
+        &self.only
+    }
+
     /// Bytes of all chunks that are read for it.
     pub(super) fn chunk_bytes(&self) -> u64 {
-        let archives = self.archives.iter();
-        archives
-            .map(|archive| archive.manifest().total_bytes())
-            .sum()
+        self.layers.iter().map(Layer::bytes).sum()
+    }
+
+    /// What its records take at least, written down.
+    pub(super) fn least_bytes(&self) -> u64 {
+        match self.only.is_empty() {
+            true => self.notes.state.bytes,
+            false => 0,
+        }
     }
 
     /// All records, in the order of places. Holds a chunk of each snapshot that is read
@@ -85,28 +143,80 @@ impl Content {
         let id = self.manifest.id();
         let told = move |trouble: Trouble| trouble.into_failure(id);
         let of_state = |error| told(Trouble::State(error));
-        let mut archives = self.archives.iter();
-        let full: RecordStream<'a, Trouble> = match archives.next() {
-            Some(full) => Box::new(Records::new(chunks(full, reading)).map_err(of_state)?),
+        let mut layers = self.layers.iter();
+        let full: RecordStream<'a, Trouble> = match layers.next() {
+            Some(full) => Box::new(Records::new(full.chunks(reading)).map_err(of_state)?),
             None => Box::new(std::iter::empty()),
         };
-        let deltas: Result<Vec<_>, _> = archives
-            .map(|delta| Changes::new(chunks(delta, reading)))
+        let deltas: Result<Vec<_>, _> = layers
+            .map(|delta| Changes::new(delta.chunks(reading)))
             .collect();
         let records = Checked {
             records: applied_all(full, deltas.map_err(of_state)?),
-            hasher: Some(StateHasher::expecting(self.notes.state)),
-            notes: self.notes,
+            hasher: StateHasher::expecting(self.notes.state),
+            content: self,
             reading,
             taken: 0,
+            is_at_end: false,
         };
         Ok(records.map(move |record| record.map_err(told)))
     }
 }
 
+impl Layer {
+    fn whole(archive: Archive) -> Self {
+        Self {
+            manifest: archive.manifest().clone(),
+            chunks: archive.manifest().chunk_indexes().collect(),
+            shelf: Shelf::Whole(archive),
+        }
+    }
+
+    fn bytes(&self) -> u64 {
+        let size = |index: &ChunkIndex| {
+            let unique = self.manifest.unique_at(*index);
+            u64::from(self.manifest.unique_chunk(unique).size)
+        };
+        self.chunks.iter().map(size).sum()
+    }
+
+    fn read(&self, index: ChunkIndex) -> Result<Bytes, StoreError> {
+        let store = match &self.shelf {
+            Shelf::Whole(archive) => return archive.read_chunk(index),
+            Shelf::Part(store) => store,
+        };
+        let chunk = self.manifest.unique_chunk(self.manifest.unique_at(index));
+        let mut bytes = BytesMut::with_capacity(chunk.size as usize);
+        for piece in 0..chunk.piece_count() {
+            let piece = store.read_piece(&chunk.id, piece)?;
+            let gone = || StoreError::Incomplete(self.manifest.id());
+            bytes.extend_from_slice(&piece.ok_or_else(gone)?);
+        }
+        Ok(bytes.freeze())
+    }
+
+    /// In order, ready to be decoded.
+    fn chunks<'a>(
+        &'a self,
+        reading: &'a Reading,
+    ) -> impl Iterator<Item = Result<OpenChunk, Trouble>> + 'a {
+        self.chunks.iter().map(move |index| {
+            let bytes = self.read(*index).map_err(Trouble::Store)?;
+            reading.more(bytes.len()).map_err(Trouble::Store)?;
+            let scopes = self.manifest.state();
+            let scopes = scopes.map(|content| content.scopes_of(*index));
+            let scopes = scopes.unwrap_or_default().to_vec();
+            Ok(OpenChunk { bytes, scopes })
+        })
+    }
+}
+
+/// Is told the bytes done and the bytes in all, and says whether to go on.
+type Progress = Box<dyn FnMut(u64, u64) -> ControlFlow<()>>;
+
 /// A piece of work that reads chunks: how far it is, and whether it goes on.
 pub(super) struct Reading {
-    progress: RefCell<Box<dyn FnMut(u64, u64) -> ControlFlow<()>>>,
+    progress: RefCell<Progress>,
     cancel: CancellationToken,
     done: Cell<u64>,
     total: u64,
@@ -158,55 +268,52 @@ impl Trouble {
     }
 }
 
-/// The chunks of an archive, in order.
-fn chunks<'a>(
-    archive: &'a Archive,
-    reading: &'a Reading,
-) -> impl Iterator<Item = Result<OpenChunk, Trouble>> + 'a {
-    let manifest = archive.manifest();
-    manifest.chunk_indexes().map(move |index| {
-        let bytes = archive.read_chunk(index).map_err(Trouble::Store)?;
-        reading.more(bytes.len()).map_err(Trouble::Store)?;
-        let scopes = manifest.state().map(|content| content.scopes_of(index));
-        let scopes = scopes.unwrap_or_default().to_vec();
-        Ok(OpenChunk { bytes, scopes })
-    })
-}
-
-/// Records that are held against the name of their state.
+/// The records that were asked for. Those of a whole state are held against its name.
 struct Checked<'a> {
     records: RecordStream<'a, Trouble>,
-    /// None behind the last record.
-    hasher: Option<StateHasher>,
-    notes: StateNotes,
+    hasher: StateHasher,
+    content: &'a Content,
     reading: &'a Reading,
     taken: u64,
+    is_at_end: bool,
+}
+
+impl Checked<'_> {
+    fn read(&mut self) -> Result<Option<Record>, Trouble> {
+        let only = &self.content.only;
+        while let Some(record) = self.records.next().transpose()? {
+            self.taken += 1;
+            let is_time = self.taken.is_multiple_of(RECORDS_BETWEEN_LOOKS);
+            if is_time && self.reading.cancel.is_cancelled() {
+                return Err(Trouble::Store(StoreError::Stopped));
+            }
+            if only.is_empty() {
+                self.hasher.push(&record)?;
+                return Ok(Some(record));
+            }
+            // A chunk of one scope can have records of others.
+            if only.binary_search(record.scope()).is_ok() {
+                return Ok(Some(record));
+            }
+        }
+        if only.is_empty() {
+            let found = std::mem::take(&mut self.hasher).finish();
+            self.content.notes.check(&found)?;
+        }
+        Ok(None)
+    }
 }
 
 impl Iterator for Checked<'_> {
     type Item = Result<Record, Trouble>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let hasher = self.hasher.as_mut()?;
-        let taken = self.records.next().transpose().and_then(|record| {
-            self.taken += 1;
-            let is_time = self.taken.is_multiple_of(RECORDS_BETWEEN_LOOKS);
-            if is_time && self.reading.cancel.is_cancelled() {
-                return Err(Trouble::Store(StoreError::Stopped));
-            }
-            if let Some(record) = &record {
-                hasher.push(record)?;
-            }
-            Ok(record)
-        });
-        let ended = match taken {
-            Ok(Some(record)) => return Some(Ok(record)),
-            Ok(None) => Ok(()),
-            Err(trouble) => Err(trouble),
-        };
-        let found = self.hasher.take()?.finish();
-        let right = ended.and_then(|()| Ok(self.notes.check(&found)?));
-        right.err().map(Err)
+        if self.is_at_end {
+            return None;
+        }
+        let read = self.read();
+        self.is_at_end = !matches!(read, Ok(Some(_)));
+        read.transpose()
     }
 }
 
@@ -224,6 +331,18 @@ pub(super) fn no_records(manifest: &Manifest, error: &StateError) -> Failure {
         ),
         error => Failure::new(FailureCode::Verification, format!("{id}: {error}")),
     }
+}
+
+fn half_a_part(id: ManifestId, only: &[Scope]) -> Failure {
+    let only: Vec<&str> = only.iter().map(Scope::as_str).collect();
+    let only = only.join(",");
+    Failure::new(
+        FailureCode::NotFound,
+        format!("what was asked for of {id} is not all here yet"),
+    )
+    .hint(format!(
+        "`snapswarm fetch {id} --only {only}` goes on with it"
+    ))
 }
 
 fn no_base(delta: ManifestId, base: ManifestId) -> Failure {

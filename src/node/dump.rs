@@ -7,6 +7,8 @@
 //! * `sqlite`, a database: see [`sqlite`];
 //! * `xian`, the storage folder of a Xian node.
 //!
+//! Of a snapshot that is here for some scopes only, the records of these are written.
+//!
 //! What is written appears under its name when it is whole and on the disk.
 
 mod jsonl;
@@ -66,6 +68,7 @@ fn car(
         file_bytes: exported.file_bytes,
         format: DumpFormat::Car,
         records: None,
+        only: Vec::new(),
     })
 }
 
@@ -85,7 +88,7 @@ fn records<S: Sink>(
     cancel: &CancellationToken,
     create: impl FnOnce(&Content) -> Result<S, Failure>,
 ) -> Result<Dumped, Failure> {
-    let content = Content::open(store, &command.manifest)?;
+    let content = Content::open_part(store, &command.manifest)?;
     shelf::folder_of(&command.file)?;
     let mut sink = create(&content)?;
     tell(reporter, &command.file);
@@ -101,6 +104,7 @@ fn records<S: Sink>(
         file_bytes: sink.finish()?,
         format: command.format,
         records: Some(records),
+        only: content.only().iter().map(ToString::to_string).collect(),
     })
 }
 

@@ -12,6 +12,7 @@ use super::command::{
 };
 use super::progress::{Reporter, byte_progress};
 use crate::snapshot::ManifestId;
+use crate::state::StateNotes;
 use crate::store::{DamagedFile, Store, StoreError, Stored};
 
 /// Carries out `list`.
@@ -51,6 +52,7 @@ fn summary(stored: &Stored) -> SnapshotSummary {
         pinned: stored.pinned,
         proven: stored.proven,
         origin: stored.origin.as_str().to_owned(),
+        only: stored.only.iter().map(ToString::to_string).collect(),
     }
 }
 
@@ -58,6 +60,7 @@ fn summary(stored: &Stored) -> SnapshotSummary {
 pub(super) fn show(store: &Store, id: &str) -> Result<SnapshotDetail, Failure> {
     let stored = find(store, id)?;
     let manifest = &stored.manifest;
+    let content = manifest.state();
     let chunks = manifest
         .chunk_indexes()
         .map(|index| {
@@ -77,6 +80,15 @@ pub(super) fn show(store: &Store, id: &str) -> Result<SnapshotDetail, Failure> {
         manifest_bytes: manifest.encoded().len() as u32,
         file: stored.file.clone(),
         chunks,
+        records: StateNotes::of(manifest)
+            .ok()
+            .map(|notes| notes.state.records),
+        base: content
+            .and_then(|content| content.base())
+            .map(|base| base.to_string()),
+        scopes: content
+            .map(|content| content.scopes().iter().map(ToString::to_string).collect())
+            .unwrap_or_default(),
     })
 }
 

@@ -2,6 +2,9 @@
 //! whose answers are made up.
 
 mod home;
+#[path = "../support/mod.rs"]
+mod homes;
+mod selection;
 mod state;
 mod states;
 mod support;

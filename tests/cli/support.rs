@@ -135,6 +135,7 @@ pub fn hostile_snapshot() -> SnapshotSummary {
         pinned: false,
         proven: false,
         origin: "fetched".to_owned(),
+        only: Vec::new(),
     }
 }
 
@@ -174,6 +175,7 @@ pub fn fetched() -> Fetched {
             peer_id: "12D3KooW".to_owned(),
             bytes: 16 << 20,
         }],
+        only: Vec::new(),
     }
 }
 

@@ -165,6 +165,10 @@ pub struct Fetched {
     pub app_hash: Option<String>,
     /// What came from whom.
     pub peers: Vec<PeerBytes>,
+    /// The contracts (scopes) that were asked for, where it is not all of the snapshot;
+    /// then `bytes` are those of the chunks that hold them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub only: Vec<String>,
 }
 
 /// What one peer gave.
@@ -243,6 +247,10 @@ pub struct SnapshotSummary {
     pub proven: bool,
     /// How it came here: loaded, harvested, fetched.
     pub origin: String,
+    /// Of one that is not complete: the contracts (scopes) that were asked for, where no
+    /// more is to come.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub only: Vec<String>,
 }
 
 /// Of `show`.
@@ -263,6 +271,16 @@ pub struct SnapshotDetail {
     pub file: PathBuf,
     /// In ABCI order.
     pub chunks: Vec<ChunkDetail>,
+    /// How many records its state has, as it says; absent where chunks are the
+    /// application's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub records: Option<u64>,
+    /// Of a delta, CID of what it builds on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base: Option<String>,
+    /// The scopes of its state: in Xian, contracts.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub scopes: Vec<String>,
 }
 
 /// A chunk of `show`.
@@ -306,6 +324,9 @@ pub struct Dumped {
     /// Records in it; absent of a CAR.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub records: Option<u64>,
+    /// The contracts (scopes) whose records these are, where it is not the whole state.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub only: Vec<String>,
 }
 
 /// Of `diff`.

@@ -52,7 +52,7 @@ enum StampWord<'a> {
 
 impl Lines {
     pub(super) fn create(path: &Path, content: &Content) -> Result<Self, Failure> {
-        let file = NewFile::create(path, content.notes().state.bytes)?;
+        let file = NewFile::create(path, content.least_bytes())?;
         Ok(Self(BufWriter::with_capacity(BUFFER_BYTES, file)))
     }
 }

@@ -1,9 +1,12 @@
 //! Records as a database of SQLite.
 //!
 //! ```text
-//! snapshot (manifest TEXT, chain_id TEXT, height INTEGER, app_hash TEXT)      one row
+//! snapshot (manifest TEXT, chain_id TEXT, height INTEGER, app_hash TEXT, only TEXT)
 //! records  (scope TEXT, key BLOB, name TEXT, value, stamp)  by (scope, key)
 //! ```
+//!
+//! `snapshot` has one row; `only` is NULL where the records are the whole state, else a
+//! JSON list of the scopes that were fetched.
 //!
 //! `key` has the key's bytes, and `name` the same as text to search by: a colon stands
 //! where the key has a NUL (between the parts of a Xian path); it is NULL where the key
@@ -21,7 +24,7 @@ use rusqlite::{Connection, ErrorCode, params};
 use super::Sink;
 use crate::node::command::{Failure, FailureCode};
 use crate::node::content::Content;
-use crate::snapshot::Manifest;
+use crate::snapshot::Scope;
 use crate::state::{Record, Stamp};
 use crate::store::NewFile;
 
@@ -30,7 +33,8 @@ const CACHE_KIB: i64 = 8 << 10;
 
 const BEGIN: &str = "
     CREATE TABLE snapshot (
-        manifest TEXT NOT NULL, chain_id TEXT NOT NULL, height INTEGER NOT NULL, app_hash TEXT
+        manifest TEXT NOT NULL, chain_id TEXT NOT NULL, height INTEGER NOT NULL, app_hash TEXT,
+        only TEXT
     );
     CREATE TABLE records (
         scope TEXT NOT NULL, key BLOB NOT NULL, name TEXT, value, stamp,
@@ -50,8 +54,8 @@ pub(super) struct Database {
 
 impl Database {
     pub(super) fn create(path: &Path, content: &Content) -> Result<Self, Failure> {
-        let file = NewFile::create(path, content.notes().state.bytes)?;
-        let begun = begin(file.beside(), content.manifest());
+        let file = NewFile::create(path, content.least_bytes())?;
+        let begun = begin(file.beside(), content);
         match begun {
             Ok(connection) => Ok(Self { connection, file }),
             Err(error) => Err(failed(&file, &error)),
@@ -75,7 +79,10 @@ impl Sink for Database {
     }
 }
 
-fn begin(path: &Path, manifest: &Manifest) -> rusqlite::Result<Connection> {
+fn begin(path: &Path, content: &Content) -> rusqlite::Result<Connection> {
+    let manifest = content.manifest();
+    let only: Vec<&str> = content.only().iter().map(Scope::as_str).collect();
+    let only = (!only.is_empty()).then(|| serde_json::json!(only).to_string());
     let connection = Connection::open(path)?;
     // A file that has no name yet is begun anew after a crash.
     connection.execute_batch("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF")?;
@@ -83,13 +90,14 @@ fn begin(path: &Path, manifest: &Manifest) -> rusqlite::Result<Connection> {
     connection.pragma_update(None, "cache_size", -CACHE_KIB)?;
     connection.execute_batch(BEGIN)?;
     connection.execute(
-        "INSERT INTO snapshot VALUES (?1, ?2, ?3, ?4)",
+        "INSERT INTO snapshot VALUES (?1, ?2, ?3, ?4, ?5)",
         params![
             manifest.id().to_string(),
             manifest.chain_id(),
             // Heights are signed in CometBFT.
             manifest.height().cast_signed(),
             manifest.app_hash().map(hex::encode_upper),
+            only,
         ],
     )?;
     Ok(connection)

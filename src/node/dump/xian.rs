@@ -19,7 +19,7 @@ pub(super) struct Storage {
 impl Storage {
     pub(super) fn create(path: &Path, content: &Content) -> Result<Self, Failure> {
         let block = genesis::latest_block(content.manifest())?;
-        let folder = NewFolder::create(path, content.notes().state.bytes)?;
+        let folder = NewFolder::create(path, content.least_bytes())?;
         let restore = Restore::begin(folder.beside(), &block, &xian::workers())?;
         Ok(Self { restore, folder })
     }

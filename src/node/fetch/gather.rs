@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::crew::Crew;
 use super::disk::{Disk, DiskEvent};
+use super::part::Part;
 use super::recruit::{Order, Orders, Recruit};
 use crate::net::pieces::{Closed, MAX_CLIENT_STREAMS, PieceEvent};
 use crate::node::progress::Meter;
@@ -63,6 +64,8 @@ pub(super) struct Gather {
     services: Arc<Services>,
     manifest: Arc<Manifest>,
     download: Arc<Download>,
+    /// What is wanted, where it is not all.
+    part: Option<Part>,
     machine: Fetch,
     crew: Crew,
     disk: Disk,
@@ -90,18 +93,25 @@ impl Gather {
     pub(super) fn new(
         services: Arc<Services>,
         download: Arc<Download>,
+        part: Option<Part>,
         orders: Orders,
         patience: Duration,
     ) -> Self {
         let manifest = download.manifest().clone();
         let now = Instant::now();
-        let checked: Vec<UniqueIndex> = download
+        let mut checked: Vec<UniqueIndex> = download
             .checked()
             .iter()
             .filter_map(|number| manifest.unique_index(number))
             .collect();
-        let have = download.have();
-        let have_bytes = bytes_of(&manifest, &have);
+        let mut have = download.have();
+        let have_bytes = here(&manifest, part.as_ref(), &have);
+        for chunk in part.iter().flat_map(|part| part.others(&manifest)) {
+            checked.push(chunk);
+            for piece in manifest.pieces_of(chunk) {
+                have.insert(piece.get());
+            }
+        }
         let machine = Fetch::new(
             manifest.clone(),
             have,
@@ -118,6 +128,7 @@ impl Gather {
             manifest,
             disk: Disk::new(download.clone()),
             download,
+            part,
             machine,
             crew: Crew::default(),
             orders,
@@ -370,7 +381,8 @@ impl Gather {
                     snapshot = %self.manifest.id(), chunk = chunk.get(), pieces = pieces.len(),
                     "the disk gave back other bytes than were written; the chunk is fetched again"
                 );
-                self.have_bytes = bytes_of(&self.manifest, &self.download.have());
+                let have = self.download.have();
+                self.have_bytes = here(&self.manifest, self.part.as_ref(), &have);
                 self.damaged_chunks += 1;
                 if self.damaged_chunks > MAX_DAMAGED_CHUNKS {
                     return Err(StoreError::Damaged {
@@ -451,6 +463,14 @@ fn as_told(refusal: Refusal) -> crate::sync::Refusal {
         Refusal::Busy => crate::sync::Refusal::Busy,
         Refusal::OverLimit => crate::sync::Refusal::OverLimit,
         Refusal::NotAllowed => crate::sync::Refusal::NotAllowed,
+    }
+}
+
+/// Bytes that are here of what is wanted.
+fn here(manifest: &Manifest, part: Option<&Part>, have: &Bitmap) -> u64 {
+    match part {
+        None => bytes_of(manifest, have),
+        Some(part) => part.bytes_here(manifest, have),
     }
 }
 

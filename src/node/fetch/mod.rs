@@ -12,6 +12,7 @@ mod find;
 mod gather;
 mod listen;
 mod named;
+mod part;
 mod recruit;
 mod roster;
 mod seek;
@@ -33,6 +34,7 @@ use self::authority::{Authority, Silence};
 use self::chase::Found;
 use self::find::Search;
 use self::gather::{End, Gather};
+use self::part::Part;
 use self::recruit::{Orders, Recruiter};
 use super::command::{Failure, FailureCode, FetchCommand, FetchTarget, Fetched, PeerBytes};
 use super::failure::blocking;
@@ -40,7 +42,7 @@ use super::progress::{Meter, Reporter, byte_progress, chunks};
 use super::services::{Services, add};
 use super::space::{Short, short_of_room};
 use crate::comet::rpc::{HeaderAfter, Rpc};
-use crate::snapshot::{Manifest, ManifestId, UniqueIndex};
+use crate::snapshot::{Bitmap, Manifest, ManifestId, UniqueIndex};
 use crate::store::{BATCH_CHUNKS, ChunkVerdict, Download, StoreError};
 
 /// Streams that wait to be taken into a download.
@@ -90,8 +92,13 @@ pub(super) async fn fetch(
         let id = found.manifest.id();
         // A provider that the person named is worth trying again when it is lost.
         found.peers.extend(&named.peers);
-        let room_for = &command.room_for;
-        match gather(services, found, patience, room_for, reporter, cancel).await? {
+        let part = Part::named(&found.manifest, &command.only)?;
+        let wanted = Wanted {
+            part,
+            patience,
+            room_for: &command.room_for,
+        };
+        match gather(services, found, &wanted, reporter, cancel).await? {
             Gathered::Complete(mut fetched) => {
                 if let Some(dir) = &command.out {
                     export(services, id, dir.clone(), reporter, cancel).await?;
@@ -138,6 +145,44 @@ pub(super) async fn prove(rpc: Rpc, manifest: &Manifest) -> Result<Option<Header
     proved.map_err(Silence::into_failure)
 }
 
+/// What is wanted of a snapshot that was found.
+struct Wanted<'a> {
+    /// Of a state, some contracts.
+    part: Option<Part>,
+    /// How long it may stand still.
+    patience: Duration,
+    /// Folders that need as much room as the snapshot.
+    room_for: &'a [PathBuf],
+}
+
+impl Wanted<'_> {
+    fn bytes(&self, manifest: &Manifest) -> u64 {
+        let part = self.part.as_ref();
+        part.map_or_else(|| manifest.unique_bytes(), |part| part.bytes)
+    }
+
+    fn bytes_here(&self, manifest: &Manifest, have: &Bitmap) -> u64 {
+        match &self.part {
+            None => gather::bytes_of(manifest, have),
+            Some(part) => part.bytes_here(manifest, have),
+        }
+    }
+
+    /// How many chunks of how many.
+    fn chunks(&self, manifest: &Manifest) -> String {
+        let all = chunks(manifest.chunk_count());
+        match &self.part {
+            None => all,
+            Some(part) => format!("{} of {all}", part.chunks),
+        }
+    }
+
+    fn contracts(&self) -> Vec<String> {
+        let scopes = self.part.iter().flat_map(|part| &part.scopes);
+        scopes.map(ToString::to_string).collect()
+    }
+}
+
 enum Gathered {
     Complete(Fetched),
     FalseManifest,
@@ -146,8 +191,7 @@ enum Gathered {
 async fn gather(
     services: &Arc<Services>,
     found: Found,
-    patience: Duration,
-    room_for: &[PathBuf],
+    wanted: &Wanted<'_>,
     reporter: &Reporter,
     cancel: &CancellationToken,
 ) -> Result<Gathered, Failure> {
@@ -159,7 +203,7 @@ async fn gather(
     };
     let mut fetched = Fetched {
         manifest: id.to_string(),
-        bytes: manifest.unique_bytes(),
+        bytes: wanted.bytes(&manifest),
         received_bytes: 0,
         resumed_bytes: 0,
         wasted_bytes: 0,
@@ -167,10 +211,17 @@ async fn gather(
         proven: found.proof.is_some(),
         app_hash: manifest.app_hash().map(hex::encode_upper),
         peers: Vec::new(),
+        only: Vec::new(),
     };
     let store = services.store.clone();
-    let begun = manifest.clone();
-    let download = match blocking(move || Ok(store.begin_download(begun))).await? {
+    let (begun, asked) = (manifest.clone(), wanted.part.clone());
+    let begun = blocking(move || {
+        Ok(match &asked {
+            None => store.begin_download(begun),
+            Some(part) => store.begin_selection(begun, &part.scopes, part.bytes),
+        })
+    });
+    let download = match begun.await? {
         Ok(download) => Arc::new(download),
         Err(StoreError::AlreadyComplete(_)) => {
             fetched.resumed_bytes = fetched.bytes;
@@ -180,9 +231,9 @@ async fn gather(
         Err(error) => return Err(error.into()),
     };
     read_back(&download, reporter, cancel).await?;
-    fetched.resumed_bytes = gather::bytes_of(&manifest, &download.have());
+    fetched.resumed_bytes = wanted.bytes_here(&manifest, &download.have());
     // The download has its own room from its beginning.
-    if let Some(short) = short_of_room(room_for, manifest.total_bytes()) {
+    if let Some(short) = short_of_room(wanted.room_for, manifest.total_bytes()) {
         drop(download);
         if fetched.resumed_bytes == 0 {
             discard(services, id).await?;
@@ -192,8 +243,8 @@ async fn gather(
     let text = format!(
         "fetching {}: {}, {} bytes{}",
         short(&id),
-        chunks(manifest.chunk_count()),
-        manifest.unique_bytes(),
+        wanted.chunks(&manifest),
+        fetched.bytes,
         if fetched.resumed_bytes > 0 {
             format!(", {} of them are here already", fetched.resumed_bytes)
         } else {
@@ -215,8 +266,9 @@ async fn gather(
         reporter.clone(),
     );
     let recruiter = tokio::spawn(recruiter.run(order_receiver));
-    let meter = Meter::new(reporter.clone(), manifest.unique_bytes());
-    let work = Gather::new(services.clone(), download, orders, patience);
+    let meter = Meter::new(reporter.clone(), fetched.bytes);
+    let part = wanted.part.clone();
+    let work = Gather::new(services.clone(), download, part, orders, wanted.patience);
     let (end, crew, download) = work.run(recruits, meter, cancel).await;
     recruiter.abort();
     services.download_ends(&id);
@@ -237,6 +289,13 @@ async fn gather(
         end => end?,
     };
     match end {
+        End::Finished if !download.checked().is_full() => {
+            // What was asked for is here, and the rest is not to come.
+            fetched.only = wanted.contracts();
+            mark_proven(services, id, found.proof.as_ref()).await?;
+            services.shelf_changed().await;
+            Ok(Gathered::Complete(fetched))
+        }
         End::Finished => {
             reporter.phase("sealing the archive");
             blocking(move || {
@@ -253,14 +312,14 @@ async fn gather(
         End::Condemned => Ok(Gathered::FalseManifest),
         End::Cancelled => Err(Failure::interrupted(format!(
             "{} of {} bytes are here; the same command goes on from there",
-            gather::bytes_of(&manifest, &download.have()),
-            manifest.unique_bytes()
+            wanted.bytes_here(&manifest, &download.have()),
+            fetched.bytes
         ))),
         End::Deserted => {
-            let here = gather::bytes_of(&manifest, &download.have());
-            let have = (here, manifest.unique_bytes());
+            let here = wanted.bytes_here(&manifest, &download.have());
+            let have = (here, fetched.bytes);
             let banned = services.referee.in_force(|peer| crew.took_part(peer));
-            Err(ended::deserted(id, patience, have, &banned))
+            Err(ended::deserted(id, wanted.patience, have, &banned))
         }
     }
 }

@@ -256,6 +256,7 @@ impl Join {
             timeout_s: timeout_s.unwrap_or(self.options.timeout_s),
             not_below: (least > 0).then_some(least),
             except: self.node.journal.refused.iter().cloned().collect(),
+            only: Vec::new(),
             room_for: self.node.filled_folders(),
         });
         let fetched = match self.ask(command).await.map_err(Setback::rung)? {
