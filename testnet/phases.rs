@@ -269,6 +269,7 @@ mod tests {
             bytes: 1,
             have_bytes: 1,
             complete,
+            base: None,
             pinned: false,
             proven: true,
             origin: "harvested".to_owned(),

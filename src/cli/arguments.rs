@@ -205,6 +205,7 @@ mod tests {
             &["dump", CID, "x.car"],
             &["dump", CID, "x", "--format", "sqlite"],
             &["diff", CID, CID],
+            &["delta", CID, CID],
             &["genesis", "--from", CID, "--format", "xian", "--out", "g"],
             &["delete", CID],
             &["pin", CID],

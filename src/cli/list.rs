@@ -81,7 +81,10 @@ pub(super) fn table(snapshots: &[SnapshotSummary]) -> String {
 
 fn here(snapshot: &SnapshotSummary) -> String {
     if snapshot.complete {
-        return "all".to_owned();
+        return match &snapshot.base {
+            None => "all".to_owned(),
+            Some(_) => "all of a delta".to_owned(),
+        };
     }
     let contracts = match snapshot.only.len() as u64 {
         0 => String::new(),
@@ -121,6 +124,7 @@ mod tests {
             bytes: 100,
             have_bytes: 100,
             complete: false,
+            base: None,
             pinned: true,
             proven: false,
             origin: "fetched".to_owned(),
@@ -145,7 +149,12 @@ mod tests {
             complete: true,
             ..summary
         };
-        assert_eq!(table(&[whole]).lines().count(), 2);
+        assert_eq!(table(std::slice::from_ref(&whole)).lines().count(), 2);
+        let delta = SnapshotSummary {
+            base: Some("bafb".to_owned()),
+            ..whole
+        };
+        assert!(table(&[delta]).contains("all of a delta"));
     }
 
     #[test]

@@ -19,6 +19,7 @@ pub mod text;
 
 mod adapter;
 mod delete;
+mod delta;
 mod diff;
 mod doctor;
 mod dump;
@@ -106,6 +107,7 @@ enum Verb {
     Verify(verify::Arguments),
     Dump(dump::Arguments),
     Diff(diff::Arguments),
+    Delta(delta::Arguments),
     Genesis(genesis::Arguments),
     Delete(delete::Arguments),
     Pin(pin::Arguments),
@@ -187,6 +189,7 @@ impl Cli {
             Verb::Verify(arguments) => door.go(arguments.command()?, verify::text).await,
             Verb::Dump(arguments) => door.go(arguments.command()?, dump::text).await,
             Verb::Diff(arguments) => door.go(arguments.command(), diff::text).await,
+            Verb::Delta(arguments) => door.go(arguments.command(), delta::text).await,
             Verb::Genesis(arguments) => door.go(arguments.command()?, genesis::text).await,
             Verb::Delete(arguments) => door.go(arguments.command(), delete::text).await,
             Verb::Pin(arguments) => door.go(arguments.command(), pin::text).await,

@@ -96,7 +96,7 @@ fn of_state(shown: &SnapshotDetail) -> String {
         return String::new();
     };
     let mut facts = vec![("records", records.to_string())];
-    if let Some(base) = &shown.base {
+    if let Some(base) = &shown.snapshot.base {
         facts.push(("delta to", base.clone()));
     }
     facts.push(("contracts", named(&shown.scopes)));

@@ -3,6 +3,7 @@
 //! DESIGN.md §11's; scripts rely on them.
 
 mod outcome;
+mod states;
 
 use std::path::PathBuf;
 
@@ -10,11 +11,12 @@ use libp2p::Multiaddr;
 use serde::{Deserialize, Serialize};
 
 pub use self::outcome::{
-    Amount, Changed, ChunkDetail, DamagedSummary, Diffed, DownloadStatus, Dumped, Fed, Fetched,
-    FolderStatus, GenesisWritten, HarvestStatus, Harvested, JoinPhase, JoinStatus, JoinStep,
-    Joined, LimitsNow, Loaded, NetworkStatus, Noted, Outcome, PeerBytes, ScopeDiff, SnapshotDetail,
-    SnapshotList, SnapshotSummary, StateName, Status, UploadStatus, Verified,
+    Changed, ChunkDetail, DamagedSummary, DownloadStatus, Dumped, Fed, Fetched, FolderStatus,
+    HarvestStatus, Harvested, JoinPhase, JoinStatus, JoinStep, Joined, LimitsNow, Loaded,
+    NetworkStatus, Noted, Outcome, PeerBytes, SnapshotDetail, SnapshotList, SnapshotSummary,
+    Status, UploadStatus, Verified,
 };
+pub use self::states::{Amount, DeltaMade, Diffed, GenesisWritten, ScopeDiff, StateName};
 pub use crate::snapshot::MAX_HEIGHT;
 
 /// One verb with its arguments. Paths are absolute: the process that carries
@@ -40,6 +42,8 @@ pub enum Command {
     Diff(DiffCommand),
     /// Write a state as the beginning of a new network.
     Genesis(GenesisCommand),
+    /// Make a snapshot of what leads from one state to another.
+    Delta(DeltaCommand),
     /// Remove a snapshot.
     Delete(ManifestCommand),
     /// Keep a snapshot whatever its age.
@@ -72,6 +76,7 @@ impl Command {
             Self::Load(_)
             | Self::Fetch(_)
             | Self::Feed(_)
+            | Self::Delta(_)
             | Self::Delete(_)
             | Self::Pin(_)
             | Self::Unpin(_)
@@ -288,6 +293,15 @@ pub struct DiffCommand {
     /// The earlier state.
     pub from: String,
     /// The later one.
+    pub to: String,
+}
+
+/// Arguments of `delta`: two snapshots of state content of one chain, as CIDs.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct DeltaCommand {
+    /// What the delta builds on.
+    pub base: String,
+    /// The later state.
     pub to: String,
 }
 

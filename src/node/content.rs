@@ -116,6 +116,11 @@ impl Content {
         &self.notes
     }
 
+    /// Whether a delta can be put on top of it.
+    pub(super) fn takes_a_delta(&self) -> bool {
+        self.layers.len() <= MAX_DELTAS
+    }
+
     /// The scopes that are here, in order; empty: all.
     pub(super) fn only(&self) -> &[Scope] {
         &self.only
@@ -353,10 +358,10 @@ fn no_base(delta: ManifestId, base: ManifestId) -> Failure {
     .hint(format!("`snapswarm fetch {base}` brings it"))
 }
 
-fn too_many_deltas(id: ManifestId) -> Failure {
+pub(super) fn too_many_deltas(id: ManifestId) -> Failure {
     Failure::new(
         FailureCode::Usage,
-        format!("{id} stands on more than {MAX_DELTAS} deltas, which are not read together"),
+        format!("{id} stands on too many deltas: {MAX_DELTAS} are read together at most"),
     )
     .hint("take the full snapshot of its height")
 }

@@ -21,6 +21,7 @@ mod chain;
 pub mod command;
 mod content;
 mod daemon;
+mod delta;
 mod diff;
 pub mod doctor;
 mod dump;
@@ -194,6 +195,10 @@ impl Hall {
                 .change(move |store| load::load(store, &command, &reporter, &cancel))
                 .await
                 .map(Outcome::Loaded),
+            Command::Delta(command) => self
+                .change(move |store| delta::delta(store, &command, &reporter, &cancel))
+                .await
+                .map(Outcome::Delta),
             Command::Delete(command) => self
                 .change(move |store| shelf::delete(store, &command.manifest))
                 .await

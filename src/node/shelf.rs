@@ -49,6 +49,10 @@ fn summary(stored: &Stored) -> SnapshotSummary {
         bytes: manifest.total_bytes(),
         have_bytes: stored.have_bytes,
         complete: stored.complete,
+        base: manifest
+            .state()
+            .and_then(|content| content.base())
+            .map(|base| base.to_string()),
         pinned: stored.pinned,
         proven: stored.proven,
         origin: stored.origin.as_str().to_owned(),
@@ -83,9 +87,6 @@ pub(super) fn show(store: &Store, id: &str) -> Result<SnapshotDetail, Failure> {
         records: StateNotes::of(manifest)
             .ok()
             .map(|notes| notes.state.records),
-        base: content
-            .and_then(|content| content.base())
-            .map(|base| base.to_string()),
         scopes: content
             .map(|content| content.scopes().iter().map(ToString::to_string).collect())
             .unwrap_or_default(),

@@ -20,9 +20,9 @@ use tokio::time::timeout;
 
 use support::*;
 
-const VERBS: [&str; 17] = [
-    "init", "load", "start", "fetch", "feed", "list", "show", "verify", "dump", "diff", "genesis",
-    "delete", "pin", "unpin", "status", "limits", "doctor",
+const VERBS: [&str; 18] = [
+    "init", "load", "start", "fetch", "feed", "list", "show", "verify", "dump", "diff", "delta",
+    "genesis", "delete", "pin", "unpin", "status", "limits", "doctor",
 ];
 
 #[tokio::test]
@@ -117,6 +117,7 @@ async fn wrong_use_exits_with_2_and_a_sentence_and_as_json_with_a_document() {
         &["init", "--network", "NOT A NAME"],
         &["dump", CID, "x", "--format", "yaml"],
         &["diff", CID],
+        &["delta", CID],
         &["genesis", "--from", CID],
         &["limits", "--upload-bytes-per-s", "much"],
         &["limits", "--upload-slots", "65"],

@@ -171,3 +171,31 @@ fn a_chunk_of_two_contracts_gives_the_records_of_the_one_that_was_asked_for() {
         .ok();
     assert_eq!(dumped(&joiner, &cid), keys(&three[1..2]));
 }
+
+#[test]
+fn who_asks_for_a_snapshot_of_the_chain_is_not_given_a_delta() {
+    let before = records(100, "x");
+    let after = records(101, "x");
+    let provider = Home::new();
+    let base = Snapshot::full(7, &before).publish(provider.path());
+    let delta = Snapshot::delta(8, &base, &before, &after).publish(provider.path());
+    let daemon = provider.start::<_, &str>([]);
+    let address = daemon.address();
+    let joiner = Home::new();
+    let newest = ["fetch", "--chain-id", CHAIN, "--bootstrap", &address];
+    assert_eq!(joiner.run(newest).ok()["manifest"], base.as_str());
+    joiner.run(["fetch", &delta, "--bootstrap", &address]).ok();
+    assert_eq!(listed(&joiner, &delta)["base"], base.as_str());
+    assert_eq!(dumped(&joiner, &delta), keys(&after));
+    let node = format!("{}@127.0.0.1:1", "0".repeat(40));
+    let feed = [
+        "feed",
+        &delta,
+        "--node-p2p",
+        &node,
+        "--node-rpc",
+        "http://127.0.0.1:1",
+    ];
+    let told = joiner.run(feed).failed(2);
+    assert!(told.to_string().contains("is a delta"), "{told}");
+}

@@ -486,3 +486,64 @@ async fn a_state_of_another_kind_of_chain_is_no_genesis_and_no_storage() {
     .await;
     assert!(names(out.path()).is_empty());
 }
+
+#[tokio::test]
+async fn a_delta_is_the_same_everywhere_and_far_smaller_than_the_state() {
+    let home = tempfile::tempdir().unwrap();
+    let home = home.path();
+    let before = records(3000, "x");
+    let mut after = before.clone();
+    let key = after[100].key().as_bytes().to_vec();
+    after[100] = record("contract_state/con_a", &key, Some(b"7"), Stamp::Int(1));
+    after.remove(5000);
+    let base = Snapshot::full(7, &before).publish(home);
+    let full = Snapshot::full(8, &after).publish(home);
+    let made = run(home, &["delta", &base, &full, "--json"]).await;
+    assert_eq!(made.status.code(), Some(0), "{}", stderr(&made));
+    let made = json(&made);
+    assert_eq!(made["changes"], 2);
+    let bytes = |name: &str| made[name].as_u64().unwrap();
+    assert!(bytes("bytes") * 100 < bytes("full_bytes"), "{made}");
+    let expected = Snapshot::delta(8, &base, &before, &after);
+    let elsewhere = tempfile::tempdir().unwrap();
+    assert_eq!(
+        made["manifest"],
+        expected.publish(elsewhere.path()).as_str()
+    );
+
+    let cid = made["manifest"].as_str().unwrap();
+    let same = json(&run(home, &["diff", &full, cid, "--json"]).await);
+    assert_eq!(same["scopes"], json!([]));
+    let shown = json(&run(home, &["show", cid, "--json"]).await);
+    assert_eq!(shown["snapshot"]["base"], base.as_str());
+    assert_eq!(shown["records"], 5999);
+    let text = stdout(&run(home, &["show", cid]).await);
+    assert!(text.contains("delta to") && text.contains(&base), "{text}");
+
+    failed(home, &["delta", &full, &base], 2, "does not come before").await;
+    failed(
+        home,
+        &["delta", &publish_opaque(home), &full],
+        2,
+        "holds no records",
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn no_delta_is_made_that_nobody_could_read() {
+    let home = tempfile::tempdir().unwrap();
+    let home = home.path();
+    let mut last = Snapshot::full(1, &records(1, "0")).publish(home);
+    for height in 2..=9 {
+        let full = Snapshot::full(height, &records(1, &height.to_string())).publish(home);
+        let made = json(&run(home, &["delta", &last, &full, "--json"]).await);
+        last = made["manifest"].as_str().unwrap().to_owned();
+    }
+    let out = tempfile::tempdir().unwrap();
+    let file = out.path().join("x").display().to_string();
+    let dump = run(home, &["dump", &last, &file, "--format", "jsonl"]).await;
+    assert_eq!(dump.status.code(), Some(0), "{}", stderr(&dump));
+    let full = Snapshot::full(10, &records(1, "10")).publish(home);
+    failed(home, &["delta", &last, &full], 2, "too many deltas").await;
+}

@@ -132,6 +132,7 @@ pub fn hostile_snapshot() -> SnapshotSummary {
         bytes: 16 << 20,
         have_bytes: 16 << 20,
         complete: true,
+        base: None,
         pinned: false,
         proven: false,
         origin: "fetched".to_owned(),

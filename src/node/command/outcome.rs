@@ -1,11 +1,11 @@
 //! What the verbs give back: the JSON forms on stdout.
 
-use std::ops::AddAssign;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
 use super::DumpFormat;
+use super::states::{DeltaMade, Diffed, GenesisWritten};
 
 /// What a verb gives back.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -29,6 +29,8 @@ pub enum Outcome {
     Diffed(Diffed),
     /// Of `genesis`.
     Genesis(GenesisWritten),
+    /// Of `delta`.
+    Delta(DeltaMade),
     /// Of `delete`, `pin`, `unpin`.
     Changed(Changed),
     /// Of `limits`.
@@ -241,6 +243,9 @@ pub struct SnapshotSummary {
     pub have_bytes: u64,
     /// Whether all of it is here.
     pub complete: bool,
+    /// Of a delta, CID of what it builds on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base: Option<String>,
     /// Whether it is kept whatever its age.
     pub pinned: bool,
     /// Whether the chain itself (its RPC) confirmed the application hash.
@@ -275,9 +280,6 @@ pub struct SnapshotDetail {
     /// application's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub records: Option<u64>,
-    /// Of a delta, CID of what it builds on.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub base: Option<String>,
     /// The scopes of its state: in Xian, contracts.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub scopes: Vec<String>,
@@ -327,84 +329,6 @@ pub struct Dumped {
     /// The contracts (scopes) whose records these are, where it is not the whole state.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub only: Vec<String>,
-}
-
-/// Of `diff`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Diffed {
-    /// The earlier state.
-    pub from: StateName,
-    /// The later one.
-    pub to: StateName,
-    /// Records that only the later one has, of all scopes.
-    pub added: Amount,
-    /// Records that both have and that differ; bytes of the later ones.
-    pub changed: Amount,
-    /// Records that only the earlier one has.
-    pub removed: Amount,
-    /// The scopes with a difference, in order.
-    pub scopes: Vec<ScopeDiff>,
-    /// Time taken.
-    pub seconds: f64,
-}
-
-/// A state of `diff`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct StateName {
-    /// CID of the snapshot.
-    pub manifest: String,
-    /// Its chain.
-    pub chain_id: String,
-    /// Its height.
-    pub height: u64,
-    /// How many records the state has.
-    pub records: u64,
-}
-
-/// How much of a state.
-#[derive(Clone, Copy, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
-pub struct Amount {
-    /// Records.
-    pub records: u64,
-    /// Bytes of their keys, values and stamps' texts.
-    pub bytes: u64,
-}
-
-impl AddAssign for Amount {
-    fn add_assign(&mut self, more: Self) {
-        self.records += more.records;
-        self.bytes += more.bytes;
-    }
-}
-
-/// What differs in one scope: in Xian, a contract.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct ScopeDiff {
-    /// Its name.
-    pub scope: String,
-    /// As in [`Diffed`], of this scope.
-    pub added: Amount,
-    /// Likewise.
-    pub changed: Amount,
-    /// Likewise.
-    pub removed: Amount,
-}
-
-/// Of `genesis`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct GenesisWritten {
-    /// CID of the snapshot whose state it is.
-    pub manifest: String,
-    /// Its height.
-    pub height: u64,
-    /// Its application hash, hex.
-    pub app_hash: String,
-    /// The file written.
-    pub file: PathBuf,
-    /// Its size.
-    pub file_bytes: u64,
 }
 
 /// Of `delete`, `pin`, `unpin`.

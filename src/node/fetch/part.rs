@@ -76,7 +76,12 @@ impl Part {
         manifest: &'a Manifest,
     ) -> impl Iterator<Item = UniqueIndex> + 'a {
         let chunks = manifest.unique_indexes();
-        chunks.filter(|chunk| !self.wanted.contains(chunk.get()))
+        chunks.filter(|chunk| !self.has(*chunk))
+    }
+
+    /// Whether it has a chunk.
+    pub(super) fn has(&self, chunk: UniqueIndex) -> bool {
+        self.wanted.contains(chunk.get())
     }
 
     /// Bytes of what is here of it.

@@ -117,7 +117,10 @@ impl Join {
             .max(self.chain.trusted_from());
         let own = self.own_snapshots().await.map_err(Setback::rung)?;
         let usable = |one: &&SnapshotSummary| {
-            one.complete && one.height >= least && !self.is_refused(&one.manifest)
+            one.complete
+                && one.base.is_none()
+                && one.height >= least
+                && !self.is_refused(&one.manifest)
         };
         if let Some(wanted) = &self.options.manifest {
             if self.is_refused(wanted) {
