@@ -54,6 +54,34 @@ fn a_snapshot_loaded_here_is_fetched_there_byte_for_byte_by_chain_and_by_name() 
 }
 
 #[test]
+fn a_chunk_that_another_snapshot_of_the_home_has_is_not_fetched() {
+    let (older, newer) = (chunk_folder(5, 1_500_000, 1), chunk_folder(6, 1_500_000, 1));
+    let provider = Home::new();
+    provider.load(older.path(), CHAIN, 7);
+    let daemon = provider.start::<_, &str>([]);
+    let joiner = Home::new();
+    let fetch = |cid: &str| {
+        joiner
+            .run(["fetch", cid, "--bootstrap", &daemon.address()])
+            .ok()
+    };
+    let first = joiner.load(older.path(), "another-chain", 3);
+    let second = provider.load(newer.path(), CHAIN, 8);
+    let fetched = fetch(&second);
+    assert_eq!(fetched["received_bytes"], 1_500_000);
+    assert_eq!(fetched["resumed_bytes"], 7_500_000);
+    assert_eq!(
+        joiner.run(["verify", &second]).ok()["verified_bytes"],
+        9_000_000
+    );
+    joiner.run(["delete", &first]).ok();
+    assert_eq!(
+        joiner.run(["verify", &second]).ok()["verified_bytes"],
+        9_000_000
+    );
+}
+
+#[test]
 fn a_third_node_finds_a_provider_through_a_node_that_has_nothing() {
     let chunks = chunk_folder(2, 1_500_000, 2);
     let meeting_point = Home::new();

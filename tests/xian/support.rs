@@ -48,6 +48,12 @@ pub fn storage(name: &str) -> PathBuf {
         .join(name)
 }
 
+/// Copies a storage.
+pub fn copy(from: &Path, to: &Path) {
+    let copied = Command::new("cp").arg("-r").args([from, to]).status();
+    assert!(copied.unwrap().success());
+}
+
 /// Runs a script of this folder with the chain's own code in reach; gives what it says.
 pub fn python(script: &str, arguments: &[&Path], word: Option<&str>) -> String {
     let python = std::env::var("SNAPSWARM_TEST_PYTHON").unwrap_or_else(|_| "python3".to_owned());

@@ -12,6 +12,7 @@ mod find;
 mod gather;
 mod listen;
 mod named;
+mod own;
 mod part;
 mod recruit;
 mod roster;
@@ -231,6 +232,8 @@ async fn gather(
         Err(error) => return Err(error.into()),
     };
     read_back(&download, reporter, cancel).await?;
+    let part = wanted.part.as_ref();
+    own::take(&services.store, &download, part, reporter, cancel).await?;
     fetched.resumed_bytes = wanted.bytes_here(&manifest, &download.have());
     // The download has its own room from its beginning.
     if let Some(short) = short_of_room(wanted.room_for, manifest.total_bytes()) {
