@@ -106,6 +106,26 @@ impl Content {
         })
     }
 
+    /// The state that deltas make of the one that is here as `start`, whatever they call
+    /// their base.
+    pub(super) fn along(
+        store: &Store,
+        start: &ManifestId,
+        steps: &[ManifestId],
+    ) -> Result<Self, Failure> {
+        let mut content = Self::open(store, &start.to_string())?;
+        for step in steps {
+            if !content.takes_a_delta() {
+                return Err(too_many_deltas(content.manifest.id()));
+            }
+            let layer = Layer::whole(store.archive(step)?);
+            content.manifest = layer.manifest.clone();
+            content.notes = StateNotes::of(&layer.manifest)?;
+            content.layers.push(layer);
+        }
+        Ok(content)
+    }
+
     /// The snapshot that was named.
     pub(super) fn manifest(&self) -> &Manifest {
         &self.manifest

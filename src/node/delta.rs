@@ -7,9 +7,12 @@ use tokio_util::sync::CancellationToken;
 use super::command::{DeltaCommand, DeltaMade, Failure, FailureCode};
 use super::content::{self, Content, Reading};
 use super::progress::{Reporter, byte_progress};
-use crate::snapshot::{Manifest, SnapshotFields, StateFields};
-use crate::state::{ChunkSize, Differences, Encoder, StateChunk};
+use crate::snapshot::{Manifest, ManifestId, SnapshotFields, StateFields};
+use crate::state::{Change, ChunkSize, Difference, Differences, Encoder};
 use crate::store::{Origin, Spool, Store};
+
+/// What comes after the chunks are made.
+const SEALING: &str = "writing the archive and reading it back";
 
 /// Carries out `delta`: both states are read side by side, and what differs becomes
 /// chunks. Its manifest says of the state what the later snapshot says, and the same
@@ -27,36 +30,23 @@ pub(super) fn delta(
     if !base.takes_a_delta() {
         return Err(content::too_many_deltas(base.manifest().id()));
     }
-    reporter.phase_then(
-        "comparing the records of both states",
-        "writing the archive and reading it back",
-    );
+    reporter.phase_then("comparing the records of both states", SEALING);
     let reading = Reading::new(reporter, cancel, base.chunk_bytes() + to.chunk_bytes());
-    let mut spool = store.publish()?;
-    let mut encoder = Encoder::new(ChunkSize::MAX)?;
-    let mut ranges = Vec::new();
-    let mut push = |spool: &mut Spool, chunk: &StateChunk| -> Result<(), Failure> {
-        spool.push(&chunk.bytes)?;
-        ranges.push(chunk.scopes);
-        Ok(())
-    };
     let mut changes = 0;
-    for difference in Differences::new(base.records(&reading)?, to.records(&reading)?) {
+    let differences = Differences::new(base.records(&reading)?, to.records(&reading)?);
+    let differences = differences.map(|difference| {
         changes += 1;
-        if let Some(chunk) = encoder.push(&difference?.into_change())? {
-            push(&mut spool, &chunk)?;
-        }
-    }
-    let end = encoder.finish()?;
-    push(&mut spool, &end.chunk)?;
-    let state = StateFields {
-        base: Some(base.manifest().id()),
-        scopes: end.scopes,
-        chunks: ranges,
-    };
-    reporter.phase("writing the archive and reading it back");
+        difference.map(Difference::into_change)
+    });
+    let mut spool = store.publish()?;
+    let state = encode(differences, &mut spool, Some(base.manifest().id()))?;
+    reporter.phase(SEALING);
     let mut progress = byte_progress(reporter, cancel);
-    let fields = fields(to.manifest());
+    let fields = SnapshotFields {
+        // Over other chunks it is another.
+        hash: None,
+        ..fields(to.manifest())
+    };
     let archive = spool.finish_state(fields, state, Origin::Loaded, false, &mut progress)?;
     let made = archive.manifest();
     Ok(DeltaMade {
@@ -69,6 +59,64 @@ pub(super) fn delta(
         bytes: made.total_bytes(),
         full_bytes: to.manifest().total_bytes(),
         seconds: started.elapsed().as_secs_f64(),
+    })
+}
+
+/// Makes the full snapshot of a state that is here in deltas. True where it comes out as
+/// `goal`; what else comes out is not kept.
+pub(super) fn make_full(
+    store: &Store,
+    content: &Content,
+    goal: &Manifest,
+    reporter: &Reporter,
+    cancel: &CancellationToken,
+) -> Result<bool, Failure> {
+    reporter.phase_then(
+        "making the snapshot of what is here and its deltas",
+        SEALING,
+    );
+    let reading = Reading::new(reporter, cancel, content.chunk_bytes());
+    let records = content.records(&reading)?;
+    let here = store.list().into_iter().map(|stored| stored.manifest.id());
+    let here: Vec<ManifestId> = here.collect();
+    let mut spool = store.publish()?;
+    let state = encode(
+        records.map(|record| record.map(Change::Put)),
+        &mut spool,
+        None,
+    )?;
+    reporter.phase(SEALING);
+    let mut progress = byte_progress(reporter, cancel);
+    let fields = fields(goal);
+    let archive = spool.finish_state(fields, state, Origin::Fetched, false, &mut progress)?;
+    let made = archive.manifest().id();
+    if made != goal.id() && !here.contains(&made) {
+        store.delete(&made)?;
+    }
+    Ok(made == goal.id())
+}
+
+/// Spools the chunks of all changes.
+fn encode(
+    changes: impl Iterator<Item = Result<Change, Failure>>,
+    spool: &mut Spool,
+    base: Option<ManifestId>,
+) -> Result<StateFields, Failure> {
+    let mut encoder = Encoder::new(ChunkSize::MAX)?;
+    let mut chunks = Vec::new();
+    for change in changes {
+        if let Some(chunk) = encoder.push(&change?)? {
+            spool.push(&chunk.bytes)?;
+            chunks.push(chunk.scopes);
+        }
+    }
+    let end = encoder.finish()?;
+    spool.push(&end.chunk.bytes)?;
+    chunks.push(end.chunk.scopes);
+    Ok(StateFields {
+        base,
+        scopes: end.scopes,
+        chunks,
     })
 }
 
@@ -90,14 +138,14 @@ fn check(base: &Manifest, to: &Manifest) -> Result<(), Failure> {
     Ok(())
 }
 
-/// What the delta says of the later state is what that says of itself.
+/// What a snapshot of the same state says as well.
 fn fields(to: &Manifest) -> SnapshotFields {
     SnapshotFields {
         chain_id: to.chain_id().to_owned(),
         height: to.height(),
         app_hash: to.app_hash().cloned(),
         format: to.format(),
-        hash: None,
+        hash: Some(to.hash().clone()),
         metadata: to.metadata().clone(),
     }
 }

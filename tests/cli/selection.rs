@@ -1,9 +1,9 @@
-//! `fetch --only`: real daemons, real homes.
+//! `fetch` of states, whole, in part and by deltas: real daemons, real homes.
 
 use std::os::unix::fs::MetadataExt;
 
 use serde_json::{Value, json};
-use snapswarm::state::{Record, Stamp};
+use snapswarm::state::{ChunkSize, Record, Stamp};
 
 use crate::homes::Home;
 use crate::states::*;
@@ -198,4 +198,93 @@ fn who_asks_for_a_snapshot_of_the_chain_is_not_given_a_delta() {
     ];
     let told = joiner.run(feed).failed(2);
     assert!(told.to_string().contains("is a delta"), "{told}");
+}
+
+/// A provider's full snapshots of two states, and the delta between them; a joiner that
+/// has the first.
+struct Following {
+    joiner: Home,
+    first: String,
+    second: String,
+    delta: String,
+    after: Vec<Record>,
+    _provider: Home,
+    daemon: crate::homes::Daemon,
+}
+
+impl Following {
+    fn new(chunk_size: ChunkSize) -> Self {
+        let before = records(3000, "x");
+        let mut after = before.clone();
+        let key = after[100].key().as_bytes().to_vec();
+        after[100] = record("contract_state/con_a", &key, Some(b"7"), Stamp::Int(1));
+        after.remove(5000);
+        let publish = |height, records: &[Record], home: &Home| {
+            let mut snapshot = Snapshot::full(height, records);
+            snapshot.chunk_size = chunk_size;
+            snapshot.publish(home.path())
+        };
+        let (provider, joiner) = (Home::new(), Home::new());
+        let first = publish(7, &before, &provider);
+        assert_eq!(publish(7, &before, &joiner), first);
+        let second = publish(8, &after, &provider);
+        let delta = Snapshot::delta(8, &first, &before, &after).publish(provider.path());
+        let daemon = provider.start::<_, &str>([]);
+        Self {
+            joiner,
+            first,
+            second,
+            delta,
+            after,
+            _provider: provider,
+            daemon,
+        }
+    }
+
+    fn fetch(&self) -> (Value, u64, u64) {
+        let address = self.daemon.address();
+        let fetched = self
+            .joiner
+            .run(["fetch", &self.second, "--bootstrap", &address]);
+        let fetched = fetched.ok();
+        let number = |name: &str| fetched[name].as_u64().unwrap();
+        let (bytes, received) = (number("bytes"), number("received_bytes"));
+        (fetched, bytes, received)
+    }
+}
+
+#[test]
+fn who_has_the_state_before_takes_the_delta_and_makes_the_snapshot_of_both() {
+    let following = Following::new(ChunkSize::MAX);
+    let (fetched, bytes, received) = following.fetch();
+    assert!(received * 100 < bytes, "{fetched}");
+    assert_eq!(fetched["manifest"], following.second.as_str());
+    assert_eq!(fetched["wasted_bytes"], 0);
+    let joiner = &following.joiner;
+    joiner.run(["verify", &following.second]).ok();
+    assert_eq!(dumped(joiner, &following.second), keys(&following.after));
+    let list = joiner.run(["list"]).ok();
+    assert_eq!(
+        list["snapshots"].as_array().unwrap().len(),
+        2,
+        "no delta is left: {list}"
+    );
+    joiner.run(["show", &following.first]).ok();
+    joiner.run(["show", &following.delta]).failed(3);
+}
+
+#[test]
+fn a_snapshot_that_cannot_be_made_of_a_delta_is_fetched_itself() {
+    // Its chunks are of another size than what is made here.
+    let following = Following::new(ChunkSize::MIN);
+    let (fetched, bytes, received) = following.fetch();
+    assert!(
+        received * 2 < bytes,
+        "what the first has is not fetched: {fetched}"
+    );
+    let joiner = &following.joiner;
+    joiner.run(["verify", &following.second]).ok();
+    assert_eq!(listed(joiner, &following.second)["complete"], true);
+    let list = joiner.run(["list"]).ok();
+    assert_eq!(list["snapshots"].as_array().unwrap().len(), 2, "{list}");
 }

@@ -57,6 +57,7 @@ pub struct Snapshot<'a> {
     pub height: u64,
     pub app_hash: &'static [u8],
     pub base: Option<&'a str>,
+    pub chunk_size: ChunkSize,
     pub changes: Vec<Change>,
     pub state: StateDigest,
 }
@@ -67,6 +68,8 @@ impl Snapshot<'_> {
             height,
             app_hash: b"abcdefgh",
             base: None,
+            // Several chunks of a small state.
+            chunk_size: ChunkSize::MIN,
             changes: records.iter().cloned().map(Change::Put).collect(),
             state: digest(records),
         }
@@ -93,7 +96,7 @@ impl Snapshot<'_> {
     pub fn publish(&self, home: &Path) -> String {
         let store = Store::open(home, StoreSettings::default()).unwrap();
         let mut spool = store.publish().unwrap();
-        let mut encoder = Encoder::new(ChunkSize::MIN).unwrap();
+        let mut encoder = Encoder::new(self.chunk_size).unwrap();
         let mut chunks = Vec::new();
         for change in &self.changes {
             chunks.extend(encoder.push(change).unwrap());

@@ -17,6 +17,7 @@ mod part;
 mod recruit;
 mod roster;
 mod seek;
+mod shortcut;
 mod trials;
 
 pub(super) use authority::wrong_chain;
@@ -99,7 +100,11 @@ pub(super) async fn fetch(
             patience,
             room_for: &command.room_for,
         };
-        match gather(services, found, &wanted, reporter, cancel).await? {
+        let gathered = match shortcut::take(services, &found, &wanted, reporter, cancel).await? {
+            Some(made) => Gathered::Complete(made),
+            None => gather(services, found, &wanted, reporter, cancel).await?,
+        };
+        match gathered {
             Gathered::Complete(mut fetched) => {
                 if let Some(dir) = &command.out {
                     export(services, id, dir.clone(), reporter, cancel).await?;
