@@ -58,6 +58,7 @@ mod lost;
 mod open;
 mod outside;
 mod retain;
+mod selection;
 mod sidecar;
 mod skeleton;
 mod spool;
@@ -214,15 +215,7 @@ impl Store {
         only: &[Scope],
         bytes: u64,
     ) -> Result<Download, StoreError> {
-        let id = manifest.id();
-        let download = Download::begin(&self.0, manifest, bytes)?;
-        self.0.mark(&id, |marks| {
-            let added = only.iter().map(|scope| scope.as_str().to_owned());
-            marks.only.extend(added);
-            marks.only.sort();
-            marks.only.dedup();
-        })?;
-        Ok(download)
+        selection::begin(&self.0, manifest, only, bytes)
     }
 
     /// A complete snapshot, for reading.
@@ -410,11 +403,6 @@ impl Store {
     }
 }
 
-fn scopes_of(names: &[String]) -> Vec<Scope> {
-    let names = names.iter();
-    names.filter_map(|name| Scope::new(name).ok()).collect()
-}
-
 fn stored(record: &Record) -> Stored {
     let entry = &record.entry;
     Stored {
@@ -423,7 +411,7 @@ fn stored(record: &Record) -> Stored {
         have_bytes: entry.have_bytes(),
         only: match entry.is_complete() {
             true => Vec::new(),
-            false => scopes_of(&record.marks.only),
+            false => selection::scopes(&record.marks),
         },
         pinned: record.marks.pinned,
         proven: record.marks.proven,
