@@ -269,9 +269,11 @@ mod tests {
             bytes: 1,
             have_bytes: 1,
             complete,
+            base: None,
             pinned: false,
             proven: true,
             origin: "harvested".to_owned(),
+            only: Vec::new(),
         }
     }
 

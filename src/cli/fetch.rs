@@ -16,7 +16,8 @@ use crate::node::command::{Command, Failure, FetchCommand, FetchTarget, Fetched,
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
     snapswarm fetch --chain-id my-chain --node-rpc http://127.0.0.1:26657\n  \
-    snapswarm fetch bafkrei... --out chunks/")]
+    snapswarm fetch bafkrei... --out chunks/\n  \
+    snapswarm fetch bafkrei... --only currency,con_x")]
 pub(super) struct Arguments {
     /// The snapshot with this name
     #[arg(
@@ -48,6 +49,14 @@ pub(super) struct Arguments {
     /// Write the chunks as files 0000, 0001, … into this new or empty folder
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
+    /// Only the chunks that hold these contracts: for `dump`, not for a node
+    #[arg(
+        long,
+        value_name = "CONTRACT",
+        value_delimiter = ',',
+        conflicts_with = "out"
+    )]
+    only: Vec<String>,
     /// How long to look for somebody who has it
     #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=31_536_000))]
     timeout: u64,
@@ -72,6 +81,7 @@ impl Arguments {
             not_below: None,
             except: Vec::new(),
             room_for: Vec::new(),
+            only: self.only.clone(),
         }))
     }
 }
@@ -108,6 +118,16 @@ pub(super) fn text(outcome: &Outcome) -> Option<String> {
         );
     }
     out += &peers(fetched);
+    if !fetched.only.is_empty() {
+        let cid = text::safe(&fetched.manifest);
+        out += &format!(
+            "Bytes checked. Only this is here: {}.\nIt is a part of a state, and nothing that a \
+             validating node can start from.\nNext: snapswarm dump {cid} FILE --format \
+             jsonl|sqlite|xian; snapswarm fetch {cid} brings the rest\n",
+            text::safe(&fetched.only.join(", ")),
+        );
+        return Some(out);
+    }
     if fetched.app_hash.is_none() {
         out += "Bytes checked. The snapshot names no application hash: nothing can prove its \
                 state, and `feed` does not take it.\n";
@@ -164,6 +184,7 @@ mod tests {
             seconds: 2.0,
             proven,
             app_hash: Some("AB".to_owned()),
+            only: Vec::new(),
             peers: vec![
                 PeerBytes {
                     peer_id: "evil\u{1b}[2J".to_owned(),
@@ -185,6 +206,24 @@ mod tests {
         without.app_hash = None;
         let said = text(&Outcome::Fetched(without)).unwrap();
         assert!(said.contains("names no application hash") && !said.contains("Next:"));
+    }
+
+    #[test]
+    fn a_part_of_a_state_is_said_to_be_none_for_a_node() {
+        let Outcome::Fetched(mut part) = fetched(true) else {
+            panic!("fetched");
+        };
+        part.only = vec!["con_a".to_owned(), "evil\u{1b}[2J".to_owned()];
+        let said = text(&Outcome::Fetched(part)).unwrap();
+        assert!(
+            said.contains("con_a") && said.contains("validating node"),
+            "{said}"
+        );
+        assert!(
+            said.contains("dump bafk") && !said.contains("feed"),
+            "{said}"
+        );
+        assert!(!said.contains('\u{1b}'));
     }
 
     #[test]

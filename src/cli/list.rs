@@ -67,7 +67,12 @@ pub(super) fn table(snapshots: &[SnapshotSummary]) -> String {
         ]);
     }
     let mut out = table.render();
-    if snapshots.iter().any(|snapshot| !snapshot.complete) {
+    let is_begun = |snapshot: &SnapshotSummary| !snapshot.complete && snapshot.only.is_empty();
+    if snapshots.iter().any(|snapshot| !snapshot.only.is_empty()) {
+        out += "Of a snapshot that is here for some contracts only, `snapswarm dump CID FILE --format` \
+                writes their records; no node can start from it.\n";
+    }
+    if snapshots.iter().any(is_begun) {
         out += "A snapshot that is here in part holds its whole size on the disk: `snapswarm fetch \
                 CID` goes on with it, `snapswarm delete CID` gives it up.\n";
     }
@@ -76,12 +81,19 @@ pub(super) fn table(snapshots: &[SnapshotSummary]) -> String {
 
 fn here(snapshot: &SnapshotSummary) -> String {
     if snapshot.complete {
-        return "all".to_owned();
+        return match &snapshot.base {
+            None => "all".to_owned(),
+            Some(_) => "all of a delta".to_owned(),
+        };
     }
+    let contracts = match snapshot.only.len() as u64 {
+        0 => String::new(),
+        some => format!("only {}, ", text::count(some, "contract", "contracts")),
+    };
     // 100 % of the bytes is not yet a sealed archive.
     let percent = u128::from(snapshot.have_bytes) * 100 / u128::from(snapshot.bytes.max(1));
     format!(
-        "{} ({} %)",
+        "{contracts}{} ({} %)",
         text::bytes(snapshot.have_bytes),
         percent.min(99)
     )
@@ -112,20 +124,37 @@ mod tests {
             bytes: 100,
             have_bytes: 100,
             complete: false,
+            base: None,
             pinned: true,
             proven: false,
             origin: "fetched".to_owned(),
+            only: Vec::new(),
         };
         let text = table(std::slice::from_ref(&summary));
         assert_eq!(text.lines().count(), 3);
         assert!(!text.contains('\u{1b}'));
         assert!(text.contains("100 B (99 %)") && text.contains("not proven"));
         assert!(text.contains("pinned") && text.contains("delete CID"));
+        let part = SnapshotSummary {
+            only: vec!["con_a".to_owned()],
+            ..summary.clone()
+        };
+        let text = table(&[part]);
+        assert!(text.contains("only 1 contract, 100 B"), "{text}");
+        assert!(
+            text.contains("no node can start") && !text.contains("in part"),
+            "{text}"
+        );
         let whole = SnapshotSummary {
             complete: true,
             ..summary
         };
-        assert_eq!(table(&[whole]).lines().count(), 2);
+        assert_eq!(table(std::slice::from_ref(&whole)).lines().count(), 2);
+        let delta = SnapshotSummary {
+            base: Some("bafb".to_owned()),
+            ..whole
+        };
+        assert!(table(&[delta]).contains("all of a delta"));
     }
 
     #[test]

@@ -19,10 +19,13 @@ pub mod text;
 
 mod adapter;
 mod delete;
+mod delta;
+mod diff;
 mod doctor;
 mod dump;
 mod feed;
 mod fetch;
+mod genesis;
 mod init;
 mod join;
 mod limits;
@@ -103,6 +106,9 @@ enum Verb {
     Show(show::Arguments),
     Verify(verify::Arguments),
     Dump(dump::Arguments),
+    Diff(diff::Arguments),
+    Delta(delta::Arguments),
+    Genesis(genesis::Arguments),
     Delete(delete::Arguments),
     Pin(pin::Arguments),
     Unpin(unpin::Arguments),
@@ -185,6 +191,9 @@ impl Cli {
             Verb::Show(arguments) => door.go(arguments.command(), show::text).await,
             Verb::Verify(arguments) => door.go(arguments.command()?, verify::text).await,
             Verb::Dump(arguments) => door.go(arguments.command()?, dump::text).await,
+            Verb::Diff(arguments) => door.go(arguments.command(), diff::text).await,
+            Verb::Delta(arguments) => door.go(arguments.command(), delta::text).await,
+            Verb::Genesis(arguments) => door.go(arguments.command()?, genesis::text).await,
             Verb::Delete(arguments) => door.go(arguments.command(), delete::text).await,
             Verb::Pin(arguments) => door.go(arguments.command(), pin::text).await,
             Verb::Unpin(arguments) => door.go(arguments.command(), unpin::text).await,

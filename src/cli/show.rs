@@ -3,10 +3,13 @@
 use clap::Args;
 
 use super::{Cid, list, text};
-use crate::node::command::{Command, ManifestCommand, Outcome};
+use crate::node::command::{Command, ManifestCommand, Outcome, SnapshotDetail};
 
 /// Chunks that the text form lists; a screen holds no more, `--json` has all.
 const CHUNK_LINES: usize = 40;
+
+/// Contracts that the text form names.
+const SCOPES_SHOWN: usize = 10;
 
 /// Show one snapshot with its chunks
 #[derive(Debug, Args)]
@@ -49,7 +52,11 @@ pub(super) fn text(outcome: &Outcome) -> Option<String> {
                 text::bytes(snapshot.bytes),
                 text::count(u64::from(snapshot.chunks), "chunk", "chunks"),
                 text::bytes(snapshot.have_bytes),
-                if snapshot.complete { ", complete" } else { "" },
+                match (snapshot.complete, snapshot.only.is_empty()) {
+                    (true, _) => ", complete",
+                    (false, true) => "",
+                    (false, false) => ", a part that no node can start from",
+                },
             ),
         ),
         ("manifest", text::bytes(u64::from(shown.manifest_bytes))),
@@ -61,6 +68,7 @@ pub(super) fn text(outcome: &Outcome) -> Option<String> {
         ("from", snapshot.origin.clone()),
         ("file", shown.file.display().to_string()),
     ]);
+    out += &of_state(shown);
     let mut table = text::Table::new(&[">CHUNK", ">BYTES", "CID"]);
     for chunk in shown.chunks.iter().take(CHUNK_LINES) {
         table.row([
@@ -80,4 +88,29 @@ pub(super) fn text(outcome: &Outcome) -> Option<String> {
         out += &format!("… and {more} more (--json lists all)\n");
     }
     Some(out)
+}
+
+/// What is said of state content besides.
+fn of_state(shown: &SnapshotDetail) -> String {
+    let Some(records) = shown.records else {
+        return String::new();
+    };
+    let mut facts = vec![("records", records.to_string())];
+    if let Some(base) = &shown.snapshot.base {
+        facts.push(("delta to", base.clone()));
+    }
+    facts.push(("contracts", named(&shown.scopes)));
+    if !shown.snapshot.only.is_empty() {
+        facts.push(("here", named(&shown.snapshot.only)));
+    }
+    text::facts(&facts)
+}
+
+fn named(scopes: &[String]) -> String {
+    let some = scopes.iter().take(SCOPES_SHOWN).map(String::as_str);
+    let some: Vec<&str> = some.collect();
+    match scopes.len() - some.len() {
+        0 => some.join(", "),
+        more => format!("{}, and {more} more (--json lists all)", some.join(", ")),
+    }
 }

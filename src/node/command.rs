@@ -3,6 +3,7 @@
 //! DESIGN.md §11's; scripts rely on them.
 
 mod outcome;
+mod states;
 
 use std::path::PathBuf;
 
@@ -15,6 +16,7 @@ pub use self::outcome::{
     NetworkStatus, Noted, Outcome, PeerBytes, SnapshotDetail, SnapshotList, SnapshotSummary,
     StatePublished, Status, UploadStatus, Verified, XianStatus,
 };
+pub use self::states::{Amount, DeltaMade, Diffed, GenesisWritten, ScopeDiff, StateName};
 pub use crate::snapshot::MAX_HEIGHT;
 
 /// One verb with its arguments. Paths are absolute: the process that carries
@@ -34,8 +36,14 @@ pub enum Command {
     Show(ManifestCommand),
     /// Read a snapshot back and check every byte.
     Verify(VerifyCommand),
-    /// Write a snapshot into a CAR file.
+    /// Write a snapshot, or the records of its state, into a file.
     Dump(DumpCommand),
+    /// Say what changed from one state to another.
+    Diff(DiffCommand),
+    /// Write a state as the beginning of a new network.
+    Genesis(GenesisCommand),
+    /// Make a snapshot of what leads from one state to another.
+    Delta(DeltaCommand),
     /// Remove a snapshot.
     Delete(ManifestCommand),
     /// Keep a snapshot whatever its age.
@@ -62,10 +70,17 @@ impl Command {
     /// moved aside after.
     pub fn only_looks(&self) -> bool {
         match self {
-            Self::List | Self::Show(_) | Self::Verify(_) | Self::Dump(_) | Self::Status => true,
+            Self::List
+            | Self::Show(_)
+            | Self::Verify(_)
+            | Self::Dump(_)
+            | Self::Diff(_)
+            | Self::Genesis(_)
+            | Self::Status => true,
             Self::Load(_)
             | Self::Fetch(_)
             | Self::Feed(_)
+            | Self::Delta(_)
             | Self::Delete(_)
             | Self::Pin(_)
             | Self::Unpin(_)
@@ -206,6 +221,9 @@ pub struct FetchCommand {
     /// bytes as the snapshot has, beside those that are downloaded.
     #[serde(default)]
     pub room_for: Vec<PathBuf>,
+    /// Of a state, only what holds these contracts; empty: all of it.
+    #[serde(default)]
+    pub only: Vec<String>,
 }
 
 /// A chain, and what is believed of it.
@@ -269,11 +287,66 @@ pub enum VerifyCommand {
     Car(PathBuf),
 }
 
+/// What `dump` writes.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DumpFormat {
+    /// The snapshot itself, as a CAR file.
+    #[default]
+    Car,
+    /// The records of its state, one on each line, as JSON.
+    Jsonl,
+    /// The same as a database of SQLite.
+    Sqlite,
+    /// The same as the storage folder of a Xian node.
+    Xian,
+}
+
 /// Arguments of `dump`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct DumpCommand {
     /// The snapshot, as CID.
     pub manifest: String,
+    /// The file or folder to write; must not exist.
+    pub file: PathBuf,
+    /// What to write.
+    #[serde(default)]
+    pub format: DumpFormat,
+}
+
+/// Arguments of `diff`: two snapshots of state content, as CIDs.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct DiffCommand {
+    /// The earlier state.
+    pub from: String,
+    /// The later one.
+    pub to: String,
+}
+
+/// Arguments of `delta`: two snapshots of state content of one chain, as CIDs.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct DeltaCommand {
+    /// What the delta builds on.
+    pub base: String,
+    /// The later state.
+    pub to: String,
+}
+
+/// For whom `genesis` writes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum GenesisFormat {
+    /// The `abci_genesis` of a Xian network.
+    Xian,
+}
+
+/// Arguments of `genesis`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct GenesisCommand {
+    /// The snapshot whose state it is, as CID.
+    pub manifest: String,
+    /// For whom.
+    pub format: GenesisFormat,
     /// The file to write; must not exist.
     pub file: PathBuf,
 }

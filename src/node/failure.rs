@@ -11,6 +11,7 @@ use crate::comet::rpc::RpcError;
 use crate::config::ConfigError;
 use crate::net::{IdentityError, NetError};
 use crate::snapshot::{IdError, SourceError};
+use crate::state::StateError;
 use crate::store::{ErrorKind, StoreError};
 use crate::xian::XianError;
 
@@ -205,6 +206,26 @@ impl From<XianError> for Failure {
                 .hint("free some space, or use a home on a larger disk with --home"),
             XianError::Stopped => Self::interrupted("the same command begins again"),
         }
+    }
+}
+
+impl From<StateError> for Failure {
+    fn from(error: StateError) -> Self {
+        let code = match &error {
+            StateError::Opaque | StateError::UnknownScope(_) => FailureCode::Usage,
+            StateError::Limit { .. }
+            | StateError::Scope(_)
+            | StateError::Order(_)
+            | StateError::Zstd(_)
+            | StateError::Payload(_)
+            | StateError::Version(_)
+            | StateError::Notes(_)
+            | StateError::OtherState { .. }
+            | StateError::MoreThanNamed { .. }
+            | StateError::OtherBase(_)
+            | StateError::Removal(_) => FailureCode::Verification,
+        };
+        Self::new(code, error.to_string())
     }
 }
 

@@ -148,6 +148,16 @@ async fn proven_archive(
     let (shelf_store, id) = (store.clone(), command.manifest.clone());
     let stored = blocking(move || shelf::find(&shelf_store, &id)).await?;
     let manifest = stored.manifest.clone();
+    if let Some(base) = manifest.state().and_then(|content| content.base()) {
+        return Err(Failure::new(
+            FailureCode::Usage,
+            format!(
+                "{} is a delta to {base}: no node restores it",
+                manifest.id()
+            ),
+        )
+        .hint("feed the full snapshot of its height"));
+    }
     if let Some(proof) = &command.proof {
         must_fit(&manifest, proof)?;
         set_proven(store, &manifest, proof.app_version).await?;

@@ -19,11 +19,16 @@
 pub mod adapter;
 mod chain;
 pub mod command;
+mod content;
 mod daemon;
+mod delta;
+mod diff;
 pub mod doctor;
+mod dump;
 mod failure;
 mod feed;
 mod fetch;
+mod genesis;
 mod harvest;
 pub mod join;
 mod library;
@@ -199,6 +204,10 @@ impl Hall {
                 .change(move |store| load::load(store, &command, &reporter, &cancel))
                 .await
                 .map(Outcome::Loaded),
+            Command::Delta(command) => self
+                .change(move |store| delta::delta(store, &command, &reporter, &cancel))
+                .await
+                .map(Outcome::Delta),
             Command::Delete(command) => self
                 .change(move |store| shelf::delete(store, &command.manifest))
                 .await
@@ -226,9 +235,17 @@ impl Hall {
                     .map(Outcome::Verified)
             }
             Command::Dump(command) => self
-                .look(move |store| shelf::dump(store, &command, &reporter, &cancel))
+                .look(move |store| dump::dump(store, &command, &reporter, &cancel))
                 .await
                 .map(Outcome::Dumped),
+            Command::Diff(command) => self
+                .look(move |store| diff::diff(store, &command, &reporter, &cancel))
+                .await
+                .map(Outcome::Diffed),
+            Command::Genesis(command) => self
+                .look(move |store| genesis::genesis(store, &command, &reporter, &cancel))
+                .await
+                .map(Outcome::Genesis),
         }
     }
 

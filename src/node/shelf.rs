@@ -1,5 +1,5 @@
-//! The verbs that concern only what is on disk: list, show, verify, dump,
-//! delete, pin, unpin. All of them block.
+//! The verbs that concern only what is on disk: list, show, verify, delete, pin,
+//! unpin. All of them block.
 
 use std::path::Path;
 use std::time::Instant;
@@ -7,11 +7,12 @@ use std::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::command::{
-    Changed, ChunkDetail, DamagedSummary, DumpCommand, Dumped, Failure, FailureCode,
-    SnapshotDetail, SnapshotList, SnapshotSummary, Verified, VerifyCommand,
+    Changed, ChunkDetail, DamagedSummary, Failure, FailureCode, SnapshotDetail, SnapshotList,
+    SnapshotSummary, Verified, VerifyCommand,
 };
 use super::progress::{Reporter, byte_progress};
 use crate::snapshot::ManifestId;
+use crate::state::StateNotes;
 use crate::store::{DamagedFile, Store, StoreError, Stored};
 
 /// Carries out `list`.
@@ -48,9 +49,14 @@ fn summary(stored: &Stored) -> SnapshotSummary {
         bytes: manifest.total_bytes(),
         have_bytes: stored.have_bytes,
         complete: stored.complete,
+        base: manifest
+            .state()
+            .and_then(|content| content.base())
+            .map(|base| base.to_string()),
         pinned: stored.pinned,
         proven: stored.proven,
         origin: stored.origin.as_str().to_owned(),
+        only: stored.only.iter().map(ToString::to_string).collect(),
     }
 }
 
@@ -58,6 +64,7 @@ fn summary(stored: &Stored) -> SnapshotSummary {
 pub(super) fn show(store: &Store, id: &str) -> Result<SnapshotDetail, Failure> {
     let stored = find(store, id)?;
     let manifest = &stored.manifest;
+    let content = manifest.state();
     let chunks = manifest
         .chunk_indexes()
         .map(|index| {
@@ -77,6 +84,12 @@ pub(super) fn show(store: &Store, id: &str) -> Result<SnapshotDetail, Failure> {
         manifest_bytes: manifest.encoded().len() as u32,
         file: stored.file.clone(),
         chunks,
+        records: StateNotes::of(manifest)
+            .ok()
+            .map(|notes| notes.state.records),
+        scopes: content
+            .map(|content| content.scopes().iter().map(ToString::to_string).collect())
+            .unwrap_or_default(),
     })
 }
 
@@ -118,27 +131,8 @@ pub(super) fn verify(
     })
 }
 
-/// Carries out `dump`.
-pub(super) fn dump(
-    store: &Store,
-    command: &DumpCommand,
-    reporter: &Reporter,
-    cancel: &CancellationToken,
-) -> Result<Dumped, Failure> {
-    let stored = find(store, &command.manifest)?;
-    folder_of(&command.file)?;
-    reporter.phase(format!("writing {}", command.file.display()));
-    let mut progress = byte_progress(reporter, cancel);
-    let exported = store.export_car(&stored.manifest.id(), &command.file, &mut progress)?;
-    Ok(Dumped {
-        manifest: stored.manifest.id().to_string(),
-        file: exported.file,
-        file_bytes: exported.file_bytes,
-    })
-}
-
 /// A file is written into a folder that is there.
-fn folder_of(file: &Path) -> Result<(), Failure> {
+pub(super) fn folder_of(file: &Path) -> Result<(), Failure> {
     let folder = file.parent().unwrap_or(file);
     let error = match std::fs::metadata(folder) {
         Ok(meta) if meta.is_dir() => return Ok(()),

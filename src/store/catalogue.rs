@@ -7,6 +7,8 @@
 //!                             "sequence": 7}}}
 //! ```
 //!
+//! A download that is to bring some scopes only has their names in `"only"`.
+//!
 //! The whole file is replaced at each change, before the snapshot's own file
 //! appears under its name, so no file is without its line. A line without a file
 //! stays for the day when the file comes back; of unpinned ones the latest.
@@ -27,7 +29,7 @@ const VERSION: u32 = 1;
 const MAX_BYTES: u64 = 32 << 20;
 
 /// What is known about one snapshot.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Marks {
     pub(super) pinned: bool,
@@ -40,6 +42,10 @@ pub(super) struct Marks {
     pub(super) added_unix_s: u64,
     /// The order of arrival, which no clock can disturb.
     pub(super) sequence: u64,
+    /// Of a download that is to bring no more: the scopes that were asked for. Of no
+    /// meaning once all is here.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) only: Vec<String>,
 }
 
 /// The highest place in the order of arrival that a file may name; no home gets
@@ -62,7 +68,7 @@ pub(super) fn encode(catalogue: &Catalogue) -> Vec<u8> {
         version: VERSION,
         snapshots: catalogue
             .iter()
-            .map(|(id, marks)| (id.to_string(), *marks))
+            .map(|(id, marks)| (id.to_string(), marks.clone()))
             .collect(),
     };
     let mut bytes = serde_json::to_vec_pretty(&file).expect("plain data becomes JSON");
@@ -129,9 +135,10 @@ mod tests {
             origin: Origin::Harvested,
             added_unix_s: 1_750_000_000,
             sequence: 3,
+            only: vec!["contract_state/x".to_owned()],
         };
         let id = ManifestId(hash::sha256(b"manifest"));
-        let catalogue = Catalogue::from([(id, marks)]);
+        let catalogue = Catalogue::from([(id, marks.clone())]);
         let bytes = encode(&catalogue);
         assert_eq!(decode(&bytes), Ok(catalogue));
 

@@ -37,8 +37,12 @@ pub struct Download {
 }
 
 impl Download {
-    /// Begins, or goes on with what is here.
-    pub(super) fn begin(store: &Arc<Inner>, manifest: Arc<Manifest>) -> Result<Self, StoreError> {
+    /// Begins, or goes on with what is here. So many bytes of its chunks are wanted.
+    pub(super) fn begin(
+        store: &Arc<Inner>,
+        manifest: Arc<Manifest>,
+        wanted: u64,
+    ) -> Result<Self, StoreError> {
         let id = manifest.id();
         // Who asks for a harvested snapshot keeps it, as any other that it fetched.
         store.complete_already(&id, Origin::Fetched, false)?;
@@ -50,7 +54,7 @@ impl Download {
         }
         let begun = match known {
             Some(entry) => Self::resume(store, entry),
-            None => Self::start(store, manifest),
+            None => Self::start(store, manifest, wanted),
         };
         if begun.is_err() {
             store.release_download(&id);
@@ -58,8 +62,8 @@ impl Download {
         begun
     }
 
-    fn start(store: &Arc<Inner>, manifest: Arc<Manifest>) -> Result<Self, StoreError> {
-        let staged = Staged::create(store, manifest)?;
+    fn start(store: &Arc<Inner>, manifest: Arc<Manifest>, wanted: u64) -> Result<Self, StoreError> {
+        let staged = Staged::create_for(store, manifest, wanted)?;
         staged.sync()?;
         let entry = store.start_download(staged)?;
         let file = open_for_writing(&entry.path)?;

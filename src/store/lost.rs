@@ -35,7 +35,7 @@ impl Inner {
                 .records
                 .get(&id)
                 .filter(|record| Arc::ptr_eq(&record.entry, &entry))
-                .map(|record| record.marks)
+                .map(|record| record.marks.clone())
             else {
                 continue;
             };

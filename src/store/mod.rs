@@ -7,7 +7,8 @@
 //! lock                        held with flock while a store is open for writing; holds the pid
 //! catalogue.json              pinned, proven, origin, time of arrival of each snapshot
 //! snapshots/CID.h5            a complete snapshot: an archive, written once
-//! downloads/CID.h5.part       an archive whose chunks are still coming
+//! downloads/CID.h5.part       an archive whose chunks are still coming, or of which a
+//!                             person wants a part only: then it has holes
 //! downloads/CID.bitmap        which of its pieces and chunks are there (the sidecar)
 //! spool/                      temporaries; emptied when a store opens
 //! *.damaged                   a file that could not be trusted, moved aside for a person;
@@ -55,7 +56,9 @@ mod home;
 mod layout;
 mod lost;
 mod open;
+mod outside;
 mod retain;
+mod selection;
 mod sidecar;
 mod skeleton;
 mod spool;
@@ -75,13 +78,14 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
-use crate::snapshot::{Bitmap, ChunkId, Manifest, ManifestId, UniqueIndex};
+use crate::snapshot::{Bitmap, ChunkId, Manifest, ManifestId, Scope, UniqueIndex};
 
 pub use car::check_car;
 pub use download::{BATCH_CHUNKS, Download};
 pub use entry::Archive;
 pub use error::{ErrorKind, StoreError};
 pub use home::Stamp;
+pub use outside::{NewFile, NewFolder};
 pub use spool::Spool;
 pub use types::{
     ChunkVerdict, DEFAULT_LEASE, DEFAULT_MAX_SNAPSHOTS, DamagedFile, Exported, FoundChunk,
@@ -197,7 +201,21 @@ impl Store {
     /// Fails with [`StoreError::AlreadyComplete`], and with
     /// [`StoreError::DownloadOpen`] while another handle has the download.
     pub fn begin_download(&self, manifest: Arc<Manifest>) -> Result<Download, StoreError> {
-        Download::begin(&self.0, manifest)
+        let all = manifest.total_bytes();
+        Download::begin(&self.0, manifest, all)
+    }
+
+    /// As [`Store::begin_download`], of the chunks that hold these scopes, which have so
+    /// many bytes: the file has holes in place of the others. What is here of it stays,
+    /// marked with the scopes of all such calls, until somebody deletes it or gets the
+    /// rest.
+    pub fn begin_selection(
+        &self,
+        manifest: Arc<Manifest>,
+        only: &[Scope],
+        bytes: u64,
+    ) -> Result<Download, StoreError> {
+        selection::begin(&self.0, manifest, only, bytes)
     }
 
     /// A complete snapshot, for reading.
@@ -391,6 +409,10 @@ fn stored(record: &Record) -> Stored {
         manifest: entry.manifest().clone(),
         complete: entry.is_complete(),
         have_bytes: entry.have_bytes(),
+        only: match entry.is_complete() {
+            true => Vec::new(),
+            false => selection::scopes(&record.marks),
+        },
         pinned: record.marks.pinned,
         proven: record.marks.proven,
         app_version: record.marks.app_version,

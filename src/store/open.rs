@@ -197,6 +197,7 @@ impl<'a> Scan<'a> {
                     origin: Origin::Fetched,
                     added_unix_s: unix_now(),
                     sequence: next_sequence - 1,
+                    only: Vec::new(),
                 })
             });
             if let Some(marks) = marks {

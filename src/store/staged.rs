@@ -28,7 +28,19 @@ impl Staged {
     /// Makes room, then the skeleton with index and manifest, and gives the file
     /// all its blocks, so that a full disk shows now and not at the last chunk.
     pub(super) fn create(store: &Arc<Inner>, manifest: Arc<Manifest>) -> Result<Self, StoreError> {
+        let all = manifest.total_bytes();
+        Self::create_for(store, manifest, all)
+    }
+
+    /// As [`Staged::create`], for so many bytes of chunks: where these are not all, the
+    /// file has holes in place of the others.
+    pub(super) fn create_for(
+        store: &Arc<Inner>,
+        manifest: Arc<Manifest>,
+        wanted: u64,
+    ) -> Result<Self, StoreError> {
         let estimated = skeleton::estimated_bytes(&manifest);
+        let holes = manifest.total_bytes().saturating_sub(wanted);
         let disk = &store.disk;
         let path = disk.temporary("h5");
         store.make_room(estimated)?;
@@ -36,7 +48,7 @@ impl Staged {
             store,
             bytes: estimated,
         };
-        disk.require_space(&path, estimated)?;
+        disk.require_space(&path, estimated.saturating_sub(holes))?;
         disk.step(Step::Skeleton, &path, || Ok(()))?;
         let made = skeleton::create(&path, &manifest).and_then(|layout| {
             let file = OpenOptions::new()
@@ -44,7 +56,9 @@ impl Staged {
                 .write(true)
                 .open(&path)
                 .map_err(StoreError::io("open", &path))?;
-            disk.allocate(&file, &path, layout.file_len)?;
+            if holes == 0 {
+                disk.allocate(&file, &path, layout.file_len)?;
+            }
             disk.write_at(&file, &path, &layout.encode(), 0)?;
             disk.write_at(&file, &path, manifest.encoded(), layout.manifest_offset)?;
             Ok((layout, file))

@@ -125,8 +125,9 @@ impl Inner {
         let catalogue = {
             let state = self.state();
             let mut all = state.missing.clone();
-            all.extend(&state.arriving);
-            all.extend(state.records.iter().map(|(id, record)| (*id, record.marks)));
+            all.extend(state.arriving.clone());
+            let here = state.records.iter();
+            all.extend(here.map(|(id, record)| (*id, record.marks.clone())));
             all
         };
         self.disk
@@ -142,8 +143,8 @@ impl Inner {
     ) -> Result<Marks, StoreError> {
         let marks = {
             let mut state = self.state();
-            let here = state.records.get(&id).map(|record| record.marks);
-            let before = here.or_else(|| state.missing.get(&id).copied());
+            let here = state.records.get(&id).map(|record| &record.marks);
+            let before = here.or_else(|| state.missing.get(&id));
             let sequence = before.map_or(state.next_sequence, |marks| marks.sequence);
             let marks = Marks {
                 pinned: before.is_some_and(|marks| marks.pinned),
@@ -152,9 +153,10 @@ impl Inner {
                 origin: before.map_or(origin, |marks| marks.origin.or(origin)),
                 added_unix_s: unix_now(),
                 sequence,
+                only: Vec::new(),
             };
             state.next_sequence = state.next_sequence.max(sequence + 1);
-            state.arriving.insert(id, marks);
+            state.arriving.insert(id, marks.clone());
             marks
         };
         let saved = self.save_catalogue();
@@ -232,7 +234,7 @@ impl Inner {
         let before = {
             let mut state = self.state();
             let record = state.records.get_mut(id).ok_or(StoreError::NotFound(*id))?;
-            let before = record.marks;
+            let before = record.marks.clone();
             change(&mut record.marks);
             if before == record.marks {
                 return Ok(());
@@ -497,7 +499,8 @@ impl State {
                     height: manifest.height(),
                     sequence: record.marks.sequence,
                     bytes: record.entry.file_bytes(),
-                    complete: record.entry.is_complete(),
+                    // What a person asked for is all here, or on its way.
+                    complete: record.entry.is_complete() || !record.marks.only.is_empty(),
                     harvested: record.marks.origin == Origin::Harvested,
                     pinned: record.marks.pinned,
                     leased: record.is_leased(now),

@@ -11,8 +11,8 @@ use tracing::info;
 use crate::snapshot::{ChunkIndex, Manifest, ManifestId};
 
 use super::car::{CarReader, CarWriter, car_bytes};
-use super::disk::free_bytes;
 use super::entry::Archive;
+use super::outside::{NewFile, require_space, sync_folder};
 use super::spool::{Sealing, read_back};
 use super::staged::Staged;
 use super::state::Inner;
@@ -49,21 +49,10 @@ pub(super) fn export_car(
     path: &Path,
     mut progress: Progress,
 ) -> Result<Exported, StoreError> {
-    if path.symlink_metadata().is_ok() {
-        return Err(StoreError::Exists(path.to_owned()));
-    }
-    let folder = folder_of(path);
     let manifest = archive.manifest();
-    require_space(&folder, car_bytes(manifest))?;
-    // Readable by whom the umask allows, as any file that a person makes.
-    let temporary = tempfile::Builder::new()
-        .prefix(".snapswarm-")
-        .suffix(".car")
-        .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666))
-        .tempfile_in(&folder)
-        .map_err(StoreError::outside(&folder, car_bytes(manifest)))?;
     let failed = &StoreError::outside(path, car_bytes(manifest));
-    let writer = BufWriter::with_capacity(BUFFER_BYTES, temporary);
+    let file = NewFile::create(path, car_bytes(manifest))?;
+    let writer = BufWriter::with_capacity(BUFFER_BYTES, file);
     let mut car = CarWriter::new(writer, manifest).map_err(failed)?;
     let mut done = 0;
     let mut next = 0;
@@ -80,25 +69,12 @@ pub(super) fn export_car(
         go_on(&mut progress, done, manifest.unique_bytes())?;
     }
     let writer = car.finish().map_err(failed)?;
-    let temporary = writer
+    let file = writer
         .into_inner()
         .map_err(|error| failed(error.into_error()))?;
-    temporary.as_file().sync_all().map_err(failed)?;
-    let file = temporary.persist_noclobber(path).map_err(|error| {
-        if error.error.kind() == std::io::ErrorKind::AlreadyExists {
-            StoreError::Exists(path.to_owned())
-        } else {
-            failed(error.error)
-        }
-    })?;
-    sync_folder(&folder)?;
-    let file_bytes = file
-        .metadata()
-        .map_err(StoreError::io("read the size of", path))?
-        .len();
     Ok(Exported {
         file: path.to_owned(),
-        file_bytes,
+        file_bytes: file.finish()?,
     })
 }
 
@@ -225,29 +201,4 @@ pub(super) fn archive(store: &Inner, id: &ManifestId) -> Result<Archive, StoreEr
         return Err(StoreError::Incomplete(*id));
     }
     store.open_archive(entry)
-}
-
-/// Fails when a place outside of the home has no room for so many bytes.
-fn require_space(path: &Path, needed: u64) -> Result<(), StoreError> {
-    match free_bytes(path) {
-        Some(available) if available < needed => Err(StoreError::OutsideFull {
-            path: path.to_owned(),
-            needed,
-            available,
-        }),
-        _ => Ok(()),
-    }
-}
-
-fn folder_of(path: &Path) -> PathBuf {
-    match path.parent() {
-        Some(parent) if parent != Path::new("") => parent.to_owned(),
-        _ => PathBuf::from("."),
-    }
-}
-
-fn sync_folder(folder: &Path) -> Result<(), StoreError> {
-    File::open(folder)
-        .and_then(|folder| folder.sync_all())
-        .map_err(StoreError::io("sync", folder))
 }

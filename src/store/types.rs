@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use crate::snapshot::{Bitmap, ChunkId, Manifest, ManifestId, PieceIndex, UniqueIndex};
+use crate::snapshot::{Bitmap, ChunkId, Manifest, ManifestId, PieceIndex, Scope, UniqueIndex};
 
 /// How long a snapshot that someone downloads from us is kept beyond its time
 /// (DESIGN.md §6).
@@ -80,6 +80,9 @@ pub struct Stored {
     pub complete: bool,
     /// Bytes of distinct chunks that are here and verified.
     pub have_bytes: u64,
+    /// Of one that is not complete: the scopes that were asked for, where no more is to
+    /// come.
+    pub only: Vec<Scope>,
     /// Whether it is kept whatever its age.
     pub pinned: bool,
     /// Whether the chain itself confirmed the application hash.

@@ -2,6 +2,11 @@
 //! whose answers are made up.
 
 mod home;
+#[path = "../support/mod.rs"]
+mod homes;
+mod selection;
+mod state;
+mod states;
 mod support;
 
 use std::os::unix::fs::PermissionsExt;
@@ -15,9 +20,9 @@ use tokio::{io::AsyncReadExt, time::timeout};
 
 use support::*;
 
-const VERBS: [&str; 15] = [
-    "init", "load", "start", "fetch", "feed", "list", "show", "verify", "dump", "delete", "pin",
-    "unpin", "status", "limits", "doctor",
+const VERBS: [&str; 18] = [
+    "init", "load", "start", "fetch", "feed", "list", "show", "verify", "dump", "diff", "delta",
+    "genesis", "delete", "pin", "unpin", "status", "limits", "doctor",
 ];
 
 #[tokio::test]
@@ -110,6 +115,10 @@ async fn wrong_use_exits_with_2_and_a_sentence_and_as_json_with_a_document() {
             "http://h",
         ],
         &["init", "--network", "NOT A NAME"],
+        &["dump", CID, "x", "--format", "yaml"],
+        &["diff", CID],
+        &["delta", CID],
+        &["genesis", "--from", CID],
         &["limits", "--upload-bytes-per-s", "much"],
         &["limits", "--upload-slots", "65"],
     ];

@@ -132,9 +132,11 @@ pub fn hostile_snapshot() -> SnapshotSummary {
         bytes: 16 << 20,
         have_bytes: 16 << 20,
         complete: true,
+        base: None,
         pinned: false,
         proven: false,
         origin: "fetched".to_owned(),
+        only: Vec::new(),
     }
 }
 
@@ -174,6 +176,7 @@ pub fn fetched() -> Fetched {
             peer_id: "12D3KooW".to_owned(),
             bytes: 16 << 20,
         }],
+        only: Vec::new(),
     }
 }
 

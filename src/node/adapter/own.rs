@@ -119,10 +119,15 @@ impl OwnSnapshots {
         Some((store, all))
     }
 
-    /// Complete snapshots of the chain, newest first.
+    /// Complete snapshots of the chain, newest first; no deltas, which say nothing to
+    /// who does not have their base.
     fn complete(&self, chain: &Chain) -> Option<(Store, Vec<Stored>)> {
         let (store, mut all) = self.all(false)?;
-        all.retain(|stored| stored.complete);
+        let is_delta = |stored: &Stored| {
+            let content = stored.manifest.state();
+            content.is_some_and(|content| content.base().is_some())
+        };
+        all.retain(|stored| stored.complete && !is_delta(stored));
         let chain_id = chain.id.clone().or_else(|| only_chain(&all));
         all.retain(|stored| Some(stored.manifest.chain_id()) == chain_id.as_deref());
         Some((store, all))

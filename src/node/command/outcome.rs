@@ -4,6 +4,9 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::DumpFormat;
+use super::states::{DeltaMade, Diffed, GenesisWritten};
+
 /// What a verb gives back.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(untagged)]
@@ -22,6 +25,12 @@ pub enum Outcome {
     Verified(Verified),
     /// Of `dump`.
     Dumped(Dumped),
+    /// Of `diff`.
+    Diffed(Diffed),
+    /// Of `genesis`.
+    Genesis(GenesisWritten),
+    /// Of `delta`.
+    Delta(DeltaMade),
     /// Of `delete`, `pin`, `unpin`.
     Changed(Changed),
     /// Of `limits`.
@@ -181,6 +190,10 @@ pub struct Fetched {
     pub app_hash: Option<String>,
     /// What came from whom.
     pub peers: Vec<PeerBytes>,
+    /// The contracts (scopes) that were asked for, where it is not all of the snapshot;
+    /// then `bytes` are those of the chunks that hold them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub only: Vec<String>,
 }
 
 /// What one peer gave.
@@ -253,12 +266,19 @@ pub struct SnapshotSummary {
     pub have_bytes: u64,
     /// Whether all of it is here.
     pub complete: bool,
+    /// Of a delta, CID of what it builds on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base: Option<String>,
     /// Whether it is kept whatever its age.
     pub pinned: bool,
     /// Whether the chain itself (its RPC) confirmed the application hash.
     pub proven: bool,
     /// How it came here: loaded, harvested, fetched.
     pub origin: String,
+    /// Of one that is not complete: the contracts (scopes) that were asked for, where no
+    /// more is to come.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub only: Vec<String>,
 }
 
 /// Of `show`.
@@ -279,6 +299,13 @@ pub struct SnapshotDetail {
     pub file: PathBuf,
     /// In ABCI order.
     pub chunks: Vec<ChunkDetail>,
+    /// How many records its state has, as it says; absent where chunks are the
+    /// application's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub records: Option<u64>,
+    /// The scopes of its state: in Xian, contracts.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub scopes: Vec<String>,
 }
 
 /// A chunk of `show`.
@@ -312,10 +339,19 @@ pub struct Verified {
 pub struct Dumped {
     /// CID.
     pub manifest: String,
-    /// The file written.
+    /// The file or folder written.
     pub file: PathBuf,
     /// Its size.
     pub file_bytes: u64,
+    /// What was written.
+    #[serde(default)]
+    pub format: DumpFormat,
+    /// Records in it; absent of a CAR.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub records: Option<u64>,
+    /// The contracts (scopes) whose records these are, where it is not the whole state.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub only: Vec<String>,
 }
 
 /// Of `delete`, `pin`, `unpin`.

@@ -15,8 +15,10 @@ use libp2p::PeerId;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use super::Wanted;
 use super::crew::Crew;
 use super::disk::{Disk, DiskEvent};
+use super::part::Part;
 use super::recruit::{Order, Orders, Recruit};
 use crate::net::pieces::{Closed, MAX_CLIENT_STREAMS, PieceEvent};
 use crate::node::progress::Meter;
@@ -63,6 +65,8 @@ pub(super) struct Gather {
     services: Arc<Services>,
     manifest: Arc<Manifest>,
     download: Arc<Download>,
+    /// What is wanted, where it is not all.
+    part: Option<Part>,
     machine: Fetch,
     crew: Crew,
     disk: Disk,
@@ -94,18 +98,24 @@ impl Gather {
         services: Arc<Services>,
         download: Arc<Download>,
         orders: Orders,
-        patience: Duration,
-        first_patience: Duration,
+        wanted: &Wanted<'_>,
     ) -> Self {
+        let part = wanted.part.clone();
         let manifest = download.manifest().clone();
         let now = Instant::now();
-        let checked: Vec<UniqueIndex> = download
+        let mut checked: Vec<UniqueIndex> = download
             .checked()
             .iter()
             .filter_map(|number| manifest.unique_index(number))
             .collect();
-        let have = download.have();
-        let have_bytes = bytes_of(&manifest, &have);
+        let mut have = download.have();
+        let have_bytes = here(&manifest, part.as_ref(), &have);
+        for chunk in part.iter().flat_map(|part| part.others(&manifest)) {
+            checked.push(chunk);
+            for piece in manifest.pieces_of(chunk) {
+                have.insert(piece.get());
+            }
+        }
         let machine = Fetch::new(
             manifest.clone(),
             have,
@@ -122,12 +132,13 @@ impl Gather {
             manifest,
             disk: Disk::new(download.clone()),
             download,
+            part,
             machine,
             crew: Crew::default(),
             orders,
             have_bytes,
-            patience,
-            first_patience,
+            patience: wanted.patience,
+            first_patience: wanted.first_patience,
             begun_at: now,
             moved_at: now,
             moved_bytes: 0,
@@ -376,7 +387,8 @@ impl Gather {
                     snapshot = %self.manifest.id(), chunk = chunk.get(), pieces = pieces.len(),
                     "the disk gave back other bytes than were written; the chunk is fetched again"
                 );
-                self.have_bytes = bytes_of(&self.manifest, &self.download.have());
+                let have = self.download.have();
+                self.have_bytes = here(&self.manifest, self.part.as_ref(), &have);
                 self.damaged_chunks += 1;
                 if self.damaged_chunks > MAX_DAMAGED_CHUNKS {
                     return Err(StoreError::Damaged {
@@ -461,6 +473,14 @@ fn as_told(refusal: Refusal) -> crate::sync::Refusal {
         Refusal::Busy => crate::sync::Refusal::Busy,
         Refusal::OverLimit => crate::sync::Refusal::OverLimit,
         Refusal::NotAllowed => crate::sync::Refusal::NotAllowed,
+    }
+}
+
+/// Bytes that are here of what is wanted.
+fn here(manifest: &Manifest, part: Option<&Part>, have: &Bitmap) -> u64 {
+    match part {
+        None => bytes_of(manifest, have),
+        Some(part) => part.bytes_here(manifest, have),
     }
 }
 

@@ -13,10 +13,12 @@ mod gather;
 mod listen;
 mod named;
 mod own;
+mod part;
 mod recruit;
 mod rest;
 mod roster;
 mod seek;
+mod shortcut;
 mod trials;
 
 pub(super) use authority::wrong_chain;
@@ -36,6 +38,7 @@ use self::authority::{Authority, Silence};
 use self::chase::Found;
 use self::find::Search;
 use self::gather::{End, Gather};
+use self::part::Part;
 use self::recruit::{Orders, Recruiter};
 use self::rest::Rest;
 use super::command::{Failure, FailureCode, FetchCommand, FetchTarget, Fetched, PeerBytes};
@@ -44,7 +47,7 @@ use super::progress::{Meter, Reporter, byte_progress, chunks};
 use super::services::{Services, add};
 use super::space::{self, Short};
 use crate::comet::rpc::{HeaderAfter, Rpc};
-use crate::snapshot::{Manifest, ManifestId, UniqueIndex};
+use crate::snapshot::{Bitmap, Manifest, ManifestId, UniqueIndex};
 use crate::store::{BATCH_CHUNKS, ChunkVerdict, Download, StoreError};
 
 /// Streams that wait to be taken into a download.
@@ -100,12 +103,18 @@ pub(super) async fn fetch(
         let id = found.manifest.id();
         // A provider that the person named is worth trying again when it is lost.
         found.peers.extend(&named.peers);
-        let order = Order {
+        let part = Part::named(&found.manifest, &command.only)?;
+        let wanted = Wanted {
+            part,
             patience,
             first_patience: rest.first_patience(patience),
             room_for: &command.room_for,
         };
-        match gather(services, found, order, reporter, cancel).await? {
+        let gathered = match shortcut::take(services, &found, &wanted, reporter, cancel).await? {
+            Some(made) => Gathered::Complete(made),
+            None => gather(services, found, &wanted, reporter, cancel).await?,
+        };
+        match gathered {
             Gathered::Complete(mut fetched) => {
                 if let Some(dir) = &command.out {
                     export(services, id, dir.clone(), reporter, cancel).await?;
@@ -151,14 +160,44 @@ pub(super) async fn prove(rpc: Rpc, manifest: &Manifest) -> Result<Option<Header
     proved.map_err(Silence::into_failure)
 }
 
-/// How a snapshot is gathered.
-struct Order<'a> {
-    /// How long nothing may come.
+/// What is wanted of a snapshot that was found.
+struct Wanted<'a> {
+    /// Of a state, some contracts.
+    part: Option<Part>,
+    /// How long it may stand still.
     patience: Duration,
     /// The same before anything came.
     first_patience: Duration,
-    /// Folders that have to have room for it, too.
+    /// Folders that need as much room as the snapshot.
     room_for: &'a [PathBuf],
+}
+
+impl Wanted<'_> {
+    fn bytes(&self, manifest: &Manifest) -> u64 {
+        let part = self.part.as_ref();
+        part.map_or_else(|| manifest.unique_bytes(), |part| part.bytes)
+    }
+
+    fn bytes_here(&self, manifest: &Manifest, have: &Bitmap) -> u64 {
+        match &self.part {
+            None => gather::bytes_of(manifest, have),
+            Some(part) => part.bytes_here(manifest, have),
+        }
+    }
+
+    /// How many chunks of how many.
+    fn chunks(&self, manifest: &Manifest) -> String {
+        let all = chunks(manifest.chunk_count());
+        match &self.part {
+            None => all,
+            Some(part) => format!("{} of {all}", part.chunks),
+        }
+    }
+
+    fn contracts(&self) -> Vec<String> {
+        let scopes = self.part.iter().flat_map(|part| &part.scopes);
+        scopes.map(ToString::to_string).collect()
+    }
 }
 
 enum Gathered {
@@ -171,7 +210,7 @@ enum Gathered {
 async fn gather(
     services: &Arc<Services>,
     found: Found,
-    order: Order<'_>,
+    wanted: &Wanted<'_>,
     reporter: &Reporter,
     cancel: &CancellationToken,
 ) -> Result<Gathered, Failure> {
@@ -183,7 +222,7 @@ async fn gather(
     };
     let mut fetched = Fetched {
         manifest: id.to_string(),
-        bytes: manifest.unique_bytes(),
+        bytes: wanted.bytes(&manifest),
         received_bytes: 0,
         resumed_bytes: 0,
         wasted_bytes: 0,
@@ -191,13 +230,20 @@ async fn gather(
         proven: found.proof.is_some(),
         app_hash: manifest.app_hash().map(hex::encode_upper),
         peers: Vec::new(),
+        only: Vec::new(),
     };
-    if let Some(short) = short_of_room(services, &manifest, order.room_for) {
+    if let Some(short) = short_of_room(services, &manifest, wanted.room_for) {
         return Ok(Gathered::Given(no_room(&manifest, &short)));
     }
     let store = services.store.clone();
-    let begun = manifest.clone();
-    let download = match blocking(move || Ok(store.begin_download(begun))).await? {
+    let (begun, asked) = (manifest.clone(), wanted.part.clone());
+    let begun = blocking(move || {
+        Ok(match &asked {
+            None => store.begin_download(begun),
+            Some(part) => store.begin_selection(begun, &part.scopes, part.bytes),
+        })
+    });
+    let download = match begun.await? {
         Ok(download) => Arc::new(download),
         Err(StoreError::AlreadyComplete(_)) => {
             fetched.resumed_bytes = fetched.bytes;
@@ -207,13 +253,14 @@ async fn gather(
         Err(error) => return Err(error.into()),
     };
     read_back(&download, reporter, cancel).await?;
-    own::take(&services.store, &download, reporter, cancel).await?;
-    fetched.resumed_bytes = gather::bytes_of(&manifest, &download.have());
+    let part = wanted.part.as_ref();
+    own::take(&services.store, &download, part, reporter, cancel).await?;
+    fetched.resumed_bytes = wanted.bytes_here(&manifest, &download.have());
     let text = format!(
         "fetching {}: {}, {} bytes{}",
         short(&id),
-        chunks(manifest.chunk_count()),
-        manifest.unique_bytes(),
+        wanted.chunks(&manifest),
+        fetched.bytes,
         if fetched.resumed_bytes > 0 {
             format!(", {} of them are here already", fetched.resumed_bytes)
         } else {
@@ -235,14 +282,8 @@ async fn gather(
         reporter.clone(),
     );
     let recruiter = tokio::spawn(recruiter.run(order_receiver));
-    let meter = Meter::new(reporter.clone(), manifest.unique_bytes());
-    let work = Gather::new(
-        services.clone(),
-        download,
-        orders,
-        order.patience,
-        order.first_patience,
-    );
+    let meter = Meter::new(reporter.clone(), fetched.bytes);
+    let work = Gather::new(services.clone(), download, orders, wanted);
     let (end, crew, download) = work.run(recruits, meter, cancel).await;
     recruiter.abort();
     services.download_ends(&id);
@@ -263,6 +304,13 @@ async fn gather(
         end => end?,
     };
     match end {
+        End::Finished if !download.checked().is_full() => {
+            // What was asked for is here, and the rest is not to come.
+            fetched.only = wanted.contracts();
+            mark_proven(services, id, found.proof.as_ref()).await?;
+            services.shelf_changed().await;
+            Ok(Gathered::Complete(fetched))
+        }
         End::Finished => {
             reporter.phase("sealing the archive");
             blocking(move || {
@@ -279,19 +327,19 @@ async fn gather(
         End::Condemned => Ok(Gathered::FalseManifest),
         End::Cancelled => Err(Failure::interrupted(format!(
             "{} of {} bytes are here; the same command goes on from there",
-            gather::bytes_of(&manifest, &download.have()),
-            manifest.unique_bytes()
+            wanted.bytes_here(&manifest, &download.have()),
+            fetched.bytes
         ))),
         End::Deserted => {
-            let here = gather::bytes_of(&manifest, &download.have());
-            let have = (here, manifest.unique_bytes());
+            let here = wanted.bytes_here(&manifest, &download.have());
+            let have = (here, fetched.bytes);
             let banned = services.referee.in_force(|peer| crew.took_part(peer));
             drop(download);
             if here == 0 {
                 // Its room is for the next one.
                 discard(services, id).await?;
             }
-            let failure = ended::deserted(id, order.patience, have, &banned);
+            let failure = ended::deserted(id, wanted.patience, have, &banned);
             Ok(Gathered::Given(failure))
         }
     }

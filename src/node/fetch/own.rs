@@ -7,6 +7,7 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
 use super::gather::bytes_of;
+use super::part::Part;
 use crate::node::command::Failure;
 use crate::node::failure::blocking;
 use crate::node::progress::{Reporter, byte_progress, chunks};
@@ -14,15 +15,16 @@ use crate::snapshot::hash::{self, BATCH_PIECES};
 use crate::snapshot::{Bitmap, ChunkId, PieceIndex, ReceivedPiece, UniqueIndex};
 use crate::store::{Download, Store, StoreError};
 
-/// Takes what the home has of a download. What cannot be read or is of other bytes is
-/// left to the peers.
+/// Takes what the home has of a download, or of the part of it that is wanted. What
+/// cannot be read or is of other bytes is left to the peers.
 pub(super) async fn take(
     store: &Store,
     download: &Arc<Download>,
+    part: Option<&Part>,
     reporter: &Reporter,
     cancel: &CancellationToken,
 ) -> Result<(), Failure> {
-    let missing = missing_chunks(download);
+    let missing = missing_chunks(download, part);
     let ids: Vec<ChunkId> = missing
         .iter()
         .map(|chunk| download.manifest().unique_chunk(*chunk).id)
@@ -65,14 +67,16 @@ pub(super) async fn take(
     .await
 }
 
-/// Chunks of which some piece is not here.
-fn missing_chunks(download: &Download) -> Vec<UniqueIndex> {
+/// Wanted chunks of which some piece is not here.
+fn missing_chunks(download: &Download, part: Option<&Part>) -> Vec<UniqueIndex> {
     let (manifest, have) = (download.manifest(), download.have());
     let is_missing = |chunk: &UniqueIndex| {
         let mut pieces = manifest.pieces_of(*chunk);
         pieces.any(|piece| !have.contains(piece.get()))
     };
-    manifest.unique_indexes().filter(is_missing).collect()
+    let is_wanted = |chunk: &UniqueIndex| part.is_none_or(|part| part.has(*chunk));
+    let wanted = manifest.unique_indexes().filter(is_wanted);
+    wanted.filter(is_missing).collect()
 }
 
 fn copy(store: &Store, download: &Download, pieces: &[PieceIndex]) -> Result<(), StoreError> {

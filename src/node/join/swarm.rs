@@ -117,7 +117,10 @@ impl Join {
             .max(self.chain.trusted_from());
         let own = self.own_snapshots().await.map_err(Setback::rung)?;
         let usable = |one: &&SnapshotSummary| {
-            one.complete && one.height >= least && !self.is_refused(&one.manifest)
+            one.complete
+                && one.base.is_none()
+                && one.height >= least
+                && !self.is_refused(&one.manifest)
         };
         if let Some(wanted) = &self.options.manifest {
             if self.is_refused(wanted) {
@@ -259,6 +262,7 @@ impl Join {
             timeout_s: timeout_s.unwrap_or(self.options.timeout_s),
             not_below: (least > 0).then_some(least),
             except: self.node.journal.refused.iter().cloned().collect(),
+            only: Vec::new(),
             room_for: self.node.filled_folders(),
         });
         let fetched = match self.ask(command).await.map_err(Setback::rung)? {

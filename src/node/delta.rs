@@ -1,0 +1,151 @@
+//! `delta`: what leads from one state to another, as a snapshot of its own. Blocking.
+
+use std::time::Instant;
+
+use tokio_util::sync::CancellationToken;
+
+use super::command::{DeltaCommand, DeltaMade, Failure, FailureCode};
+use super::content::{self, Content, Reading};
+use super::progress::{Reporter, byte_progress};
+use crate::snapshot::{Manifest, ManifestId, SnapshotFields, StateFields};
+use crate::state::{Change, ChunkSize, Difference, Differences, Encoder};
+use crate::store::{Origin, Spool, Store};
+
+/// What comes after the chunks are made.
+const SEALING: &str = "writing the archive and reading it back";
+
+/// Carries out `delta`: both states are read side by side, and what differs becomes
+/// chunks. Its manifest says of the state what the later snapshot says, and the same
+/// two snapshots give the same delta everywhere.
+pub(super) fn delta(
+    store: &Store,
+    command: &DeltaCommand,
+    reporter: &Reporter,
+    cancel: &CancellationToken,
+) -> Result<DeltaMade, Failure> {
+    let started = Instant::now();
+    let base = Content::open(store, &command.base)?;
+    let to = Content::open(store, &command.to)?;
+    check(base.manifest(), to.manifest())?;
+    if !base.takes_a_delta() {
+        return Err(content::too_many_deltas(base.manifest().id()));
+    }
+    reporter.phase_then("comparing the records of both states", SEALING);
+    let reading = Reading::new(reporter, cancel, base.chunk_bytes() + to.chunk_bytes());
+    let mut changes = 0;
+    let differences = Differences::new(base.records(&reading)?, to.records(&reading)?);
+    let differences = differences.map(|difference| {
+        changes += 1;
+        difference.map(Difference::into_change)
+    });
+    let mut spool = store.publish()?;
+    let state = encode(differences, &mut spool, Some(base.manifest().id()))?;
+    reporter.phase(SEALING);
+    let mut progress = byte_progress(reporter, cancel);
+    let fields = SnapshotFields {
+        // Over other chunks it is another.
+        hash: None,
+        ..fields(to.manifest())
+    };
+    let archive = spool.finish_state(fields, state, Origin::Loaded, false, &mut progress)?;
+    let made = archive.manifest();
+    Ok(DeltaMade {
+        manifest: made.id().to_string(),
+        base: base.manifest().id().to_string(),
+        to: to.manifest().id().to_string(),
+        height: made.height(),
+        changes,
+        chunks: made.chunk_count(),
+        bytes: made.total_bytes(),
+        full_bytes: to.manifest().total_bytes(),
+        seconds: started.elapsed().as_secs_f64(),
+    })
+}
+
+/// Makes the full snapshot of a state that is here in deltas. True where it comes out as
+/// `goal`; what else comes out is not kept.
+pub(super) fn make_full(
+    store: &Store,
+    content: &Content,
+    goal: &Manifest,
+    reporter: &Reporter,
+    cancel: &CancellationToken,
+) -> Result<bool, Failure> {
+    reporter.phase_then(
+        "making the snapshot of what is here and its deltas",
+        SEALING,
+    );
+    let reading = Reading::new(reporter, cancel, content.chunk_bytes());
+    let records = content.records(&reading)?;
+    let here = store.list().into_iter().map(|stored| stored.manifest.id());
+    let here: Vec<ManifestId> = here.collect();
+    let mut spool = store.publish()?;
+    let state = encode(
+        records.map(|record| record.map(Change::Put)),
+        &mut spool,
+        None,
+    )?;
+    reporter.phase(SEALING);
+    let mut progress = byte_progress(reporter, cancel);
+    let fields = fields(goal);
+    let archive = spool.finish_state(fields, state, Origin::Fetched, false, &mut progress)?;
+    let made = archive.manifest().id();
+    if made != goal.id() && !here.contains(&made) {
+        store.delete(&made)?;
+    }
+    Ok(made == goal.id())
+}
+
+/// Spools the chunks of all changes.
+fn encode(
+    changes: impl Iterator<Item = Result<Change, Failure>>,
+    spool: &mut Spool,
+    base: Option<ManifestId>,
+) -> Result<StateFields, Failure> {
+    let mut encoder = Encoder::new(ChunkSize::MAX)?;
+    let mut chunks = Vec::new();
+    for change in changes {
+        if let Some(chunk) = encoder.push(&change?)? {
+            spool.push(&chunk.bytes)?;
+            chunks.push(chunk.scopes);
+        }
+    }
+    let end = encoder.finish()?;
+    spool.push(&end.chunk.bytes)?;
+    chunks.push(end.chunk.scopes);
+    Ok(StateFields {
+        base,
+        scopes: end.scopes,
+        chunks,
+    })
+}
+
+/// A delta leads on in the history of one chain.
+fn check(base: &Manifest, to: &Manifest) -> Result<(), Failure> {
+    let wrong = |problem: String| Err(Failure::new(FailureCode::Usage, problem));
+    if base.chain_id() != to.chain_id() {
+        let (one, other) = (base.chain_id(), to.chain_id());
+        return wrong(format!(
+            "the states are of different chains: {one} and {other}"
+        ));
+    }
+    if base.height() >= to.height() {
+        let (from, to) = (base.height(), to.height());
+        return wrong(format!(
+            "the base is of height {from}, which does not come before {to}"
+        ));
+    }
+    Ok(())
+}
+
+/// What a snapshot of the same state says as well.
+fn fields(to: &Manifest) -> SnapshotFields {
+    SnapshotFields {
+        chain_id: to.chain_id().to_owned(),
+        height: to.height(),
+        app_hash: to.app_hash().cloned(),
+        format: to.format(),
+        hash: Some(to.hash().clone()),
+        metadata: to.metadata().clone(),
+    }
+}

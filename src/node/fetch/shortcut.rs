@@ -1,0 +1,279 @@
+//! The way to a state with the fewest bytes: where an earlier one is here, and peers
+//! have deltas that lead on from it, those are fetched, and the snapshot that was asked
+//! for is made here.
+//!
+//! It has to come out under its own name, so nobody who made a delta has to be believed.
+//! Where it does not, or a delta does not come, the snapshot itself is fetched.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use libp2p::PeerId;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::ask::ask_manifest;
+use super::chase::Found;
+use super::{Gathered, Wanted, discard, gather, mark_proven};
+use crate::node::command::{Failure, FailureCode, Fetched, PeerBytes};
+use crate::node::content::Content;
+use crate::node::delta;
+use crate::node::failure::blocking;
+use crate::node::progress::Reporter;
+use crate::node::services::Services;
+use crate::snapshot::{ChunkId, Manifest, ManifestId, STATE_FORMAT};
+use crate::state::{AtHand, StateDigest, StateNotes, plan};
+use crate::store::Store;
+use crate::wire::CatalogueEntry;
+
+/// Peers that are asked what else they have of the chain, and how long an answer may
+/// take: the snapshot itself is at hand, and waits.
+const MAX_ASKED: usize = 8;
+const ASK_TIMEOUT: Duration = Duration::from_secs(5);
+/// Manifests of deltas that are looked at, and the largest: 32 MiB together.
+const MAX_OFFERS: usize = 8;
+const MAX_OFFER_BYTES: u32 = 4 << 20;
+
+/// Deltas on top of a state that is here.
+struct Shortcut {
+    start: ManifestId,
+    steps: Vec<Arc<Manifest>>,
+}
+
+/// Makes the snapshot that was found of what is here and of deltas, where that takes
+/// fewer bytes. Nothing where it does not, or did not work.
+pub(super) async fn take(
+    services: &Arc<Services>,
+    found: &Found,
+    wanted: &Wanted<'_>,
+    reporter: &Reporter,
+    cancel: &CancellationToken,
+) -> Result<Option<Fetched>, Failure> {
+    if wanted.part.is_some() {
+        return Ok(None);
+    }
+    let found_one = tokio::select! {
+        found_one = find(services, found) => found_one,
+        () = cancel.cancelled() => return Err(Failure::interrupted("the same command starts again")),
+    };
+    let Some(shortcut) = found_one else {
+        return Ok(None);
+    };
+    let is_new = |step: &&Arc<Manifest>| services.store.get(&step.id()).is_none();
+    let new: Vec<ManifestId> = shortcut
+        .steps
+        .iter()
+        .filter(is_new)
+        .map(|step| step.id())
+        .collect();
+    let mut received = BTreeMap::new();
+    let went = go(
+        services,
+        found,
+        &shortcut,
+        wanted,
+        &mut received,
+        reporter,
+        cancel,
+    )
+    .await;
+    if let Err(failure) = &went
+        && failure.code == FailureCode::Interrupted
+    {
+        return Err(failure.clone());
+    }
+    // They were a means; who wants one keeps it by its name.
+    for step in new {
+        if services.store.get(&step).is_some() {
+            discard(services, step).await?;
+        }
+    }
+    match went {
+        Ok(true) => {}
+        went => {
+            let why = went.err().map(|failure| failure.message);
+            let why = why.unwrap_or_else(|| "it was made in another way".to_owned());
+            reporter.note(format!(
+                "fetching the snapshot itself, not by deltas: {why}"
+            ));
+            return Ok(None);
+        }
+    }
+    let manifest = &found.manifest;
+    mark_proven(services, manifest.id(), found.proof.as_ref()).await?;
+    services.shelf_changed().await;
+    let received_bytes = received.values().sum();
+    let bytes = manifest.unique_bytes();
+    Ok(Some(Fetched {
+        manifest: manifest.id().to_string(),
+        bytes,
+        received_bytes,
+        resumed_bytes: bytes.saturating_sub(received_bytes),
+        wasted_bytes: received_bytes.saturating_sub(bytes),
+        seconds: 0.0,
+        proven: found.proof.is_some(),
+        app_hash: manifest.app_hash().map(hex::encode_upper),
+        peers: received
+            .into_iter()
+            .map(|(peer_id, bytes)| PeerBytes { peer_id, bytes })
+            .collect(),
+        only: Vec::new(),
+    }))
+}
+
+/// Fetches the deltas and makes the snapshot; false where another one came out.
+async fn go(
+    services: &Arc<Services>,
+    found: &Found,
+    shortcut: &Shortcut,
+    wanted: &Wanted<'_>,
+    received: &mut BTreeMap<String, u64>,
+    reporter: &Reporter,
+    cancel: &CancellationToken,
+) -> Result<bool, Failure> {
+    let steps: Vec<ManifestId> = shortcut.steps.iter().map(|step| step.id()).collect();
+    reporter.note(format!(
+        "making it of {}, which is here, and of {}",
+        shortcut.start,
+        match steps.len() {
+            0 => "nothing else".to_owned(),
+            1 => "a delta".to_owned(),
+            count => format!("{count} deltas"),
+        }
+    ));
+    for step in &shortcut.steps {
+        let step = Found {
+            manifest: step.clone(),
+            proof: None,
+            peers: found.peers.clone(),
+        };
+        let whole = Wanted {
+            part: None,
+            patience: wanted.patience,
+            first_patience: wanted.first_patience,
+            room_for: &[],
+        };
+        match gather(services, step, &whole, reporter, cancel).await? {
+            Gathered::Complete(fetched) => {
+                for peer in fetched.peers {
+                    *received.entry(peer.peer_id).or_default() += peer.bytes;
+                }
+            }
+            Gathered::FalseManifest => return Ok(false),
+            Gathered::Given(failure) => return Err(failure),
+        }
+    }
+    let (store, start) = (services.store.clone(), shortcut.start);
+    let goal = found.manifest.clone();
+    let (reporter, cancel) = (reporter.clone(), cancel.clone());
+    blocking(move || {
+        let content = Content::along(&store, &start, &steps)?;
+        delta::make_full(&store, &content, &goal, &reporter, &cancel)
+    })
+    .await
+}
+
+/// The deltas that take fewer bytes than the snapshot itself.
+async fn find(services: &Arc<Services>, found: &Found) -> Option<Shortcut> {
+    let goal = StateNotes::of(&found.manifest).ok()?.state;
+    let is_delta = found.manifest.state()?.base().is_some();
+    let stored = services.store.get(&found.manifest.id());
+    if is_delta || stored.is_some_and(|stored| stored.complete) {
+        return None;
+    }
+    let (store, chain_id) = (services.store.clone(), found.manifest.chain_id().to_owned());
+    let states = blocking(move || Ok(states_at_hand(&store, &chain_id)))
+        .await
+        .ok()?;
+    if states.is_empty() {
+        return None;
+    }
+    let offers = offers(services, found).await;
+    let all = offers.iter().chain([&found.manifest]);
+    let all: Vec<&Manifest> = all.map(|manifest| &**manifest).collect();
+    let has_chunk = |id: &ChunkId| services.store.find_chunk(id).is_some();
+    let at_hand = AtHand {
+        states: &states,
+        has_chunk: &has_chunk,
+    };
+    let way = plan(&goal, &at_hand, &all)?;
+    let step = |id: &ManifestId| offers.iter().find(|offer| offer.id() == *id).cloned();
+    Some(Shortcut {
+        // Without one, the way is the snapshot itself.
+        start: way.start?,
+        steps: way.steps.iter().map(step).collect::<Option<_>>()?,
+    })
+}
+
+/// The states of the chain that are here whole.
+fn states_at_hand(store: &Store, chain_id: &str) -> Vec<(ManifestId, StateDigest)> {
+    let here = store.list().into_iter();
+    let here = here.filter(|stored| stored.complete && stored.manifest.chain_id() == chain_id);
+    let state = |id: ManifestId| {
+        let content = Content::open(store, &id.to_string()).ok()?;
+        Some((id, content.notes().state))
+    };
+    here.filter_map(|stored| state(stored.manifest.id()))
+        .collect()
+}
+
+/// Manifests of deltas up to the height of what was found, as peers have them.
+async fn offers(services: &Arc<Services>, found: &Found) -> Vec<Arc<Manifest>> {
+    let connected = services.net.connected().into_iter().map(|info| info.peer);
+    let mut peers: Vec<PeerId> = found.peers.iter().copied().chain(connected).collect();
+    let mut seen = BTreeSet::new();
+    peers.retain(|peer| seen.insert(*peer) && !services.referee.is_banned(peer));
+    peers.truncate(MAX_ASKED);
+    let mut asking = JoinSet::new();
+    for peer in peers {
+        let (net, chain_id) = (services.net.clone(), found.manifest.chain_id().to_owned());
+        asking.spawn(async move {
+            let answer = net.catalogue(peer, Some(&chain_id));
+            let answer = tokio::time::timeout(ASK_TIMEOUT, answer).await;
+            let entries = answer.ok().and_then(Result::ok);
+            (peer, entries.map_or_else(Vec::new, |answer| answer.entries))
+        });
+    }
+    let mut claims: BTreeMap<ManifestId, (u64, PeerId)> = BTreeMap::new();
+    while let Some(answer) = asking.join_next().await {
+        let (peer, entries) =
+            answer.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
+        let fit = entries
+            .into_iter()
+            .filter(|entry| can_help(entry, &found.manifest));
+        for entry in fit.take(MAX_OFFERS) {
+            claims
+                .entry(entry.manifest)
+                .or_insert((entry.total_bytes, peer));
+        }
+    }
+    let mut claims: Vec<_> = claims.into_iter().collect();
+    claims.sort_by_key(|(id, (bytes, _))| (*bytes, *id));
+    claims.truncate(MAX_OFFERS);
+    let mut offers = Vec::new();
+    for (id, (_, peer)) in claims {
+        let (net, referee) = (services.net.clone(), services.referee.clone());
+        let manifest = match services.store.manifest(&id) {
+            Some(manifest) => Some(manifest),
+            None => ask_manifest(net, referee, peer, id, 0).await,
+        };
+        let is_delta = |manifest: &Arc<Manifest>| {
+            let content = manifest.state();
+            content.is_some_and(|content| content.base().is_some())
+        };
+        offers.extend(manifest.filter(is_delta));
+    }
+    offers
+}
+
+/// Whether an entry can be a delta on the way to a snapshot, and is smaller.
+fn can_help(entry: &CatalogueEntry, goal: &Manifest) -> bool {
+    entry.complete
+        && entry.chain_id == goal.chain_id()
+        && entry.format == STATE_FORMAT
+        && entry.height <= goal.height()
+        && entry.manifest != goal.id()
+        && entry.total_bytes < goal.total_bytes()
+        && entry.manifest_bytes <= MAX_OFFER_BYTES
+}
