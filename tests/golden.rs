@@ -1,12 +1,14 @@
 //! Bytes that must be the same on every machine and in every release of format
 //! and protocol version 1: manifests and their names, bitmaps, every message and
-//! every frame, state content.
+//! every frame, state content, endorsements.
 //!
 //! Where one of these tests fails, nodes of the last release would not understand
 //! this one. Only before a first release, or together with a new version number,
 //! are the files written anew: `SNAPSWARM_BLESS=1 cargo test --release --test
 //! golden`, and the difference is read line by line.
 
+#[path = "golden/endorsements.rs"]
+mod endorsements;
 #[path = "golden/state.rs"]
 mod state;
 

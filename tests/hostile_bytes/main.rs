@@ -8,6 +8,7 @@
 //! more than the usual 120,000 for each decoder.
 
 mod allocator;
+mod endorsements;
 mod harness;
 mod input;
 mod state;
