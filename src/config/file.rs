@@ -240,6 +240,16 @@ http = "127.0.0.1:0"
 # Snapshots (CIDs) that you trust: where a chain has one of these,
 # `fetch --chain-id` takes no other.
 pinned_manifests = []
+
+# Whose word counts for a state that no application hash proves: peer ids, as
+# `snapswarm init` and `snapswarm status` print them, or ed25519 public keys in hex.
+# Each node says of its own accord what its own chain node computed.
+# endorsers = ["12D3KooW...", "12D3KooW..."]
+endorsers = []
+
+# So many of them must have computed a snapshot before it is restored, and before
+# `fetch --chain-id` takes it. Without this key: more than half.
+# threshold = 2
 "#;
 
 #[cfg(test)]
@@ -283,6 +293,7 @@ mod tests {
         full.harvest.node = Some("x".to_owned());
         full.harvest.sdk_snapshots = Some("x".into());
         full.harvest.rpc = Some("x".to_owned());
+        full.trust.threshold = Some(1);
         let template = Config::commented("public");
         for (section, keys) in toml::Table::try_from(&full).unwrap() {
             assert!(template.contains(&format!("\n[{section}]\n")), "{section}");
