@@ -43,8 +43,10 @@ pub const SIGNATURE_BYTES: usize = 64;
 /// An endorsement of a set, encoded: its kind, key and signature, and its length.
 const ENTRY_BYTES: usize = 2 + 34 + 66 + 2;
 
-/// What an endorsement may contain, wherever it stands.
-pub(crate) const ENDORSEMENT_SHAPE: Shape = Shape {
+/// An endorsement, wherever it stands: a message with a key and a signature.
+pub(crate) const ENDORSEMENT: Kind = Kind::LongMessage(34 + 66, &SHAPE);
+
+const SHAPE: Shape = Shape {
     fields: &[
         one(1, "endorsement's kind", CODE),
         one(2, "endorser's key", DIGEST),
@@ -58,12 +60,7 @@ pub(crate) const ENDORSEMENT_SHAPE: Shape = Shape {
 };
 
 const SET_SHAPE: Shape = Shape {
-    fields: &[many(
-        1,
-        "endorsements",
-        MAX_ENDORSEMENTS,
-        Kind::Message(&ENDORSEMENT_SHAPE),
-    )],
+    fields: &[many(1, "endorsements", MAX_ENDORSEMENTS, ENDORSEMENT)],
     one_of: false,
 };
 
@@ -251,6 +248,11 @@ impl Endorsements {
             manifest,
             by_key: BTreeMap::new(),
         }
+    }
+
+    /// The snapshot.
+    pub fn manifest(&self) -> ManifestId {
+        self.manifest
     }
 
     /// Adds one; tells whether the set changed by it. One of another snapshot, one

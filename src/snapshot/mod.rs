@@ -45,6 +45,7 @@ pub use bitmap::{Bitmap, BitmapError};
 pub use build::{ManifestBuilder, SnapshotFields, StateFields};
 pub use content::StateContent;
 pub use digest::{ChunkId, Digest, IdError, ManifestId};
+pub(crate) use endorsement::ENDORSEMENT;
 pub use endorsement::{
     Endorsement, EndorsementError, EndorsementKind, Endorsements, EndorserKey, MAX_ENDORSEMENTS,
     SIGNATURE_BYTES, SnapshotName, UntrustedEndorsement, UntrustedEndorsements,

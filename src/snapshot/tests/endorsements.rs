@@ -163,12 +163,13 @@ fn what_is_no_endorsement_is_told_apart() {
         assert!(read(whole(kind)).is_ok());
     }
     assert_eq!(read(whole(3)), Err(EndorsementError::Kind(3)));
+    let long_enough = |one: Raw| read(one.bytes(9, [0; 80]));
     assert_eq!(
-        read(Raw::default().number(1, 1).bytes(2, key)),
+        long_enough(Raw::default().number(1, 1).bytes(2, key)),
         Err(EndorsementError::Missing("signature"))
     );
     assert_eq!(
-        read(Raw::default().number(1, 1).bytes(3, signature)),
+        long_enough(Raw::default().number(1, 1).bytes(3, signature)),
         Err(EndorsementError::Missing("key"))
     );
     for (key, signature) in [
