@@ -130,6 +130,7 @@ mod tests {
                     bytes: *bytes,
                 })
                 .collect(),
+            basis: None,
         }
     }
 

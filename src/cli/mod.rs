@@ -21,6 +21,7 @@ mod adapter;
 mod delete;
 mod doctor;
 mod dump;
+mod endorse;
 mod feed;
 mod fetch;
 mod init;
@@ -106,6 +107,7 @@ enum Verb {
     Delete(delete::Arguments),
     Pin(pin::Arguments),
     Unpin(unpin::Arguments),
+    Endorse(endorse::Arguments),
     Status(status::Arguments),
     Limits(limits::Arguments),
     Doctor(doctor::Arguments),
@@ -185,6 +187,7 @@ impl Cli {
             Verb::Delete(arguments) => door.go(arguments.command(), delete::text).await,
             Verb::Pin(arguments) => door.go(arguments.command(), pin::text).await,
             Verb::Unpin(arguments) => door.go(arguments.command(), unpin::text).await,
+            Verb::Endorse(arguments) => door.go(arguments.command(), endorse::text).await,
             Verb::Status(arguments) => door.go(arguments.command(), status::text).await,
             Verb::Limits(arguments) => door.go(arguments.command(), limits::text).await,
             Verb::Xian(arguments) => arguments.run(),

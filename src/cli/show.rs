@@ -3,7 +3,7 @@
 use clap::Args;
 
 use super::{Cid, list, text};
-use crate::node::command::{Command, ManifestCommand, Outcome};
+use crate::node::command::{Command, EndorsementDetail, ManifestCommand, Outcome};
 
 /// Chunks that the text form lists; a screen holds no more, `--json` has all.
 const CHUNK_LINES: usize = 40;
@@ -61,6 +61,7 @@ pub(super) fn text(outcome: &Outcome) -> Option<String> {
         ("from", snapshot.origin.clone()),
         ("file", shown.file.display().to_string()),
     ]);
+    out += &endorsements(&shown.endorsements);
     let mut table = text::Table::new(&[">CHUNK", ">BYTES", "CID"]);
     for chunk in shown.chunks.iter().take(CHUNK_LINES) {
         table.row([
@@ -80,4 +81,22 @@ pub(super) fn text(outcome: &Outcome) -> Option<String> {
         out += &format!("… and {more} more (--json lists all)\n");
     }
     Some(out)
+}
+
+/// Who speaks for it; nothing where nobody does.
+fn endorsements(all: &[EndorsementDetail]) -> String {
+    if all.is_empty() {
+        return String::new();
+    }
+    let mut table = text::Table::new(&["ENDORSED BY", "SAYS", "COUNTS"]);
+    for one in all {
+        let counts = match (one.listed, one.own) {
+            (true, true) => "listed in config.toml; this node",
+            (true, false) => "listed in config.toml",
+            (false, true) => "this node",
+            (false, false) => "not listed",
+        };
+        table.row([one.endorser.clone(), one.kind.clone(), counts.to_owned()]);
+    }
+    format!("\n{}", table.render())
 }

@@ -10,10 +10,10 @@ use libp2p::Multiaddr;
 use serde::{Deserialize, Serialize};
 
 pub use self::outcome::{
-    Changed, ChunkDetail, DamagedSummary, DownloadStatus, Dumped, Fed, Fetched, FolderStatus,
-    HarvestStatus, Harvested, JoinPhase, JoinStatus, JoinStep, Joined, LimitsNow, Loaded,
-    NetworkStatus, Noted, Outcome, PeerBytes, SnapshotDetail, SnapshotList, SnapshotSummary,
-    Status, UploadStatus, Verified,
+    Basis, Changed, ChunkDetail, DamagedSummary, DownloadStatus, Dumped, Endorsed,
+    EndorsementDetail, Fed, Fetched, FolderStatus, HarvestStatus, Harvested, JoinPhase, JoinStatus,
+    JoinStep, Joined, LimitsNow, Loaded, NetworkStatus, Noted, Outcome, PeerBytes, SnapshotDetail,
+    SnapshotList, SnapshotSummary, Status, UploadStatus, Verified,
 };
 pub use crate::snapshot::MAX_HEIGHT;
 
@@ -42,6 +42,8 @@ pub enum Command {
     Pin(ManifestCommand),
     /// Let a snapshot go when its time comes.
     Unpin(ManifestCommand),
+    /// Vouch for a snapshot.
+    Endorse(ManifestCommand),
     /// What the home holds and what its daemon does.
     Status,
     /// Change upload limits of a running daemon.
@@ -65,6 +67,7 @@ impl Command {
             | Self::Delete(_)
             | Self::Pin(_)
             | Self::Unpin(_)
+            | Self::Endorse(_)
             | Self::Limits(_)
             | Self::Harvest(_)
             | Self::Joining(_) => false,

@@ -11,6 +11,7 @@ use super::command::{
     SnapshotDetail, SnapshotList, SnapshotSummary, Verified, VerifyCommand,
 };
 use super::progress::{Reporter, byte_progress};
+use super::trust::Trust;
 use crate::snapshot::ManifestId;
 use crate::store::{DamagedFile, Store, StoreError, Stored};
 
@@ -55,7 +56,7 @@ fn summary(stored: &Stored) -> SnapshotSummary {
 }
 
 /// Carries out `show`.
-pub(super) fn show(store: &Store, id: &str) -> Result<SnapshotDetail, Failure> {
+pub(super) fn show(store: &Store, trust: &Trust, id: &str) -> Result<SnapshotDetail, Failure> {
     let stored = find(store, id)?;
     let manifest = &stored.manifest;
     let chunks = manifest
@@ -77,6 +78,7 @@ pub(super) fn show(store: &Store, id: &str) -> Result<SnapshotDetail, Failure> {
         manifest_bytes: manifest.encoded().len() as u32,
         file: stored.file.clone(),
         chunks,
+        endorsements: trust.details(&store.endorsements(&manifest.id())),
     })
 }
 

@@ -125,7 +125,9 @@ mod tests {
         let manifest = publish(&store);
         let id = manifest.id();
         let one = endorsement(1, EndorsementKind::Computed, &manifest);
-        let insert = |set: &mut Endorsements| drop(set.insert(one));
+        let insert = |set: &mut Endorsements| {
+            set.insert(one);
+        };
         assert!(store.endorsements(&id).is_empty());
         assert!(store.endorse(&id, insert).unwrap());
         assert!(!store.endorse(&id, insert).unwrap());
@@ -201,7 +203,9 @@ mod tests {
             let manifest = publish(&store);
             let add = |store: &Store, seed| {
                 let one = endorsement(seed, EndorsementKind::Computed, &manifest);
-                store.endorse(&manifest.id(), |set| drop(set.insert(one)))
+                store.endorse(&manifest.id(), |set| {
+                    set.insert(one);
+                })
             };
             add(&store, 1).unwrap();
             drop(store);

@@ -15,9 +15,9 @@ use tokio::time::timeout;
 
 use support::*;
 
-const VERBS: [&str; 15] = [
+const VERBS: [&str; 16] = [
     "init", "load", "start", "fetch", "feed", "list", "show", "verify", "dump", "delete", "pin",
-    "unpin", "status", "limits", "doctor",
+    "unpin", "endorse", "status", "limits", "doctor",
 ];
 
 #[tokio::test]

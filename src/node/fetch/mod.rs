@@ -3,6 +3,7 @@
 
 mod ask;
 mod authority;
+mod ballot;
 mod candidates;
 mod chase;
 mod crew;
@@ -34,13 +35,14 @@ use self::chase::Found;
 use self::find::Search;
 use self::gather::{End, Gather};
 use self::recruit::{Orders, Recruiter};
-use super::command::{Failure, FailureCode, FetchCommand, FetchTarget, Fetched, PeerBytes};
+use super::command::{Basis, Failure, FailureCode, FetchCommand, FetchTarget, Fetched, PeerBytes};
 use super::failure::blocking;
 use super::progress::{Meter, Reporter, byte_progress, chunks};
 use super::services::{Services, add};
 use super::space::{Short, short_of_room};
+use super::trust;
 use crate::comet::rpc::{HeaderAfter, Rpc};
-use crate::snapshot::{Manifest, ManifestId, UniqueIndex};
+use crate::snapshot::{Endorsements, Manifest, ManifestId, UniqueIndex};
 use crate::store::{BATCH_CHUNKS, ChunkVerdict, Download, StoreError};
 
 /// Streams that wait to be taken into a download.
@@ -90,12 +92,18 @@ pub(super) async fn fetch(
         let id = found.manifest.id();
         // A provider that the person named is worth trying again when it is lost.
         found.peers.extend(&named.peers);
+        let holders = found.peers.clone();
         let room_for = &command.room_for;
         match gather(services, found, patience, room_for, reporter, cancel).await? {
             Gathered::Complete(mut fetched) => {
                 if let Some(dir) = &command.out {
                     export(services, id, dir.clone(), reporter, cancel).await?;
                 }
+                let is_named = matches!(command.target, FetchTarget::Manifest(_));
+                if is_named && services.trust.quorum().is_some() {
+                    trust::ask_around(services, holders).await;
+                }
+                fetched.basis = basis(services, &id, is_named);
                 fetched.seconds = started.elapsed().as_secs_f64();
                 return Ok(fetched);
             }
@@ -167,6 +175,7 @@ async fn gather(
         proven: found.proof.is_some(),
         app_hash: manifest.app_hash().map(hex::encode_upper),
         peers: Vec::new(),
+        basis: None,
     };
     let store = services.store.clone();
     let begun = manifest.clone();
@@ -175,10 +184,12 @@ async fn gather(
         Err(StoreError::AlreadyComplete(_)) => {
             fetched.resumed_bytes = fetched.bytes;
             mark_proven(services, id, found.proof.as_ref()).await?;
+            keep_endorsements(services, found.endorsements).await?;
             return Ok(Gathered::Complete(fetched));
         }
         Err(error) => return Err(error.into()),
     };
+    keep_endorsements(services, found.endorsements).await?;
     read_back(&download, reporter, cancel).await?;
     fetched.resumed_bytes = gather::bytes_of(&manifest, &download.have());
     // The download has its own room from its beginning.
@@ -342,6 +353,28 @@ async fn mark_proven(
     };
     let store = services.store.clone();
     blocking(move || Ok(store.set_proven(&id, app_version)?)).await
+}
+
+/// Keeps who speaks for a snapshot that is here, complete or not.
+async fn keep_endorsements(services: &Services, heard: Endorsements) -> Result<(), Failure> {
+    if heard.is_empty() {
+        return Ok(());
+    }
+    let (store, trust) = (services.store.clone(), services.trust.clone());
+    blocking(move || {
+        trust.keep(&store, &heard)?;
+        Ok(())
+    })
+    .await
+}
+
+/// Why the state of a snapshot that is here is believed; nothing where its
+/// application hash can prove it, and where it is not believed.
+fn basis(services: &Services, id: &ManifestId, is_named: bool) -> Option<Basis> {
+    let manifest = services.store.manifest(id)?;
+    manifest.state()?;
+    let trust = &services.config.trust;
+    trust::believe(trust, &services.store, &manifest, is_named).ok()
 }
 
 async fn discard(services: &Services, id: ManifestId) -> Result<(), Failure> {
