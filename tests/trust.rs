@@ -157,8 +157,10 @@ fn what_two_listed_nodes_computed_is_fetched_believed_and_passed_on_with_their_w
     assert_eq!(names(&fetched["basis"]["endorsers"]), listed);
     // Who lists nobody passes nothing on and is told nothing.
     let stranger = Home::new();
-    let fetched = fetch_chain(&stranger, &[&seeding.address()], "60").ok();
-    assert_eq!(fetched["basis"], Value::Null);
+    let ran = fetch_chain(&stranger, &[&seeding.address()], "60");
+    assert_eq!(ran.ok()["basis"], Value::Null);
+    let said = ran.stderr();
+    assert!(said.contains("state not believed"), "{said}");
     assert!(endorsements(&stranger, &cid).is_empty());
 }
 

@@ -243,7 +243,8 @@ pinned_manifests = []
 
 # Whose word counts for a state that no application hash proves: peer ids, as
 # `snapswarm init` and `snapswarm status` print them, or ed25519 public keys in hex.
-# Each node says of its own accord what its own chain node computed.
+# Each node says by itself what its own chain node computed. Of other snapshots
+# `fetch --chain-id` prefers what they computed where no RPC can be asked.
 # endorsers = ["12D3KooW...", "12D3KooW..."]
 endorsers = []
 

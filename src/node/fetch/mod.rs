@@ -103,7 +103,7 @@ pub(super) async fn fetch(
                 if is_named && services.trust.quorum().is_some() {
                     trust::ask_around(services, holders).await;
                 }
-                fetched.basis = basis(services, &id, is_named);
+                fetched.basis = basis(services, &id, is_named, reporter);
                 fetched.seconds = started.elapsed().as_secs_f64();
                 return Ok(fetched);
             }
@@ -369,12 +369,24 @@ async fn keep_endorsements(services: &Services, heard: Endorsements) -> Result<(
 }
 
 /// Why the state of a snapshot that is here is believed; nothing where its
-/// application hash can prove it, and where it is not believed.
-fn basis(services: &Services, id: &ManifestId, is_named: bool) -> Option<Basis> {
+/// application hash can prove it, and where it is not believed, which is told.
+fn basis(
+    services: &Services,
+    id: &ManifestId,
+    is_named: bool,
+    reporter: &Reporter,
+) -> Option<Basis> {
     let manifest = services.store.manifest(id)?;
     manifest.state()?;
     let trust = &services.config.trust;
-    trust::believe(trust, &services.store, &manifest, is_named).ok()
+    match trust::believe(trust, &services.store, &manifest, is_named) {
+        Ok(basis) => Some(basis),
+        Err(failure) => {
+            let why = failure.message;
+            reporter.note(format!("bytes checked, state not believed: {why}"));
+            None
+        }
+    }
 }
 
 async fn discard(services: &Services, id: ManifestId) -> Result<(), Failure> {
