@@ -3,6 +3,7 @@
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let files = [
+        "proto/snapswarm/v1/endorsement.proto",
         "proto/snapswarm/v1/manifest.proto",
         "proto/snapswarm/v1/state.proto",
         "proto/snapswarm/v1/wire.proto",

@@ -131,6 +131,7 @@ mod tests {
                     bytes: *bytes,
                 })
                 .collect(),
+            basis: None,
         }
     }
 

@@ -1,12 +1,14 @@
 //! Bytes that must be the same on every machine and in every release of format
 //! and protocol version 1: manifests and their names, bitmaps, every message and
-//! every frame, state content.
+//! every frame, state content, endorsements.
 //!
 //! Where one of these tests fails, nodes of the last release would not understand
 //! this one. Only before a first release, or together with a new version number,
 //! are the files written anew: `SNAPSWARM_BLESS=1 cargo test --release --test
 //! golden`, and the difference is read line by line.
 
+#[path = "golden/endorsements.rs"]
+mod endorsements;
 #[path = "golden/state.rs"]
 mod state;
 
@@ -16,8 +18,8 @@ use std::path::PathBuf;
 
 use bytes::Bytes;
 use snapswarm::snapshot::{
-    Bitmap, ChunkId, Digest, MAX_APP_HASH_BYTES, MAX_CHAIN_ID_BYTES, MAX_HEIGHT, Manifest,
-    ManifestBuilder, ManifestId, PIECE_BYTES, SnapshotFields, hash,
+    Bitmap, ChunkId, Digest, EndorsementKind, MAX_APP_HASH_BYTES, MAX_CHAIN_ID_BYTES, MAX_HEIGHT,
+    Manifest, ManifestBuilder, ManifestId, PIECE_BYTES, SnapshotFields, hash,
 };
 use snapswarm::wire::{
     Answer, Ask, CatalogueEntry, CatalogueRequest, CatalogueResponse, FRAME_HEADER_BYTES,
@@ -357,6 +359,7 @@ fn catalogue() -> CatalogueResponse {
         total_bytes: 10 << 30,
         chunks: 1024,
         complete: true,
+        endorsements: Vec::new(),
     };
     let unproven = CatalogueEntry {
         app_hash: Bytes::new(),
@@ -378,6 +381,16 @@ fn catalogue() -> CatalogueResponse {
             ],
         }],
     }
+}
+
+/// The same with endorsements of the first entry.
+fn endorsed() -> CatalogueResponse {
+    let mut response = catalogue();
+    response.entries[0].endorsements = vec![
+        endorsements::signed(1, EndorsementKind::Computed),
+        endorsements::signed(2, EndorsementKind::Vouched),
+    ];
+    response
 }
 
 #[test]
@@ -410,6 +423,7 @@ fn messages_of_the_short_protocols_have_the_same_bytes_on_every_machine() {
     {
         found.push((name, response.encode()));
     }
+    found.push(("catalogue response, endorsed", endorsed().encode()));
     let found: Vec<_> = found
         .into_iter()
         .map(|(name, bytes)| (name.to_owned(), Bytes::from(bytes)))
@@ -434,6 +448,7 @@ fn messages_of_the_short_protocols_have_the_same_bytes_on_every_machine() {
     for (bytes, response) in read[5..].iter().zip(responses) {
         assert_eq!(ManifestResponse::decode(bytes), Ok(response));
     }
+    assert_eq!(CatalogueResponse::decode(read[8].clone()), Ok(endorsed()));
 }
 
 #[test]

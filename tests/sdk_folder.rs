@@ -113,7 +113,19 @@ fn a_nodes_snapshot_folder_is_seeded_and_outlived() {
 
     // The node prunes; what was taken stays.
     std::fs::remove_dir_all(place.parent().unwrap()).unwrap();
+    let cid = snapshot["manifest"].as_str().unwrap();
+    let says_computed = |daemon: &Daemon| {
+        let shown = home.run(["show", cid]).ok();
+        let own = json!({
+            "endorser": daemon.peer_id(), "kind": "computed", "listed": false, "own": true,
+        });
+        assert_eq!(shown["endorsements"], json!([own]));
+    };
+    says_computed(&daemon);
     assert_eq!(daemon.terminate(), Some(0));
+    // A run that was killed between the two says it at its next start.
+    let endorsed = home.path().join(format!("snapshots/{cid}.endorsed"));
+    std::fs::remove_file(endorsed).unwrap();
     let settings = "[harvest]\nsdk_snapshots = \"/nowhere\"\nrpc = \"http://127.0.0.1:1\"\n";
     home.configure(settings);
     let daemon = home.start(arguments);
@@ -122,4 +134,5 @@ fn a_nodes_snapshot_folder_is_seeded_and_outlived() {
         (status["folder"] == *arguments[1] && status["newest_height"] == HEIGHT).then_some(())
     });
     assert_eq!(here(&daemon).unwrap()["manifest"], snapshot["manifest"]);
+    says_computed(&daemon);
 }

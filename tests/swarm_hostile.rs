@@ -45,6 +45,7 @@ fn with_three_liars_of_four_the_download_ends_from_the_fourth_and_the_liars_are_
                 manifest: manifest.clone(),
                 chunks: false_chunks,
                 claimed_height: None,
+                endorsements: Vec::new(),
             };
             Liar::start(library, &[])
         })
@@ -110,6 +111,7 @@ fn when_the_only_provider_is_banned_the_fetch_says_whom_and_what_to_do() {
             manifest: manifest.clone(),
             chunks: false_chunks,
             claimed_height: None,
+            endorsements: Vec::new(),
         },
         &[],
     );
@@ -196,6 +198,7 @@ fn a_manifest_whose_pieces_do_not_make_its_chunks_is_rejected_and_bans_nobody() 
                 manifest: manifest.clone(),
                 chunks: honest(&manifest, &chunks),
                 claimed_height: None,
+                endorsements: Vec::new(),
             };
             Liar::start(library, &[])
         })
@@ -305,6 +308,7 @@ fn poisoner(real: &Manifest, height: u64, joiner: &str) -> Liar {
         manifest: manifest.clone(),
         chunks: honest(&manifest, &chunks),
         claimed_height: None,
+        endorsements: Vec::new(),
     };
     let stranger = Liar::start(library, &[joiner.to_owned()]);
     stranger.announce(&manifest);
@@ -339,6 +343,7 @@ fn garbage_with_another_application_hash_than_the_chains_is_left_out_with_a_line
         manifest: manifest.clone(),
         chunks: honest(&manifest, &chunks),
         claimed_height: None,
+        endorsements: Vec::new(),
     };
     let liar = Liar::start(library, &[]);
     let rpc = fake_rpc::answering(|method| match method {
@@ -377,6 +382,7 @@ fn a_catalogue_that_lies_about_its_manifest_is_left_out_with_a_word() {
             manifest: manifest.clone(),
             chunks: honest(&manifest, &chunks),
             claimed_height: Some(9),
+            endorsements: Vec::new(),
         },
         &[],
     );

@@ -210,6 +210,7 @@ mod tests {
             &["delete", CID],
             &["pin", CID],
             &["unpin", CID],
+            &["endorse", CID],
             &["status", "--home", "/h", "--json", "--log-json"],
             &["doctor"],
             &[

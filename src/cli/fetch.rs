@@ -128,6 +128,13 @@ pub(super) fn text(outcome: &Outcome) -> Option<String> {
         );
         return Some(out);
     }
+    if let Some(basis) = &fetched.basis {
+        let why = basis.to_string();
+        out += &format!(
+            "No application hash proves this state. It is believed: {}.\n",
+            text::safe(&why)
+        );
+    }
     if fetched.app_hash.is_none() {
         out += "Bytes checked. The snapshot names no application hash: nothing can prove its \
                 state, and `feed` does not take it.\n";
@@ -195,6 +202,7 @@ mod tests {
                     bytes: 3 << 20,
                 },
             ],
+            basis: None,
         })
     }
 

@@ -23,6 +23,7 @@ mod delta;
 mod diff;
 mod doctor;
 mod dump;
+mod endorse;
 mod feed;
 mod fetch;
 mod genesis;
@@ -112,6 +113,7 @@ enum Verb {
     Delete(delete::Arguments),
     Pin(pin::Arguments),
     Unpin(unpin::Arguments),
+    Endorse(endorse::Arguments),
     Status(status::Arguments),
     Limits(limits::Arguments),
     Doctor(doctor::Arguments),
@@ -197,6 +199,7 @@ impl Cli {
             Verb::Delete(arguments) => door.go(arguments.command(), delete::text).await,
             Verb::Pin(arguments) => door.go(arguments.command(), pin::text).await,
             Verb::Unpin(arguments) => door.go(arguments.command(), unpin::text).await,
+            Verb::Endorse(arguments) => door.go(arguments.command(), endorse::text).await,
             Verb::Status(arguments) => door.go(arguments.command(), status::text).await,
             Verb::Limits(arguments) => door.go(arguments.command(), limits::text).await,
             Verb::Xian(arguments) => arguments.run(),

@@ -3,7 +3,7 @@
 use clap::Args;
 
 use super::{Cid, list, text};
-use crate::node::command::{Command, ManifestCommand, Outcome, SnapshotDetail};
+use crate::node::command::{Command, EndorsementDetail, ManifestCommand, Outcome, SnapshotDetail};
 
 /// Chunks that the text form lists; a screen holds no more, `--json` has all.
 const CHUNK_LINES: usize = 40;
@@ -69,6 +69,7 @@ pub(super) fn text(outcome: &Outcome) -> Option<String> {
         ("file", shown.file.display().to_string()),
     ]);
     out += &of_state(shown);
+    out += &endorsements(&shown.endorsements);
     let mut table = text::Table::new(&[">CHUNK", ">BYTES", "CID"]);
     for chunk in shown.chunks.iter().take(CHUNK_LINES) {
         table.row([
@@ -113,4 +114,22 @@ fn named(scopes: &[String]) -> String {
         0 => some.join(", "),
         more => format!("{}, and {more} more (--json lists all)", some.join(", ")),
     }
+}
+
+/// Who speaks for it; nothing where nobody does.
+fn endorsements(all: &[EndorsementDetail]) -> String {
+    if all.is_empty() {
+        return String::new();
+    }
+    let mut table = text::Table::new(&["ENDORSED BY", "SAYS", "COUNTS"]);
+    for one in all {
+        let counts = match (one.listed, one.own) {
+            (true, true) => "listed in config.toml; this node",
+            (true, false) => "listed in config.toml",
+            (false, true) => "this node",
+            (false, false) => "not listed",
+        };
+        table.row([one.endorser.clone(), one.kind.clone(), counts.to_owned()]);
+    }
+    format!("\n{}", table.render())
 }

@@ -85,12 +85,7 @@ impl Config {
                 "must be a loopback address such as 127.0.0.1:9464; put a proxy in front to show it to others",
             ));
         }
-        check_len("trust.pinned_manifests", self.trust.pinned_manifests.len())?;
-        for (index, cid) in self.trust.pinned_manifests.iter().enumerate() {
-            check_cid(cid)
-                .map_err(|problem| key(&format!("trust.pinned_manifests[{index}]"), problem))?;
-        }
-        Ok(())
+        self.trust.check()
     }
 
     fn check_xian(&self) -> Result<(), ConfigError> {
@@ -145,14 +140,14 @@ impl Config {
     }
 }
 
-fn key(path: &str, problem: impl Into<String>) -> ConfigError {
+pub(super) fn key(path: &str, problem: impl Into<String>) -> ConfigError {
     ConfigError::Value {
         key: path.to_owned(),
         problem: problem.into(),
     }
 }
 
-fn check_len(path: &str, found: usize) -> Result<(), ConfigError> {
+pub(super) fn check_len(path: &str, found: usize) -> Result<(), ConfigError> {
     if found > MAX_LIST_ENTRIES {
         return Err(key(
             path,

@@ -259,6 +259,17 @@ http = "127.0.0.1:0"
 # Snapshots (CIDs) that you trust: where a chain has one of these,
 # `fetch --chain-id` takes no other.
 pinned_manifests = []
+
+# Whose word counts for a state that no application hash proves: peer ids, as
+# `snapswarm init` and `snapswarm status` print them, or ed25519 public keys in hex.
+# Each node says by itself what its own chain node computed. Of other snapshots
+# `fetch --chain-id` prefers what they computed where no RPC can be asked.
+# endorsers = ["12D3KooW...", "12D3KooW..."]
+endorsers = []
+
+# So many of them must have computed a snapshot before it is restored, and before
+# `fetch --chain-id` takes it. Without this key: more than half.
+# threshold = 2
 "#;
 
 #[cfg(test)]
@@ -305,6 +316,7 @@ mod tests {
         full.xian.storage = Some("x".into());
         full.xian.state_patches = Some("x".into());
         full.xian.copy_in = Some("x".into());
+        full.trust.threshold = Some(1);
         let template = Config::commented("public");
         for (section, keys) in toml::Table::try_from(&full).unwrap() {
             assert!(template.contains(&format!("\n[{section}]\n")), "{section}");

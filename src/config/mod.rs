@@ -11,6 +11,7 @@
 mod check;
 mod file;
 mod size;
+mod trust;
 
 use std::{
     net::SocketAddr,
@@ -26,6 +27,7 @@ pub use check::{
 };
 pub use file::{CONFIG_NAME, ConfigError};
 pub use size::{ByteSize, SizeError};
+pub use trust::TrustConfig;
 
 /// The network that nodes join when no other is named.
 pub const PUBLIC_NETWORK: &str = "public";
@@ -339,15 +341,6 @@ impl Default for ApiConfig {
             http: SocketAddr::from(([127, 0, 0, 1], 0)),
         }
     }
-}
-
-/// `[trust]`
-#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct TrustConfig {
-    /// CIDs of manifests: where a chain has one of these, `fetch --chain-id`
-    /// takes no other.
-    pub pinned_manifests: Vec<String>,
 }
 
 impl Config {

@@ -13,6 +13,8 @@ use std::path::{Path, PathBuf};
 use libp2p::PeerId;
 use libp2p::identity::{KeyType, Keypair};
 
+use crate::snapshot::SIGNATURE_BYTES;
+
 /// Others may not read the key.
 const KEY_FILE_MODE: u32 = 0o600;
 /// An encoded ed25519 key has 68 bytes.
@@ -160,6 +162,19 @@ impl Identity {
     /// The name by which others know this node.
     pub fn peer_id(&self) -> PeerId {
         self.0.public().to_peer_id()
+    }
+
+    /// Its public key: ed25519, 32 bytes.
+    pub fn public_key(&self) -> [u8; 32] {
+        let public = self.0.public().try_into_ed25519();
+        public.expect("an ed25519 key").to_bytes()
+    }
+
+    /// This node's signature of these bytes.
+    pub fn sign(&self, bytes: &[u8]) -> [u8; SIGNATURE_BYTES] {
+        let signature = self.0.sign(bytes).expect("ed25519 signs everything");
+        let signature = signature.try_into();
+        signature.expect("an ed25519 signature has 64 bytes")
     }
 
     /// The key itself.

@@ -11,10 +11,10 @@ use libp2p::Multiaddr;
 use serde::{Deserialize, Serialize};
 
 pub use self::outcome::{
-    Changed, ChunkDetail, DamagedSummary, DownloadStatus, Dumped, Fed, Fetched, FolderStatus,
-    HarvestStatus, Harvested, JoinPhase, JoinStatus, JoinStep, Joined, LimitsNow, Loaded,
-    NetworkStatus, Noted, Outcome, PeerBytes, SnapshotDetail, SnapshotList, SnapshotSummary,
-    StatePublished, Status, UploadStatus, Verified, XianStatus,
+    Basis, Changed, ChunkDetail, DamagedSummary, DownloadStatus, Dumped, Endorsed,
+    EndorsementDetail, Fed, Fetched, FolderStatus, HarvestStatus, Harvested, JoinPhase, JoinStatus,
+    JoinStep, Joined, LimitsNow, Loaded, NetworkStatus, Noted, Outcome, PeerBytes, SnapshotDetail,
+    SnapshotList, SnapshotSummary, StatePublished, Status, UploadStatus, Verified, XianStatus,
 };
 pub use self::states::{Amount, DeltaMade, Diffed, GenesisWritten, ScopeDiff, StateName};
 pub use crate::snapshot::MAX_HEIGHT;
@@ -50,6 +50,8 @@ pub enum Command {
     Pin(ManifestCommand),
     /// Let a snapshot go when its time comes.
     Unpin(ManifestCommand),
+    /// Vouch for a snapshot.
+    Endorse(ManifestCommand),
     /// What the home holds and what its daemon does.
     Status,
     /// Change upload limits of a running daemon.
@@ -84,6 +86,7 @@ impl Command {
             | Self::Delete(_)
             | Self::Pin(_)
             | Self::Unpin(_)
+            | Self::Endorse(_)
             | Self::Limits(_)
             | Self::Harvest(_)
             | Self::PublishCopy(_)

@@ -25,6 +25,7 @@ use super::harvest::{FolderHarvest, Harvest};
 use super::remote::{Carrier, Door};
 use super::services::{Presence, Services, any_listen};
 use super::status;
+use super::trust;
 use crate::api::control::{self, SOCKET_NAME};
 use crate::api::http::{self, HttpServer, StatusPage};
 use crate::config::{Config, DEFAULT_LISTEN};
@@ -112,6 +113,7 @@ impl Daemon {
             cancel.clone(),
         ));
         tasks.spawn(keep_house(self.services.clone(), cancel.clone()));
+        tasks.spawn(trust::gather(self.services.clone(), cancel.clone()));
         if let Some(harvest) = self.harvest {
             tasks.spawn(harvest.run(cancel.clone()));
         }

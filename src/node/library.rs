@@ -6,19 +6,41 @@ use std::time::Instant;
 use bytes::Bytes;
 use libp2p::PeerId;
 
+use super::trust::Trust;
 use crate::net::Library;
-use crate::snapshot::{Bitmap, ChunkId, ManifestId};
+use crate::snapshot::{Bitmap, ChunkId, Endorsement, ManifestId};
 use crate::store::{Servable, Store, Stored};
 use crate::wire::{CatalogueEntry, Holding, MAX_CATALOGUE_ENTRIES};
 
 /// The store's verified chunks, for peers.
 pub(super) struct StoreLibrary {
     store: Store,
+    trust: Trust,
 }
 
 impl StoreLibrary {
-    pub(super) fn new(store: Store) -> Self {
-        Self { store }
+    pub(super) fn new(store: Store, trust: Trust) -> Self {
+        Self { store, trust }
+    }
+
+    fn entry(&self, stored: &Stored) -> CatalogueEntry {
+        let manifest = &stored.manifest;
+        let endorsements = self.store.endorsements(&manifest.id());
+        let passed_on = endorsements
+            .iter()
+            .filter(|one| self.trust.passes_on(&one.key()));
+        CatalogueEntry {
+            chain_id: manifest.chain_id().to_owned(),
+            height: manifest.height(),
+            format: manifest.format(),
+            app_hash: manifest.app_hash().cloned().unwrap_or_default(),
+            manifest: manifest.id(),
+            manifest_bytes: manifest.encoded().len() as u32,
+            total_bytes: manifest.total_bytes(),
+            chunks: manifest.chunk_count(),
+            complete: stored.complete,
+            endorsements: passed_on.map(Endorsement::told).collect(),
+        }
     }
 }
 
@@ -29,7 +51,7 @@ impl Library for StoreLibrary {
             .iter()
             .filter(|stored| chain_id.is_none_or(|chain| chain == stored.manifest.chain_id()))
             .take(MAX_CATALOGUE_ENTRIES)
-            .map(entry)
+            .map(|stored| self.entry(stored))
             .collect()
     }
 
@@ -64,20 +86,5 @@ impl Library for StoreLibrary {
 
     fn in_use(&self, id: &ManifestId, _peer: &PeerId) {
         self.store.lease(id, Instant::now());
-    }
-}
-
-fn entry(stored: &Stored) -> CatalogueEntry {
-    let manifest = &stored.manifest;
-    CatalogueEntry {
-        chain_id: manifest.chain_id().to_owned(),
-        height: manifest.height(),
-        format: manifest.format(),
-        app_hash: manifest.app_hash().cloned().unwrap_or_default(),
-        manifest: manifest.id(),
-        manifest_bytes: manifest.encoded().len() as u32,
-        total_bytes: manifest.total_bytes(),
-        chunks: manifest.chunk_count(),
-        complete: stored.complete,
     }
 }

@@ -40,6 +40,7 @@ mod services;
 mod shelf;
 mod space;
 mod status;
+mod trust;
 pub mod xian;
 
 pub use daemon::Daemon;
@@ -57,7 +58,9 @@ use self::command::{
 use self::failure::blocking;
 use self::progress::Reporter;
 use self::services::{Presence, Services, count, look_at_store, open_store};
+use self::trust::Trust;
 use crate::config::Config;
+use crate::net::Identity;
 use crate::store::Store;
 
 /// Makes a home, or finds it made: with settings that can be read, of the network
@@ -103,7 +106,11 @@ pub async fn run_local(
         return outcome;
     }
     let quota_bytes = config.store.disk_quota.map(|quota| quota.0);
-    let alone = |store| Hall::Alone { store, quota_bytes };
+    let alone = |store| Hall::Alone {
+        store,
+        quota_bytes,
+        trust: Trust::of(&config.trust),
+    };
     if !command.only_looks() {
         let hall = alone(open_store(home, &config).await?);
         return hall.carry_out(command, progress, cancel).await;
@@ -132,6 +139,7 @@ enum Hall {
     Alone {
         store: Store,
         quota_bytes: Option<u64>,
+        trust: Trust,
     },
     /// With the swarm at hand.
     Joined(Arc<Services>),
@@ -224,10 +232,20 @@ impl Hall {
                 .look(|store| Ok(shelf::list(store)))
                 .await
                 .map(Outcome::List),
-            Command::Show(command) => self
-                .look(move |store| shelf::show(store, &command.manifest))
-                .await
-                .map(|detail| Outcome::Shown(Box::new(detail))),
+            Command::Show(command) => {
+                let trust = self.trust().await?;
+                self.look(move |store| shelf::show(store, &trust, &command.manifest))
+                    .await
+                    .map(|detail| Outcome::Shown(Box::new(detail)))
+            }
+            Command::Endorse(command) => {
+                // Where there is no key yet, one is made.
+                let identity = self.identity().await?;
+                let trust = self.trust().await?;
+                self.look(move |store| trust::vouch(store, &identity, &trust, &command.manifest))
+                    .await
+                    .map(Outcome::Endorsed)
+            }
             Command::Verify(command) => {
                 // What is found damaged leaves the shelf.
                 self.change(move |store| shelf::verify(store, &command, &reporter, &cancel))
@@ -249,10 +267,37 @@ impl Hall {
         }
     }
 
+    /// Whom to believe, with the key of this node where there is one.
+    async fn trust(&self) -> Result<Trust, Failure> {
+        match self {
+            Self::Joined(services) => Ok(services.trust.clone()),
+            Self::Alone { store, trust, .. } => {
+                let (home, trust) = (store.home().to_owned(), trust.clone());
+                blocking(move || {
+                    Ok(match services::known_key(&home) {
+                        Some(key) => trust.with_own(key),
+                        None => trust,
+                    })
+                })
+                .await
+            }
+        }
+    }
+
+    /// The key of this node.
+    async fn identity(&self) -> Result<Identity, Failure> {
+        match self {
+            Self::Joined(services) => Ok(services.identity.clone()),
+            Self::Alone { store, .. } => services::identity(store.home()).await,
+        }
+    }
+
     async fn status(&self) -> Result<Status, Failure> {
         match self {
             Self::Joined(services) => Ok(status::of_daemon(services)),
-            Self::Alone { store, quota_bytes } => {
+            Self::Alone {
+                store, quota_bytes, ..
+            } => {
                 let (store, quota_bytes) = (store.clone(), *quota_bytes);
                 blocking(move || status::of_home(&store, quota_bytes)).await
             }

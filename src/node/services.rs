@@ -17,12 +17,13 @@ use super::harvest::Intake;
 use super::library::StoreLibrary;
 use super::progress::Reporter;
 use super::referee::Referee;
+use super::trust::{self, Trust};
 use crate::config::{ANY_LISTEN, AnnounceWhat, Config, DhtMode as ConfiguredMode};
 use crate::net::{
     AnnouncePolicy, Announcement, DhtMode, Identity, IdentityError, Net, NetError, NetEvent,
     NetSettings, NetworkName, PreSharedKey,
 };
-use crate::snapshot::{Manifest, ManifestId};
+use crate::snapshot::{EndorserKey, Manifest, ManifestId};
 use crate::store::{Origin, Store, StoreSettings};
 use crate::sync::{Offence, UploadLimits};
 
@@ -37,6 +38,8 @@ pub(super) struct Services {
     pub(super) config: Config,
     pub(super) store: Store,
     pub(super) net: Net,
+    pub(super) identity: Identity,
+    pub(super) trust: Trust,
     pub(super) referee: Arc<Referee>,
     pub(super) counters: Counters,
     limits: Mutex<LimitsNow>,
@@ -135,6 +138,12 @@ pub(super) fn store_settings(config: &Config) -> StoreSettings {
     }
 }
 
+/// The key of a home that has one and lets it be read.
+pub(super) fn known_key(home: &Path) -> Option<EndorserKey> {
+    let identity = Identity::load(&home.join(IDENTITY_FILE)).ok()?;
+    Some(EndorserKey(identity.public_key()))
+}
+
 /// The node's libp2p identity.
 pub(super) async fn identity(home: &Path) -> Result<Identity, Failure> {
     let home = home.to_owned();
@@ -201,7 +210,15 @@ impl Services {
         let store = open_store(home, &config).await?;
         let identity = identity(home).await?;
         let settings = net_settings(home, &config, presence)?;
-        let library = Arc::new(StoreLibrary::new(store.clone()));
+        let own = EndorserKey(identity.public_key());
+        let trust = Trust::of(&config.trust).with_own(own);
+        let (shelf, signer, policy) = (store.clone(), identity.clone(), trust.clone());
+        blocking(move || {
+            trust::endorse_own(&shelf, &signer, &policy);
+            Ok(())
+        })
+        .await?;
+        let library = Arc::new(StoreLibrary::new(store.clone(), trust.clone()));
         let net = match Net::start(settings, &identity, library).await {
             Ok(net) => net,
             Err(error) => return Ok(Err(error)),
@@ -217,6 +234,8 @@ impl Services {
             store,
             referee: Arc::new(Referee::new(net.clone())),
             net,
+            identity,
+            trust,
             counters: Counters::default(),
             limits: Mutex::new(limits),
             downloads: Mutex::default(),

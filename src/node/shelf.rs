@@ -11,6 +11,7 @@ use super::command::{
     SnapshotSummary, Verified, VerifyCommand,
 };
 use super::progress::{Reporter, byte_progress};
+use super::trust::Trust;
 use crate::snapshot::ManifestId;
 use crate::state::StateNotes;
 use crate::store::{DamagedFile, Store, StoreError, Stored};
@@ -61,7 +62,7 @@ fn summary(stored: &Stored) -> SnapshotSummary {
 }
 
 /// Carries out `show`.
-pub(super) fn show(store: &Store, id: &str) -> Result<SnapshotDetail, Failure> {
+pub(super) fn show(store: &Store, trust: &Trust, id: &str) -> Result<SnapshotDetail, Failure> {
     let stored = find(store, id)?;
     let manifest = &stored.manifest;
     let content = manifest.state();
@@ -90,6 +91,7 @@ pub(super) fn show(store: &Store, id: &str) -> Result<SnapshotDetail, Failure> {
         scopes: content
             .map(|content| content.scopes().iter().map(ToString::to_string).collect())
             .unwrap_or_default(),
+        endorsements: trust.details(&store.endorsements(&manifest.id())),
     })
 }
 

@@ -18,8 +18,9 @@
 //! Laws:
 //!
 //! * Foreign bytes become trusted by a change of type only:
-//!   [`Manifest::decode`] for manifests, [`hash::verify`] for pieces. Both
-//!   check every limit before they allocate for what it bounds.
+//!   [`Manifest::decode`] for manifests, [`hash::verify`] for pieces,
+//!   [`UntrustedEndorsement::check`] for endorsements. All of them check every
+//!   limit before they allocate for what it bounds.
 //! * The same content gives the same bytes and the same name on every machine.
 //! * This room is pure: no clock, no file, no socket, no global.
 
@@ -30,6 +31,7 @@ mod bitmap;
 mod build;
 mod content;
 mod digest;
+mod endorsement;
 pub mod hash;
 mod manifest;
 mod rules;
@@ -43,6 +45,11 @@ pub use bitmap::{Bitmap, BitmapError};
 pub use build::{ManifestBuilder, SnapshotFields, StateFields};
 pub use content::StateContent;
 pub use digest::{ChunkId, Digest, IdError, ManifestId};
+pub(crate) use endorsement::ENDORSEMENT;
+pub use endorsement::{
+    Endorsement, EndorsementError, EndorsementKind, Endorsements, EndorserKey, MAX_ENDORSEMENTS,
+    SIGNATURE_BYTES, SnapshotName, UntrustedEndorsement, UntrustedEndorsements,
+};
 pub use hash::{BadPiece, ReceivedPiece, VerifiedPiece};
 pub use manifest::{
     ChunkIndex, Manifest, ManifestError, Piece, PieceIndex, UniqueChunk, UniqueIndex,

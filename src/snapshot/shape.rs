@@ -37,6 +37,9 @@ pub(crate) enum Kind {
     Bytes(usize, usize),
     /// A message.
     Message(&'static Shape),
+    /// A message of at least so many bytes: of a repeated one the memory stays in
+    /// proportion to what came.
+    LongMessage(usize, &'static Shape),
 }
 
 /// A truth value.
@@ -135,17 +138,19 @@ impl Field {
                         limit: most,
                     });
                 }
-                if found < least {
-                    return Err(ShapeError::Value {
-                        what: self.name,
-                        problem: format!("has {found} bytes, at least {least} are needed"),
-                    });
-                }
+                self.at_least(found, least)?;
                 Ok(1)
             }
             (2, Kind::Message(shape)) => {
                 self.count(1, room)?;
                 shape.check(length_delimited(rest)?)?;
+                Ok(1)
+            }
+            (2, Kind::LongMessage(least, shape)) => {
+                self.count(1, room)?;
+                let message = length_delimited(rest)?;
+                self.at_least(message.len(), least)?;
+                shape.check(message)?;
                 Ok(1)
             }
             (wire_type, _) => Err(syntax(format!("{} has wire type {wire_type}", self.name))),
@@ -164,6 +169,16 @@ impl Field {
                 limit: self.most,
             }
         })
+    }
+
+    fn at_least(&self, found: usize, least: usize) -> Result<(), ShapeError> {
+        if found < least {
+            return Err(ShapeError::Value {
+                what: self.name,
+                problem: format!("has {found} bytes, at least {least} are needed"),
+            });
+        }
+        Ok(())
     }
 
     fn value(&self, found: u64, most: u64) -> Result<(), ShapeError> {
@@ -227,6 +242,7 @@ mod tests {
             one(1, "flag", BOOL),
             many(2, "numbers", 3, U32),
             one(3, "inner", Kind::Message(&INNER)),
+            many(4, "long", 2, Kind::LongMessage(3, &INNER)),
         ],
         one_of: false,
     };
@@ -294,6 +310,16 @@ mod tests {
             OUTER.check(&[0x1a, 9, 0x12, 1, 1, 0x12, 1, 1, 0x12, 1, 1]),
             too_many("names", 2)
         );
+    }
+
+    #[test]
+    fn a_message_that_must_be_long_is_refused_when_it_is_short() {
+        assert_eq!(OUTER.check(&[0x22, 3, 0x12, 1, 7]), Ok(()));
+        assert!(matches!(
+            OUTER.check(&[0x22, 2, 0x18, 1]),
+            Err(ShapeError::Value { what: "long", .. })
+        ));
+        assert!(OUTER.check(&[0x22, 4, 0x12, 4, 1, 2]).is_err());
     }
 
     #[test]

@@ -15,6 +15,8 @@ pub(super) const ARCHIVE: &str = ".h5";
 pub(super) const PART: &str = ".h5.part";
 /// Ending of a download's sidecar.
 pub(super) const SIDECAR: &str = ".bitmap";
+/// Ending of the file with who speaks for a snapshot.
+pub(super) const ENDORSED: &str = ".endorsed";
 /// Ending of a file that was moved aside.
 pub(super) const DAMAGED: &str = ".damaged";
 
@@ -53,6 +55,10 @@ impl Home {
 
     pub(super) fn archive(&self, id: &ManifestId) -> PathBuf {
         self.snapshots.join(format!("{id}{ARCHIVE}"))
+    }
+
+    pub(super) fn endorsed(&self, id: &ManifestId) -> PathBuf {
+        self.snapshots.join(format!("{id}{ENDORSED}"))
     }
 
     pub(super) fn part(&self, id: &ManifestId) -> PathBuf {

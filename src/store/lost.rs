@@ -170,6 +170,7 @@ impl Inner {
             state.missing.remove(id).is_some()
         };
         if was_missing {
+            self.forget_endorsements(id);
             self.save_catalogue()?;
         }
         Ok(was_missing || !files.is_empty())

@@ -7,6 +7,7 @@
 //! lock                        held with flock while a store is open for writing; holds the pid
 //! catalogue.json              pinned, proven, origin, time of arrival of each snapshot
 //! snapshots/CID.h5            a complete snapshot: an archive, written once
+//! snapshots/CID.endorsed      who speaks for it
 //! downloads/CID.h5.part       an archive whose chunks are still coming, or of which a
 //!                             person wants a part only: then it has holes
 //! downloads/CID.bitmap        which of its pieces and chunks are there (the sidecar)
@@ -17,7 +18,7 @@
 //!
 //! CID is the name of the manifest. The layout of each file is documented where
 //! it is written: archives in `layout` and `skeleton`, the sidecar in `sidecar`,
-//! the catalogue in `catalogue`, CAR files in `car`.
+//! the catalogue in `catalogue`, endorsements in `endorsed`, CAR files in `car`.
 //!
 //! # States of a snapshot
 //!
@@ -50,6 +51,7 @@ mod car;
 mod catalogue;
 mod disk;
 mod download;
+mod endorsed;
 mod entry;
 mod error;
 mod home;
@@ -78,7 +80,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
-use crate::snapshot::{Bitmap, ChunkId, Manifest, ManifestId, Scope, UniqueIndex};
+use crate::snapshot::{Bitmap, ChunkId, Endorsements, Manifest, ManifestId, Scope, UniqueIndex};
 
 pub use car::check_car;
 pub use download::{BATCH_CHUNKS, Download};
@@ -151,6 +153,21 @@ impl Store {
     /// The manifest of a snapshot that is here, complete or not.
     pub fn manifest(&self, id: &ManifestId) -> Option<Arc<Manifest>> {
         Some(self.0.entry(id)?.manifest().clone())
+    }
+
+    /// Who speaks for a snapshot, as far as it was kept.
+    pub fn endorsements(&self, id: &ManifestId) -> Endorsements {
+        self.0.endorsements(id)
+    }
+
+    /// Changes who speaks for a snapshot that is here, complete or not; tells whether
+    /// anything changed. What is not kept durably is not kept at all.
+    pub fn endorse(
+        &self,
+        id: &ManifestId,
+        change: impl FnOnce(&mut Endorsements),
+    ) -> Result<bool, StoreError> {
+        self.0.endorse(id, change)
     }
 
     /// Files that were moved aside, by this run or an earlier one, and files that

@@ -1,6 +1,6 @@
 //! Opening a home: what is there, what is half done, what is damaged.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -8,12 +8,13 @@ use std::sync::Arc;
 
 use tracing::{debug, warn};
 
-use crate::snapshot::ManifestId;
+use crate::snapshot::{Endorsements, ManifestId};
 
 use super::catalogue::{self, Catalogue, Marks};
 use super::disk::Disk;
+use super::endorsed;
 use super::entry::{Contents, Entry, move_aside, read_head};
-use super::home::{ARCHIVE, DAMAGED, Home, PART, SIDECAR, entries, named_id};
+use super::home::{ARCHIVE, DAMAGED, ENDORSED, Home, PART, SIDECAR, entries, named_id};
 use super::sidecar::Pieces;
 use super::state::{Inner, Record, State, unix_now};
 use super::{DamagedFile, Origin, StoreError, StoreSettings};
@@ -69,6 +70,8 @@ struct Scan<'a> {
     disk: &'a Disk,
     /// What is there; complete where it is both.
     found: BTreeMap<ManifestId, Entry>,
+    /// Of which snapshots there is a file with who speaks for them.
+    endorsed: BTreeSet<ManifestId>,
     damaged: Vec<DamagedFile>,
 }
 
@@ -78,6 +81,7 @@ impl<'a> Scan<'a> {
             home,
             disk,
             found: BTreeMap::new(),
+            endorsed: BTreeSet::new(),
             damaged: Vec::new(),
         }
     }
@@ -97,6 +101,8 @@ impl<'a> Scan<'a> {
                 if let Some(contents) = self.read_contents(&path, &id)? {
                     self.found.insert(id, Entry::complete(contents, path));
                 }
+            } else if let Some(id) = named_id(&path, ENDORSED) {
+                self.endorsed.insert(id);
             } else {
                 self.note_other(&path);
             }
@@ -205,7 +211,44 @@ impl<'a> Scan<'a> {
             }
         }
         self.miss(&mut missing);
-        Ok(State::found(records, self.damaged, missing, next_sequence))
+        let endorsed = self.load_endorsed(&records, &missing)?;
+        let damaged = self.damaged;
+        Ok(State::found(
+            records,
+            endorsed,
+            damaged,
+            missing,
+            next_sequence,
+        ))
+    }
+
+    /// Who speaks for what is here. Of what may come back the file stays, and one of
+    /// anything else is left over.
+    fn load_endorsed(
+        &mut self,
+        records: &BTreeMap<ManifestId, Record>,
+        missing: &Catalogue,
+    ) -> Result<BTreeMap<ManifestId, Endorsements>, StoreError> {
+        let mut endorsed = BTreeMap::new();
+        for id in std::mem::take(&mut self.endorsed) {
+            let path = self.home.endorsed(&id);
+            let Some(record) = records.get(&id) else {
+                if !missing.contains_key(&id) {
+                    self.remove(&path)?;
+                }
+                continue;
+            };
+            match endorsed::load(record.entry.manifest(), &path) {
+                Ok(Some(set)) => drop(endorsed.insert(id, set)),
+                Ok(None) => {}
+                Err(StoreError::Damaged { problem, .. }) => self.set_aside(&path, problem)?,
+                Err(error) => {
+                    warn!(file = %path.display(), %error, "Endorsements cannot be read");
+                    self.note(path, error.to_string());
+                }
+            }
+        }
+        Ok(endorsed)
     }
 
     /// Tells of lines without files, and leaves them, because a disk that is not

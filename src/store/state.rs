@@ -1,7 +1,7 @@
 //! What a store knows while it is open, and the changes to it.
 //!
-//! Two locks, always taken in this order: `writing` while the catalogue file is
-//! replaced, `state` for moments only and never while the disk works. Progress of
+//! Two locks, always taken in this order: `writing` while the catalogue file, or one
+//! with endorsements, is replaced, `state` for moments only and never while the disk works. Progress of
 //! a single download has a lock of its own, taken after `state` or alone.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,7 +12,7 @@ use std::time::{Instant, SystemTime};
 
 use tracing::{info, warn};
 
-use crate::snapshot::ManifestId;
+use crate::snapshot::{Endorsements, ManifestId};
 
 use super::catalogue::{self, Catalogue, Marks};
 use super::disk::{Disk, free_bytes};
@@ -34,8 +34,8 @@ pub(super) struct Inner {
     pub(super) disk: Disk,
     pub(super) files: OpenFiles,
     state: Mutex<State>,
-    /// Held while the catalogue file is replaced.
-    writing: Mutex<()>,
+    /// Held while the catalogue file is replaced, or one with endorsements.
+    pub(super) writing: Mutex<()>,
     /// Holds pieces that are checked because they are served for the first time.
     pub(super) checking: Mutex<Vec<u8>>,
     /// Holds the home while it is open; nothing when it was opened for reading.
@@ -46,6 +46,8 @@ pub(super) struct Inner {
 #[derive(Default)]
 pub(super) struct State {
     pub(super) records: BTreeMap<ManifestId, Record>,
+    /// Who speaks for those of them for which anybody does.
+    pub(super) endorsed: BTreeMap<ManifestId, Endorsements>,
     pub(super) damaged: Vec<DamagedFile>,
     /// Marks of snapshots whose files are not there, perhaps for the moment only.
     pub(super) missing: Catalogue,
@@ -280,6 +282,7 @@ impl Inner {
             self.disk.sync_folder(folder)?;
         }
         self.end_download(&record.entry, Ended::Deleted);
+        self.forget_endorsements(id);
         self.save_catalogue()?;
         Ok(record.entry)
     }
@@ -462,12 +465,14 @@ impl State {
     /// What a store begins with.
     pub(super) fn found(
         records: BTreeMap<ManifestId, Record>,
+        endorsed: BTreeMap<ManifestId, Endorsements>,
         damaged: Vec<DamagedFile>,
         missing: Catalogue,
         next_sequence: u64,
     ) -> Self {
         Self {
             records,
+            endorsed,
             damaged,
             missing,
             next_sequence,

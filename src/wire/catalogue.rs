@@ -6,13 +6,14 @@ use prost::Message;
 use super::pieces::{decode_digest, decode_manifest, digest_bytes};
 use super::shapes::{CATALOGUE_REQUEST, CATALOGUE_RESPONSE, MANIFEST_REQUEST, MANIFEST_RESPONSE};
 use super::{
-    MAX_ADDRESS_BYTES, MAX_CATALOGUE_BYTES, MAX_CATALOGUE_ENTRIES, MAX_HINT_ADDRESSES,
-    MAX_MANIFEST_RESPONSE_BYTES, MAX_PEER_HINTS, MAX_PEER_ID_BYTES, MAX_SHORT_REQUEST_BYTES,
-    Refusal, WireError, limit_len,
+    MAX_ADDRESS_BYTES, MAX_CATALOGUE_BYTES, MAX_CATALOGUE_ENDORSEMENTS, MAX_CATALOGUE_ENTRIES,
+    MAX_HINT_ADDRESSES, MAX_MANIFEST_RESPONSE_BYTES, MAX_PEER_HINTS, MAX_PEER_ID_BYTES,
+    MAX_SHORT_REQUEST_BYTES, Refusal, WireError, limit_len,
 };
 use crate::snapshot::{
-    MAX_APP_HASH_BYTES, MAX_CHUNK_BYTES, MAX_CHUNKS, MAX_HEIGHT, MAX_MANIFEST_BYTES, ManifestId,
-    check_chain_id, proto,
+    EndorsementError, MAX_APP_HASH_BYTES, MAX_CHUNK_BYTES, MAX_CHUNKS, MAX_ENDORSEMENTS,
+    MAX_HEIGHT, MAX_MANIFEST_BYTES, ManifestId, SnapshotName, UntrustedEndorsement, check_chain_id,
+    proto,
 };
 
 /// Asks what a peer has.
@@ -80,6 +81,8 @@ pub struct CatalogueEntry {
     pub chunks: u32,
     /// Whether the peer has all of it.
     pub complete: bool,
+    /// Who speaks for it, unchecked; at most [`MAX_ENDORSEMENTS`].
+    pub endorsements: Vec<UntrustedEndorsement>,
 }
 
 /// Another peer that serves the chain.
@@ -94,14 +97,15 @@ pub struct PeerHint {
 impl CatalogueResponse {
     /// The message, without its length. What passes a limit is left out:
     /// addresses come from other peers, and one that is too long must not make
-    /// the whole answer a fault of ours.
+    /// the whole answer a fault of ours. The newest entries keep their endorsements.
     pub fn encode(&self) -> Vec<u8> {
         let entries = self.entries.iter().filter(|entry| entry.check().is_ok());
         let peers = self.peers.iter().filter(|peer| peer.has_id());
+        let mut room = MAX_CATALOGUE_ENDORSEMENTS;
         proto::CatalogueResponse {
             entries: entries
                 .take(MAX_CATALOGUE_ENTRIES)
-                .map(CatalogueEntry::to_proto)
+                .map(|entry| entry.to_proto(&mut room))
                 .collect(),
             peers: peers.take(MAX_PEER_HINTS).map(PeerHint::to_proto).collect(),
         }
@@ -113,6 +117,13 @@ impl CatalogueResponse {
         limit_len("catalogue", bytes.len(), MAX_CATALOGUE_BYTES as usize)?;
         CATALOGUE_RESPONSE.check(&bytes)?;
         let message = proto::CatalogueResponse::decode(bytes)?;
+        let endorsements = message.entries.iter().map(|entry| entry.endorsements.len());
+        if endorsements.sum::<usize>() > MAX_CATALOGUE_ENDORSEMENTS {
+            return Err(WireError::TooMany {
+                what: "endorsements",
+                limit: MAX_CATALOGUE_ENDORSEMENTS,
+            });
+        }
         Ok(Self {
             entries: message
                 .entries
@@ -129,8 +140,25 @@ impl CatalogueResponse {
 }
 
 impl CatalogueEntry {
-    fn to_proto(&self) -> proto::CatalogueEntry {
+    /// The snapshot that it speaks of.
+    pub fn name(&self) -> SnapshotName<'_> {
+        SnapshotName {
+            chain_id: &self.chain_id,
+            height: self.height,
+            manifest: self.manifest,
+        }
+    }
+
+    /// With as many endorsements as there is room for, which becomes less.
+    fn to_proto(&self, room: &mut usize) -> proto::CatalogueEntry {
+        let endorsements = self.endorsements.iter();
+        let endorsements: Vec<_> = endorsements
+            .take(MAX_ENDORSEMENTS.min(*room))
+            .map(|endorsement| endorsement.to_proto())
+            .collect();
+        *room -= endorsements.len();
         proto::CatalogueEntry {
+            endorsements,
             chain_id: self.chain_id.clone(),
             height: self.height,
             format: self.format,
@@ -144,6 +172,10 @@ impl CatalogueEntry {
     }
 
     fn from_proto(entry: proto::CatalogueEntry) -> Result<Self, WireError> {
+        let mut endorsements = Vec::with_capacity(entry.endorsements.len());
+        for told in &entry.endorsements {
+            endorsements.extend(UntrustedEndorsement::from_proto(told)?);
+        }
         let entry = Self {
             manifest: decode_manifest(&entry.manifest)?,
             chain_id: entry.chain_id,
@@ -154,6 +186,7 @@ impl CatalogueEntry {
             total_bytes: entry.total_bytes,
             chunks: entry.chunks,
             complete: entry.complete,
+            endorsements,
         };
         entry.check().map(|()| entry)
     }
@@ -218,6 +251,15 @@ impl PeerHint {
             });
         }
         Ok(hint)
+    }
+}
+
+impl From<EndorsementError> for WireError {
+    fn from(error: EndorsementError) -> Self {
+        Self::Field {
+            field: "endorsements",
+            problem: error.to_string(),
+        }
     }
 }
 

@@ -8,7 +8,9 @@
 //! answers with one length-prefixed message and closes. The length is four
 //! bytes, big-endian, and is checked against the limits below before anything
 //! is allocated. A manifest's bytes follow its `ManifestResponse`, whose `size`
-//! announces them.
+//! announces them. The endorsements of a catalogue entry are those of the answering
+//! node itself and of the keys that it lists, and it has checked each of them: one
+//! that is forged is its fault.
 //!
 //! **`/snapswarm/pieces/1`** is long-lived. The side that opens it *asks*
 //! ([`Ask`]), the other *answers* ([`Answer`]); bulk data flows one way only.
@@ -47,7 +49,7 @@
 //! a field that stands twice without being repeated, two messages in one `Ask` or
 //! `Answer`, a number that its field cannot hold, a field of another wire type, a
 //! group. Fields that are unknown are skipped, so that a later version may add
-//! some; an unknown kind of `Ask` or `Answer` is a fault, because it would stay
+//! some, as the endorsements of a catalogue entry were; an unknown kind of `Ask` or `Answer` is a fault, because it would stay
 //! without an answer. What must be understood by both sides needs a new protocol
 //! name.
 
@@ -108,6 +110,10 @@ pub const MAX_HINT_ADDRESSES: usize = 8;
 pub const MAX_ADDRESS_BYTES: usize = 256;
 /// A peer id's multihash: an ed25519 key inline has 38 bytes.
 pub const MAX_PEER_ID_BYTES: usize = 64;
+/// Endorsements in one catalogue answer: those of 24 snapshots that have as many as
+/// they can, or three for each of the most entries. Together with all limits above
+/// they fit into the answer that has been allowed since its first version.
+pub const MAX_CATALOGUE_ENDORSEMENTS: usize = 768;
 /// The largest catalogue answer, all limits above together.
 pub const MAX_CATALOGUE_BYTES: u32 = 256 << 10;
 /// The largest request of the two short protocols.

@@ -9,8 +9,8 @@ use crate::snapshot::shape::{
     BOOL, CODE, DIGEST, Field, Kind, Shape, ShapeError, U32, U64, many, one,
 };
 use crate::snapshot::{
-    MAX_APP_HASH_BYTES, MAX_CHAIN_ID_BYTES, MAX_CHUNKS, MAX_HEIGHT, MAX_PIECES,
-    MAX_PIECES_PER_CHUNK, PIECE_BYTES,
+    ENDORSEMENT, MAX_APP_HASH_BYTES, MAX_CHAIN_ID_BYTES, MAX_CHUNKS, MAX_ENDORSEMENTS, MAX_HEIGHT,
+    MAX_PIECES, MAX_PIECES_PER_CHUNK, PIECE_BYTES,
 };
 
 const CHAIN_ID: Kind = Kind::Bytes(0, MAX_CHAIN_ID_BYTES);
@@ -53,6 +53,12 @@ const CATALOGUE_ENTRY: Shape = message(&[
     one(7, "total size", U64),
     one(8, "chunks", Kind::Number(MAX_CHUNKS as u64)),
     one(9, "complete", BOOL),
+    many(
+        10,
+        "endorsements of a snapshot",
+        MAX_ENDORSEMENTS,
+        ENDORSEMENT,
+    ),
 ]);
 
 const PEER_HINT: Shape = message(&[

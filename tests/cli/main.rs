@@ -20,9 +20,9 @@ use tokio::{io::AsyncReadExt, time::timeout};
 
 use support::*;
 
-const VERBS: [&str; 18] = [
+const VERBS: [&str; 19] = [
     "init", "load", "start", "fetch", "feed", "list", "show", "verify", "dump", "diff", "delta",
-    "genesis", "delete", "pin", "unpin", "status", "limits", "doctor",
+    "genesis", "delete", "pin", "unpin", "endorse", "status", "limits", "doctor",
 ];
 
 #[tokio::test]

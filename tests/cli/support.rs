@@ -177,6 +177,7 @@ pub fn fetched() -> Fetched {
             bytes: 16 << 20,
         }],
         only: Vec::new(),
+        basis: None,
     }
 }
 

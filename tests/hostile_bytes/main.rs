@@ -8,6 +8,7 @@
 //! more than the usual 120,000 for each decoder.
 
 mod allocator;
+mod endorsements;
 mod harness;
 mod input;
 mod state;
@@ -19,8 +20,9 @@ use harness::Target;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use snapswarm::snapshot::{
-    Bitmap, ChunkId, Digest, MAX_CHUNKS, MAX_CID_TEXT_BYTES, MAX_MANIFEST_BYTES, MAX_PIECES,
-    MAX_PIECES_PER_CHUNK, Manifest, ManifestBuilder, ManifestId, PIECE_BYTES, SnapshotFields,
+    Bitmap, ChunkId, Digest, EndorsementKind, MAX_CHUNKS, MAX_CID_TEXT_BYTES, MAX_MANIFEST_BYTES,
+    MAX_PIECES, MAX_PIECES_PER_CHUNK, Manifest, ManifestBuilder, ManifestId, PIECE_BYTES,
+    SnapshotFields,
 };
 use snapswarm::wire::{
     Answer, Ask, CatalogueEntry, CatalogueRequest, CatalogueResponse, FRAME_HEADER_BYTES,
@@ -322,6 +324,7 @@ fn catalogue_target() -> Target<CatalogueResponse, snapswarm::wire::WireError> {
         total_bytes: 1 << 30,
         chunks: 103,
         complete: true,
+        endorsements: Vec::new(),
     };
     let hint = PeerHint {
         peer_id: vec![1; 38].into(),
@@ -334,6 +337,19 @@ fn catalogue_target() -> Target<CatalogueResponse, snapswarm::wire::WireError> {
         }
         .encode()
     };
+    let endorsed = |entries, endorsements: u8| {
+        let told = (0..endorsements)
+            .map(|seed| endorsements::endorsement(seed, EndorsementKind::Computed));
+        let entry = CatalogueEntry {
+            endorsements: told.collect(),
+            ..entry.clone()
+        };
+        CatalogueResponse {
+            entries: vec![entry; entries],
+            peers: Vec::new(),
+        }
+        .encode()
+    };
     Target {
         samples: vec![
             response(0, 0),
@@ -341,6 +357,8 @@ fn catalogue_target() -> Target<CatalogueResponse, snapswarm::wire::WireError> {
             response(3, 2),
             response(0, 3),
             response(MAX_CATALOGUE_ENTRIES, 1),
+            endorsed(2, 1),
+            endorsed(24, 32),
         ],
         structured: input::protobuf,
         decode: |bytes| CatalogueResponse::decode(bytes.clone()),

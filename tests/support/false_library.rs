@@ -6,7 +6,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use snapswarm::net::{Library, PeerId};
-use snapswarm::snapshot::{Bitmap, ChunkId, Manifest, ManifestId, PIECE_BYTES, UniqueChunk};
+use snapswarm::snapshot::{
+    Bitmap, ChunkId, Manifest, ManifestId, PIECE_BYTES, UniqueChunk, UntrustedEndorsement,
+};
 use snapswarm::wire::{CatalogueEntry, Holding};
 
 /// What a false library holds: one manifest, and for each chunk that it names
@@ -16,6 +18,8 @@ pub struct FalseLibrary {
     pub chunks: BTreeMap<ChunkId, Bytes>,
     /// What the catalogue says instead of the manifest's own height.
     pub claimed_height: Option<u64>,
+    /// Who speaks for it, as the catalogue says.
+    pub endorsements: Vec<UntrustedEndorsement>,
 }
 
 impl FalseLibrary {
@@ -30,6 +34,7 @@ impl FalseLibrary {
             chunks: chunks.iter().map(of_zeros).collect(),
             manifest,
             claimed_height: None,
+            endorsements: Vec::new(),
         }
     }
 }
@@ -47,6 +52,7 @@ impl Library for FalseLibrary {
             total_bytes: manifest.total_bytes(),
             chunks: manifest.chunk_count(),
             complete: true,
+            endorsements: self.endorsements.clone(),
         }]
     }
 

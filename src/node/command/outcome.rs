@@ -1,5 +1,6 @@
 //! What the verbs give back: the JSON forms on stdout.
 
+use std::fmt;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -33,6 +34,8 @@ pub enum Outcome {
     Delta(DeltaMade),
     /// Of `delete`, `pin`, `unpin`.
     Changed(Changed),
+    /// Of `endorse`.
+    Endorsed(Endorsed),
     /// Of `limits`.
     Limits(LimitsNow),
     /// Of what the adapter asks for.
@@ -194,6 +197,48 @@ pub struct Fetched {
     /// then `bytes` are those of the chunks that hold them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub only: Vec<String>,
+    /// Why the state is believed, of a snapshot whose state no application hash
+    /// proves; absent where it is not, and in every other snapshot.
+    #[serde(default)]
+    pub basis: Option<Basis>,
+}
+
+/// Why a state is believed that no application hash proves.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(tag = "because", rename_all = "snake_case")]
+pub enum Basis {
+    /// Its CID stands in the settings.
+    Pinned,
+    /// The person named it by its CID.
+    Named,
+    /// Enough of the listed endorsers computed it.
+    Endorsed {
+        /// Peer ids of those who did.
+        endorsers: Vec<String>,
+        /// How many are needed.
+        needed: usize,
+        /// How many are listed.
+        listed: usize,
+    },
+}
+
+impl fmt::Display for Basis {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Pinned => f.write_str("its CID is pinned in config.toml"),
+            Self::Named => f.write_str("it was named by its CID"),
+            Self::Endorsed {
+                endorsers,
+                needed,
+                listed,
+            } => write!(
+                f,
+                "{} of the {listed} endorsers in config.toml computed it ({needed} needed): {}",
+                endorsers.len(),
+                endorsers.join(", ")
+            ),
+        }
+    }
 }
 
 /// What one peer gave.
@@ -306,6 +351,22 @@ pub struct SnapshotDetail {
     /// The scopes of its state: in Xian, contracts.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub scopes: Vec<String>,
+    /// Who speaks for it.
+    #[serde(default)]
+    pub endorsements: Vec<EndorsementDetail>,
+}
+
+/// An endorsement of `show`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct EndorsementDetail {
+    /// Peer id of the endorser.
+    pub endorser: String,
+    /// What it says: computed, vouched.
+    pub kind: String,
+    /// Whether the settings list it, so that its word counts.
+    pub listed: bool,
+    /// Whether it is this node.
+    pub own: bool,
 }
 
 /// A chunk of `show`.
@@ -362,6 +423,18 @@ pub struct Changed {
     pub manifest: String,
     /// What was done: deleted, pinned, unpinned.
     pub done: String,
+}
+
+/// Of `endorse`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Endorsed {
+    /// CID.
+    pub manifest: String,
+    /// Peer id of this node, whose key signed.
+    pub endorser: String,
+    /// What others are told: vouched, or computed where this node computed it.
+    pub kind: String,
 }
 
 /// Of `limits`: what is in force now.

@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use libp2p::PeerId;
 
-use crate::snapshot::{Manifest, ManifestId};
+use crate::snapshot::{Manifest, ManifestId, STATE_FORMAT};
 use crate::wire::CatalogueEntry;
 
 /// Claims so many blocks above the median of all peers are not plausible. At a
@@ -48,6 +48,17 @@ pub struct Wanted {
     /// Bytes for which there is room here; larger ones come last, unless they are
     /// begun.
     pub room: u64,
+    /// How many endorsers must have computed a state that no application hash
+    /// proves, and of how many; nothing where the settings list none.
+    pub quorum: Option<(usize, usize)>,
+}
+
+/// What is known here of snapshots that peers claim to have.
+pub struct Known<'a> {
+    /// Whether a part is here.
+    pub begun: &'a dyn Fn(&ManifestId) -> bool,
+    /// Whether it is believed: it is pinned, or enough endorsers computed it.
+    pub believed: &'a dyn Fn(&Subject) -> bool,
 }
 
 /// Everything that a claim says of a snapshot. Verdicts are kept by it: a lie
@@ -100,6 +111,8 @@ pub struct Candidate {
     pub subject: Subject,
     /// Whether a peer that the user named claims it.
     pub named: bool,
+    /// Whether enough endorsers computed it, or it is pinned.
+    pub believed: bool,
     /// Who claims to have all of it.
     pub peers: BTreeSet<PeerId>,
 }
@@ -107,7 +120,7 @@ pub struct Candidate {
 impl Candidate {
     /// Whether one stranger is all that speaks for it.
     pub fn is_lone(&self) -> bool {
-        !self.named && self.peers.len() < 2
+        !self.named && !self.believed && self.peers.len() < 2
     }
 }
 
@@ -120,11 +133,15 @@ enum Backing {
     /// a chain to ask the number is all there is; with one, all are alike.
     Several(u32),
     NamedPeer,
+    /// Without a chain to ask there is nothing better than the word of those whom
+    /// the person listed.
+    Believed,
 }
 
 impl Backing {
     fn of(candidate: &Candidate, tip: Option<u64>) -> Self {
         match candidate.peers.len() {
+            _ if candidate.believed && tip.is_none() => Self::Believed,
             _ if candidate.named => Self::NamedPeer,
             0 | 1 => Self::OneStranger,
             _ if tip.is_some() => Self::Several(0),
@@ -142,6 +159,8 @@ pub enum LeftOut {
     TooLarge,
     /// The blocks after it are gone.
     TooOld,
+    /// No application hash proves its state, and too few endorsers computed it.
+    Unendorsed,
 }
 
 impl LeftOut {
@@ -165,6 +184,13 @@ impl LeftOut {
                 "{claims} left out: older than height {}, below which nothing could be followed",
                 wanted.not_below.unwrap_or_default()
             ),
+            Self::Unendorsed => {
+                let (needed, listed) = wanted.quorum.unwrap_or_default();
+                format!(
+                    "{claims} left out: no application hash proves that state, and fewer than \
+                     {needed} of the {listed} endorsers in config.toml computed it"
+                )
+            }
         }
     }
 }
@@ -181,10 +207,9 @@ pub struct Ranked {
     pub left_out: LeftOutCounts,
 }
 
-/// Ranks what peers claim to have in full. `begun` tells which snapshots are
-/// here in part: among equally backed ones they go first, so that an
-/// interrupted download goes on.
-pub fn rank(claims: &[Claim], wanted: &Wanted, begun: impl Fn(&ManifestId) -> bool) -> Ranked {
+/// Ranks what peers claim to have in full. Among equally backed ones those that
+/// are here in part go first, so that an interrupted download goes on.
+pub fn rank(claims: &[Claim], wanted: &Wanted, known: &Known) -> Ranked {
     let mut ranked = Ranked::default();
     let mut groups: BTreeMap<Subject, Candidate> = BTreeMap::new();
     let mut newest: BTreeMap<PeerId, u64> = BTreeMap::new();
@@ -201,12 +226,23 @@ pub fn rank(claims: &[Claim], wanted: &Wanted, begun: impl Fn(&ManifestId) -> bo
         *height = claim.entry.height.max(*height);
         let subject = Subject::of(&claim.entry);
         let candidate = groups.entry(subject.clone()).or_insert(Candidate {
+            believed: (known.believed)(&subject),
             subject,
             named: false,
             peers: BTreeSet::new(),
         });
         candidate.peers.insert(claim.peer);
         candidate.named |= claim.named;
+    }
+    if wanted.quorum.is_some() {
+        groups.retain(|subject, candidate| {
+            // A state of our own format is one that no application hash commits to.
+            let may_be_taken = candidate.believed || subject.format != STATE_FORMAT;
+            if !may_be_taken {
+                *ranked.left_out.entry(LeftOut::Unendorsed).or_default() += candidate.peers.len();
+            }
+            may_be_taken
+        });
     }
     let highest = highest_plausible(newest.into_values().collect(), wanted.tip);
     let mut candidates: Vec<Candidate> = groups.into_values().collect();
@@ -216,7 +252,7 @@ pub fn rank(claims: &[Claim], wanted: &Wanted, begun: impl Fn(&ManifestId) -> bo
         } = candidate.subject;
         // A named peer is believed whatever strangers say of the height.
         let plausible = candidate.named || height <= highest;
-        let is_begun = begun(&manifest);
+        let is_begun = (known.begun)(&manifest);
         Reverse((
             is_begun || candidate.subject.total_bytes <= wanted.room,
             Backing::of(candidate, wanted.tip),
@@ -293,6 +329,7 @@ mod tests {
                 total_bytes: 1000,
                 chunks: 1,
                 complete: true,
+                endorsements: Vec::new(),
             },
         }
     }
@@ -305,11 +342,25 @@ mod tests {
             max_bytes: None,
             tip: None,
             room: u64::MAX,
+            quorum: None,
+        }
+    }
+
+    fn known<'a>(
+        begun: &'a [ManifestId],
+        believed: &'a [ManifestId],
+    ) -> impl Fn(&[Claim], &Wanted) -> Ranked {
+        move |claims, wanted| {
+            let known = Known {
+                begun: &|id| begun.contains(id),
+                believed: &|subject| believed.contains(&subject.manifest),
+            };
+            rank(claims, wanted, &known)
         }
     }
 
     fn ranked(claims: &[Claim], wanted: &Wanted) -> Ranked {
-        rank(claims, wanted, |_| false)
+        known(&[], &[])(claims, wanted)
     }
 
     fn best(claims: &[Claim], wanted: &Wanted) -> Option<u64> {
@@ -349,7 +400,7 @@ mod tests {
         };
         assert_eq!(best(&claims, &wanted), Some(100));
         assert_eq!(ranked(&claims, &wanted).candidates.len(), 2);
-        let begun = rank(&claims, &wanted, |id| *id == claims[0].entry.manifest);
+        let begun = known(&[claims[0].entry.manifest], &[])(&claims, &wanted);
         assert_eq!(begun.candidates[0].subject.height, 200);
     }
 
@@ -391,6 +442,50 @@ mod tests {
             ..wanted()
         };
         assert_eq!(best(&claims, &small), None);
+    }
+
+    #[test]
+    fn a_state_that_nothing_proves_is_taken_only_when_the_endorsers_computed_it() {
+        let mut claims = [claim(1, true, 200, "new"), claim(2, false, 100, "old")];
+        for claim in &mut claims {
+            claim.entry.format = STATE_FORMAT;
+        }
+        let old = [claims[1].entry.manifest];
+        let strict = Wanted {
+            quorum: Some((2, 3)),
+            tip: Some(1000),
+            ..wanted()
+        };
+        let ranked = known(&[], &old)(&claims, &strict);
+        assert_eq!(ranked.candidates.len(), 1);
+        assert_eq!(ranked.candidates[0].subject.height, 100);
+        assert!(!ranked.candidates[0].is_lone());
+        assert_eq!(
+            ranked.left_out,
+            LeftOutCounts::from([(LeftOut::Unendorsed, 1)])
+        );
+        let sentence = LeftOut::Unendorsed.sentence(1, &strict);
+        assert!(sentence.contains("2 of the 3 endorsers"), "{sentence}");
+        // Where nobody is listed, it is the person's to judge.
+        assert_eq!(best(&claims, &wanted()), Some(200));
+    }
+
+    #[test]
+    fn where_no_chain_can_be_asked_what_the_endorsers_computed_goes_first() {
+        let claims = [claim(1, true, 200, "theirs"), claim(2, false, 100, "ours")];
+        let ours = [claims[1].entry.manifest];
+        let listed = Wanted {
+            quorum: Some((1, 1)),
+            ..wanted()
+        };
+        let first = |wanted: &Wanted| {
+            let ranked = known(&[], &ours)(&claims, wanted);
+            assert_eq!(ranked.candidates.len(), 2);
+            ranked.candidates[0].subject.height
+        };
+        assert_eq!(first(&listed), 100);
+        let tip = Some(1000);
+        assert_eq!(first(&Wanted { tip, ..listed }), 200);
     }
 
     #[test]
@@ -453,7 +548,7 @@ mod tests {
             claim(4, false, 50, "backed"),
         ];
         let here = ManifestId(sha256(b"begun"));
-        let ranked = rank(&claims, &wanted(), |id| *id == here);
+        let ranked = known(&[here], &[])(&claims, &wanted());
         let heights: Vec<u64> = ranked.candidates.iter().map(|c| c.subject.height).collect();
         assert_eq!(heights, [50, 100, 200]);
     }

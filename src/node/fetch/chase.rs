@@ -8,13 +8,13 @@ use libp2p::PeerId;
 use tokio::time::Instant;
 
 use super::candidates::{
-    Candidate, Claim, Fit, LeftOut, LeftOutCounts, Subject, Wanted, fit, rank,
+    Candidate, Claim, Fit, Known, LeftOut, LeftOutCounts, Subject, Wanted, fit, rank,
 };
 use super::trials::Trials;
 use crate::comet::rpc::HeaderAfter;
 use crate::node::command::Failure;
 use crate::node::progress::Reporter;
-use crate::snapshot::{Manifest, ManifestId};
+use crate::snapshot::{Endorsements, Manifest, ManifestId};
 use crate::wire::CatalogueEntry;
 
 /// Sentences shown of one search, so that strangers cannot fill the screen; the
@@ -30,6 +30,8 @@ pub(super) struct Found {
     pub(super) proof: Option<HeaderAfter>,
     /// Who is said to have it.
     pub(super) peers: Vec<PeerId>,
+    /// Who speaks for it, as far as the search has heard.
+    pub(super) endorsements: Endorsements,
 }
 
 /// What one step of a search brought.
@@ -123,10 +125,10 @@ impl Chase {
         &mut self,
         claims: &[Claim],
         mut left_out: LeftOutCounts,
-        begun: impl Fn(&ManifestId) -> bool,
+        known: &Known,
         now: Instant,
     ) -> Option<Turn> {
-        let mut ranked = rank(claims, &self.wanted, begun);
+        let mut ranked = rank(claims, &self.wanted, known);
         for (reason, count) in ranked.left_out {
             *left_out.entry(reason).or_default() += count;
         }
@@ -200,6 +202,13 @@ impl Chase {
     /// Whether the chain's height was told.
     pub(super) fn knows_tip(&self) -> bool {
         self.wanted.tip.is_some()
+    }
+
+    /// Whether all that was offered was left out because too few endorsers computed
+    /// it.
+    pub(super) fn lacks_endorsers(&self) -> bool {
+        let mut left_out = self.told.left_out.keys();
+        !self.offered && left_out.any(|reason| *reason == LeftOut::Unendorsed)
     }
 
     /// Whether there was anything to try.

@@ -74,6 +74,18 @@ pub(super) fn left_out(what: &str, reasons: &[String], unreached: &[String]) -> 
     )
 }
 
+/// Offers were there whose state nothing proves, and whom the person listed did not
+/// compute them.
+pub(super) fn unendorsed(what: &str, reasons: &[String]) -> Failure {
+    let mut message = format!("no snapshot of {what} that peers offer is believed");
+    add(&mut message, reasons);
+    Failure::new(FailureCode::Policy, message).hint(
+        "wait longer with --timeout until more of the endorsers have computed it, or fetch a \
+         snapshot that you know to be right by its CID; trust.endorsers and trust.threshold in \
+         config.toml say whose word counts",
+    )
+}
+
 fn add(message: &mut String, reasons: &[String]) {
     for reason in reasons.iter().take(MAX_NAMED) {
         *message += &format!("; {reason}");

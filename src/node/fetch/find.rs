@@ -15,7 +15,8 @@ use tokio::time::Instant;
 
 use super::ask::{MAX_MANIFESTS_AT_ONCE, ask_manifest, is_begun, reach};
 use super::authority::{Authority, Silence};
-use super::candidates::{Candidate, Wanted};
+use super::ballot::Ballot;
+use super::candidates::{Candidate, Known, Wanted};
 use super::chase::{Chase, Found, Next, Outcome, Turn, Verdict};
 use super::ended::Missed;
 use super::listen::Listener;
@@ -27,7 +28,8 @@ use crate::node::command::{Failure, FailureCode};
 use crate::node::progress::Reporter;
 use crate::node::services::Services;
 use crate::node::space::room_in;
-use crate::snapshot::{Manifest, ManifestId};
+use crate::snapshot::{Endorsements, Manifest, ManifestId};
+use crate::sync::Offence;
 
 /// After the first claim, others get so long to be heard.
 const SETTLE: Duration = Duration::from_millis(1500);
@@ -110,6 +112,7 @@ impl Search<'_> {
         let mut chase = self.chase(chain_id, height, refused);
         let mut seeker = Seeker::new(self.services.net.clone(), Key::Chain(chain_id.to_owned()));
         let mut listener = Listener::new(self.services, chain_id);
+        let mut ballot = Ballot::new(self.services);
         // An RPC of another chain is told at once.
         let mut step = Some(self.learn_tip(chain_id).boxed());
         let mut settled: Option<Instant> = None;
@@ -120,7 +123,12 @@ impl Search<'_> {
                 () = tokio::time::sleep_until(self.deadline) => {
                     return Err(self.ended(chain_id, height, chase));
                 }
-                answer = listener.next() => if let Some((peer, answer)) = answer {
+                answer = listener.next() => if let Some((peer, mut answer)) = answer {
+                    if let Err(error) = ballot.take(&mut answer.entries) {
+                        tracing::warn!(%peer, %error, "a peer told a forged endorsement");
+                        self.services.referee.ban(peer, Offence::WrongBytes);
+                        continue;
+                    }
                     seeker.add(answer.peers);
                     if listener.keep(peer, answer.entries, |entry| chase.fit(entry)) {
                         let all = listener.heard_all(&self.named.peers);
@@ -138,11 +146,14 @@ impl Search<'_> {
                     let now = Instant::now();
                     let choosing = std::mem::take(&mut choosing);
                     match chase.apply(outcome?, now) {
-                        Next::Found(found) => return Ok(found),
+                        Next::Found(found) => return Ok(heard_of(found, &ballot)),
                         Next::Choose if choosing => {
-                            let begun = |id: &ManifestId| is_begun(self.services, id);
+                            let known = Known {
+                                begun: &|id| is_begun(self.services, id),
+                                believed: &|subject| ballot.is_believed(subject),
+                            };
                             let claims = listener.claims(&self.named.peers);
-                            let turn = chase.choose(&claims, listener.left_out(), begun, now);
+                            let turn = chase.choose(&claims, listener.left_out(), &known, now);
                             step = turn.map(|turn| self.try_candidate(chain_id, turn).boxed());
                             settled = Some(now + LOOK_AGAIN);
                         }
@@ -171,6 +182,7 @@ impl Search<'_> {
             max_bytes: Some(config.store.max_download_bytes.0),
             tip: None,
             room: elsewhere.map_or(room, |elsewhere| room.min(elsewhere)),
+            quorum: self.services.trust.quorum(),
         };
         let pinned = config.trust.pinned_manifests.to_vec();
         Chase::new(wanted, pinned, refused.clone(), self.reporter.clone())
@@ -264,6 +276,7 @@ impl Search<'_> {
         match manifest {
             Some(manifest) if manifest.chain_id() == chain_id && subject.agrees(&manifest) => {
                 Verdict::Found(Found {
+                    endorsements: Endorsements::none(id),
                     manifest,
                     proof,
                     peers: peers.into_iter().collect(),
@@ -318,6 +331,7 @@ impl Search<'_> {
             }
         }
         Ok(Found {
+            endorsements: Endorsements::none(manifest.id()),
             manifest,
             proof,
             peers,
@@ -327,6 +341,7 @@ impl Search<'_> {
     /// Why the search for a chain's snapshot ended with nothing.
     fn ended(&self, chain_id: &str, height: Option<u64>, chase: Chase) -> Failure {
         let (had_offers, knows_tip) = (chase.had_offers(), chase.knows_tip());
+        let lacks_endorsers = chase.lacks_endorsers();
         let reasons = chase.reasons();
         if let Some(trouble) = chase.into_trouble() {
             return trouble;
@@ -337,6 +352,9 @@ impl Search<'_> {
             return silent(authority);
         }
         let at = height.map_or_else(String::new, |height| format!(" at height {height}"));
+        if lacks_endorsers {
+            return super::ended::unendorsed(&format!("{chain_id}{at}"), &reasons);
+        }
         if !had_offers && reasons.is_empty() {
             return self.nobody(&format!("a snapshot of {chain_id}{at}"));
         }
@@ -354,6 +372,15 @@ impl Search<'_> {
             own_network: (foreigners > self.foreigners_before).then_some(network),
         };
         super::ended::nobody(what, &missed, &banned)
+    }
+}
+
+/// What was found, with who speaks for it.
+fn heard_of(found: Found, ballot: &Ballot) -> Found {
+    let manifest = &found.manifest;
+    Found {
+        endorsements: ballot.of(manifest.id(), manifest.height()),
+        ..found
     }
 }
 

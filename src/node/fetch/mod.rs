@@ -3,6 +3,7 @@
 
 mod ask;
 mod authority;
+mod ballot;
 mod candidates;
 mod chase;
 mod crew;
@@ -41,13 +42,14 @@ use self::gather::{End, Gather};
 use self::part::Part;
 use self::recruit::{Orders, Recruiter};
 use self::rest::Rest;
-use super::command::{Failure, FailureCode, FetchCommand, FetchTarget, Fetched, PeerBytes};
+use super::command::{Basis, Failure, FailureCode, FetchCommand, FetchTarget, Fetched, PeerBytes};
 use super::failure::blocking;
 use super::progress::{Meter, Reporter, byte_progress, chunks};
 use super::services::{Services, add};
 use super::space::{self, Short};
+use super::trust;
 use crate::comet::rpc::{HeaderAfter, Rpc};
-use crate::snapshot::{Bitmap, Manifest, ManifestId, UniqueIndex};
+use crate::snapshot::{Bitmap, Endorsements, Manifest, ManifestId, UniqueIndex};
 use crate::store::{BATCH_CHUNKS, ChunkVerdict, Download, StoreError};
 
 /// Streams that wait to be taken into a download.
@@ -103,6 +105,7 @@ pub(super) async fn fetch(
         let id = found.manifest.id();
         // A provider that the person named is worth trying again when it is lost.
         found.peers.extend(&named.peers);
+        let holders = found.peers.clone();
         let part = Part::named(&found.manifest, &command.only)?;
         let wanted = Wanted {
             part,
@@ -119,6 +122,11 @@ pub(super) async fn fetch(
                 if let Some(dir) = &command.out {
                     export(services, id, dir.clone(), reporter, cancel).await?;
                 }
+                let is_named = matches!(command.target, FetchTarget::Manifest(_));
+                if is_named && services.trust.quorum().is_some() {
+                    trust::ask_around(services, holders).await;
+                }
+                fetched.basis = basis(services, &id, is_named, reporter);
                 fetched.seconds = started.elapsed().as_secs_f64();
                 return Ok(fetched);
             }
@@ -231,6 +239,7 @@ async fn gather(
         app_hash: manifest.app_hash().map(hex::encode_upper),
         peers: Vec::new(),
         only: Vec::new(),
+        basis: None,
     };
     if let Some(short) = short_of_room(services, &manifest, wanted.room_for) {
         return Ok(Gathered::Given(no_room(&manifest, &short)));
@@ -248,10 +257,12 @@ async fn gather(
         Err(StoreError::AlreadyComplete(_)) => {
             fetched.resumed_bytes = fetched.bytes;
             mark_proven(services, id, found.proof.as_ref()).await?;
+            keep_endorsements(services, found.endorsements).await?;
             return Ok(Gathered::Complete(fetched));
         }
         Err(error) => return Err(error.into()),
     };
+    keep_endorsements(services, found.endorsements).await?;
     read_back(&download, reporter, cancel).await?;
     let part = wanted.part.as_ref();
     own::take(&services.store, &download, part, reporter, cancel).await?;
@@ -422,6 +433,40 @@ async fn mark_proven(
     };
     let store = services.store.clone();
     blocking(move || Ok(store.set_proven(&id, app_version)?)).await
+}
+
+/// Keeps who speaks for a snapshot that is here, complete or not.
+async fn keep_endorsements(services: &Services, heard: Endorsements) -> Result<(), Failure> {
+    if heard.is_empty() {
+        return Ok(());
+    }
+    let (store, trust) = (services.store.clone(), services.trust.clone());
+    blocking(move || {
+        trust.keep(&store, &heard)?;
+        Ok(())
+    })
+    .await
+}
+
+/// Why the state of a snapshot that is here is believed; nothing where its
+/// application hash can prove it, and where it is not believed, which is told.
+fn basis(
+    services: &Services,
+    id: &ManifestId,
+    is_named: bool,
+    reporter: &Reporter,
+) -> Option<Basis> {
+    let manifest = services.store.manifest(id)?;
+    manifest.state()?;
+    let trust = &services.config.trust;
+    match trust::believe(trust, &services.store, &manifest, is_named) {
+        Ok(basis) => Some(basis),
+        Err(failure) => {
+            let why = failure.message;
+            reporter.note(format!("bytes checked, state not believed: {why}"));
+            None
+        }
+    }
 }
 
 async fn discard(services: &Services, id: ManifestId) -> Result<(), Failure> {

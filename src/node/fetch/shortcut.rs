@@ -15,14 +15,14 @@ use tokio_util::sync::CancellationToken;
 
 use super::ask::ask_manifest;
 use super::chase::Found;
-use super::{Gathered, Wanted, discard, gather, mark_proven};
+use super::{Gathered, Wanted, discard, gather, keep_endorsements, mark_proven};
 use crate::node::command::{Failure, FailureCode, Fetched, PeerBytes};
 use crate::node::content::Content;
 use crate::node::delta;
 use crate::node::failure::blocking;
 use crate::node::progress::Reporter;
 use crate::node::services::Services;
-use crate::snapshot::{ChunkId, Manifest, ManifestId, STATE_FORMAT};
+use crate::snapshot::{ChunkId, Endorsements, Manifest, ManifestId, STATE_FORMAT};
 use crate::state::{AtHand, StateDigest, StateNotes, plan};
 use crate::store::Store;
 use crate::wire::CatalogueEntry;
@@ -102,6 +102,7 @@ pub(super) async fn take(
     }
     let manifest = &found.manifest;
     mark_proven(services, manifest.id(), found.proof.as_ref()).await?;
+    keep_endorsements(services, found.endorsements.clone()).await?;
     services.shelf_changed().await;
     let received_bytes = received.values().sum();
     let bytes = manifest.unique_bytes();
@@ -119,6 +120,7 @@ pub(super) async fn take(
             .map(|(peer_id, bytes)| PeerBytes { peer_id, bytes })
             .collect(),
         only: Vec::new(),
+        basis: None,
     }))
 }
 
@@ -144,6 +146,7 @@ async fn go(
     ));
     for step in &shortcut.steps {
         let step = Found {
+            endorsements: Endorsements::none(step.id()),
             manifest: step.clone(),
             proof: None,
             peers: found.peers.clone(),

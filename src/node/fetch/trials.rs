@@ -126,6 +126,7 @@ mod tests {
                 total_bytes: 1000,
             },
             named: false,
+            believed: false,
             peers: (0..holders).map(|_| PeerId::random()).collect(),
         }
     }

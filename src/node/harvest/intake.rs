@@ -16,6 +16,7 @@ use crate::comet::rpc::{Rpc, RpcError};
 use crate::node::command::Failure;
 use crate::node::failure::blocking;
 use crate::node::services::{Services, count};
+use crate::node::trust;
 use crate::snapshot::{ManifestId, Offer, SnapshotFields, Source, SourceError};
 use crate::store::{DamagedFile, Origin, StoreError};
 
@@ -320,5 +321,7 @@ fn publish(
     if let Some(app_version) = confirmed.app_version {
         services.store.set_proven(&id, app_version)?;
     }
+    let (store, trust) = (&services.store, &services.trust);
+    trust::say_computed(store, &services.identity, trust, archive.manifest());
     Ok(id)
 }

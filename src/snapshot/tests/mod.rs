@@ -1,6 +1,7 @@
 //! The rules of this room, each a step below its limit and a step above.
 
 mod content;
+mod endorsements;
 mod making;
 mod rules;
 

@@ -5,8 +5,9 @@ use bytes::Bytes;
 use super::{MANIFEST, refused};
 use crate::snapshot::tests::Raw;
 use crate::snapshot::{
-    MAX_APP_HASH_BYTES, MAX_CHAIN_ID_BYTES, MAX_CHUNK_BYTES, MAX_CHUNKS, MAX_HEIGHT,
-    MAX_MANIFEST_BYTES,
+    EndorsementKind, EndorserKey, MAX_APP_HASH_BYTES, MAX_CHAIN_ID_BYTES, MAX_CHUNK_BYTES,
+    MAX_CHUNKS, MAX_ENDORSEMENTS, MAX_HEIGHT, MAX_MANIFEST_BYTES, SIGNATURE_BYTES,
+    UntrustedEndorsement,
 };
 use crate::wire::*;
 
@@ -21,6 +22,15 @@ fn entry() -> CatalogueEntry {
         total_bytes: 70,
         chunks: 7,
         complete: true,
+        endorsements: vec![endorsement(1)],
+    }
+}
+
+fn endorsement(seed: u8) -> UntrustedEndorsement {
+    UntrustedEndorsement {
+        key: EndorserKey([seed; 32]),
+        kind: EndorsementKind::Computed,
+        signature: [seed; SIGNATURE_BYTES],
     }
 }
 
@@ -43,13 +53,21 @@ fn largest_catalogue() -> CatalogueResponse {
         total_bytes: u64::from(MAX_CHUNKS) * u64::from(MAX_CHUNK_BYTES),
         chunks: MAX_CHUNKS,
         complete: true,
+        endorsements: Vec::new(),
+    };
+    let full = CatalogueEntry {
+        endorsements: (0..MAX_ENDORSEMENTS as u8).map(endorsement).collect(),
+        ..entry.clone()
     };
     let hint = PeerHint {
         peer_id: vec![1; MAX_PEER_ID_BYTES].into(),
         addresses: vec![vec![2; MAX_ADDRESS_BYTES].into(); MAX_HINT_ADDRESSES],
     };
+    let endorsed = MAX_CATALOGUE_ENDORSEMENTS / MAX_ENDORSEMENTS;
+    let mut entries = vec![full; endorsed];
+    entries.resize(MAX_CATALOGUE_ENTRIES, entry);
     CatalogueResponse {
-        entries: vec![entry; MAX_CATALOGUE_ENTRIES],
+        entries,
         peers: vec![hint; MAX_PEER_HINTS],
     }
 }
@@ -111,6 +129,96 @@ fn what_passes_a_limit_is_left_out_of_a_catalogue_of_ours() {
     let decoded = CatalogueResponse::decode(foreign.encode().into()).unwrap();
     assert_eq!(decoded.entries, [entry()]);
     assert_eq!(decoded.peers, [hint()]);
+}
+
+#[test]
+fn the_newest_entries_keep_their_endorsements_when_there_are_too_many() {
+    let mut response = largest_catalogue();
+    let first_without = MAX_CATALOGUE_ENDORSEMENTS / MAX_ENDORSEMENTS;
+    response.entries[0].endorsements.push(endorsement(99));
+    response.entries[first_without]
+        .endorsements
+        .push(endorsement(1));
+    let decoded = CatalogueResponse::decode(response.encode().into()).unwrap();
+    assert_eq!(decoded, largest_catalogue());
+
+    response.entries[1].endorsements.truncate(31);
+    let decoded = CatalogueResponse::decode(response.encode().into()).unwrap();
+    assert_eq!(
+        decoded.entries[first_without].endorsements,
+        [endorsement(1)]
+    );
+}
+
+#[test]
+fn endorsements_are_as_many_as_allowed_whole_and_of_a_kind_that_is_known() {
+    let entry = |endorsements: &[Raw]| {
+        let begin = Raw::default()
+            .bytes(1, "chain-1")
+            .number(2, 5)
+            .bytes(5, MANIFEST.digest().as_bytes())
+            .number(6, 1000)
+            .number(7, 70)
+            .number(8, 7);
+        let all = endorsements
+            .iter()
+            .fold(begin, |raw, one| raw.bytes(10, &one.0));
+        CatalogueResponse::decode(Raw::default().bytes(1, all.0).0.into())
+    };
+    let of_kind = |kind| {
+        Raw::default()
+            .number(1, kind)
+            .bytes(2, [1; 32])
+            .bytes(3, [2; SIGNATURE_BYTES])
+    };
+    assert!(entry(&vec![of_kind(1); MAX_ENDORSEMENTS]).is_ok());
+    refused(
+        entry(&vec![of_kind(1); MAX_ENDORSEMENTS + 1]),
+        "more than 32 endorsements",
+    );
+    refused(entry(&[Raw::default().number(1, 1)]), "at least 100");
+    let keyless = Raw::default().number(1, 1).bytes(9, [0; 100]);
+    refused(entry(&[keyless]), "without a key");
+    // A later version may say what is not known here.
+    let later = entry(&[of_kind(9), of_kind(2)]).unwrap();
+    assert_eq!(later.entries[0].endorsements.len(), 1);
+}
+
+#[test]
+fn a_foreign_catalogue_has_no_more_endorsements_than_the_limit() {
+    // Ours leaves out what is too much, so the entries are put together here.
+    let bytes = |count: usize| {
+        let full = with_entry(|entry| {
+            entry.endorsements = (0..MAX_ENDORSEMENTS as u8).map(endorsement).collect();
+        });
+        let rest = with_entry(|entry| {
+            entry.endorsements = (0..(count % MAX_ENDORSEMENTS) as u8)
+                .map(endorsement)
+                .collect();
+        });
+        let mut bytes = full.encode().repeat(count / MAX_ENDORSEMENTS);
+        bytes.extend(rest.encode());
+        Bytes::from(bytes)
+    };
+    assert!(CatalogueResponse::decode(bytes(MAX_CATALOGUE_ENDORSEMENTS)).is_ok());
+    refused(
+        CatalogueResponse::decode(bytes(MAX_CATALOGUE_ENDORSEMENTS + 1)),
+        "more than 768 endorsements",
+    );
+}
+
+#[test]
+fn a_peer_that_knows_no_endorsements_is_understood_and_understands() {
+    let before = with_entry(|entry| entry.endorsements.clear());
+    let now = with_entry(|_| {});
+    let decoded = CatalogueResponse::decode(before.encode().into()).unwrap();
+    assert_eq!(decoded, before);
+    // Beside the fields of before there is one that they skip, and nothing else.
+    let (old, new) = (before.encode(), now.encode());
+    // Behind the tag and the length of the entry.
+    let (old, new) = (&old[2..], &new[3..]);
+    assert_eq!(new[..old.len()], *old);
+    assert_eq!(new[old.len()], 10 << 3 | 2);
 }
 
 #[test]
