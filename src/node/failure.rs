@@ -6,12 +6,15 @@ use super::command::{Failure, FailureCode};
 use crate::abci::AbciError;
 use crate::api::control::ControlError;
 use crate::api::http::HttpError;
+use crate::comet::node_home::NodeHomeError;
 use crate::comet::peer::PeerError;
+use crate::comet::process::StartError;
 use crate::comet::rpc::RpcError;
 use crate::config::ConfigError;
 use crate::net::{IdentityError, NetError};
 use crate::snapshot::{IdError, SourceError};
 use crate::store::{ErrorKind, StoreError};
+use crate::xian::XianError;
 
 impl Failure {
     /// A failure without a hint.
@@ -161,6 +164,38 @@ impl From<RpcError> for Failure {
     }
 }
 
+impl From<NodeHomeError> for Failure {
+    fn from(error: NodeHomeError) -> Self {
+        let message = chain(&error);
+        match &error {
+            NodeHomeError::File { source, .. }
+                if matches!(
+                    source.kind(),
+                    std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory
+                ) =>
+            {
+                Self::new(FailureCode::Usage, message).hint(
+                    "--node-home names the folder with config/ and data/ of the new node: \
+                     `cometbft init --home DIR` makes one, and the chain's genesis.json goes into it",
+                )
+            }
+            NodeHomeError::File { path, source } => Self::io(path.display(), source),
+            NodeHomeError::Settings { .. } | NodeHomeError::Json { .. } => {
+                Self::new(FailureCode::Usage, message)
+                    .hint("compare it with the one that `cometbft init` writes")
+            }
+            NodeHomeError::NotToEmpty { .. } => Self::new(FailureCode::Usage, message)
+                .hint("--app-data names the folder of the application's data alone"),
+        }
+    }
+}
+
+impl From<StartError> for Failure {
+    fn from(error: StartError) -> Self {
+        Self::new(FailureCode::Failed, format!("{error}: {}", error.source))
+    }
+}
+
 impl From<PeerError> for Failure {
     fn from(error: PeerError) -> Self {
         let code = match &error {
@@ -175,6 +210,34 @@ impl From<PeerError> for Failure {
 impl From<SourceError> for Failure {
     fn from(error: SourceError) -> Self {
         Self::new(FailureCode::Failed, chain(&error))
+    }
+}
+
+impl From<XianError> for Failure {
+    fn from(error: XianError) -> Self {
+        let told = |code| Self::new(code, chain(&error));
+        match &error {
+            XianError::Io { path, source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
+                Self::given_path(path, source)
+            }
+            XianError::Io { op, path, source } => {
+                Self::io(format!("cannot {op} {}", path.display()), source)
+            }
+            XianError::NoStorage { .. } => told(FailureCode::Usage).advice_after(". "),
+            XianError::Stray { .. } => told(FailureCode::Usage).advice_after("; "),
+            XianError::Damaged { .. }
+            | XianError::Content { .. }
+            | XianError::Worker { .. }
+            | XianError::Records { .. }
+            | XianError::State(_) => told(FailureCode::Verification),
+            XianError::Changed { .. } => told(FailureCode::Failed).hint(
+                "stop the node first; `snapswarm adapter --xian` takes snapshots of one that runs",
+            ),
+            XianError::HeldTooLong { .. } => told(FailureCode::Failed),
+            XianError::NoSpace { .. } => told(FailureCode::Storage)
+                .hint("free some space, or use a home on a larger disk with --home"),
+            XianError::Stopped => Self::interrupted("the same command begins again"),
+        }
     }
 }
 

@@ -17,6 +17,7 @@
 //!   damage.
 
 pub mod adapter;
+mod believe;
 mod chain;
 pub mod command;
 mod daemon;
