@@ -30,9 +30,10 @@ pub(super) enum Purpose {
     Offer,
     Check,
     Info,
+    Restore,
 }
 
-const PURPOSES: usize = 6;
+const PURPOSES: usize = 7;
 
 impl Purpose {
     fn text(self) -> &'static str {
@@ -43,6 +44,7 @@ impl Purpose {
             Self::Offer => "an offered snapshot",
             Self::Check => "a chunk to be checked",
             Self::Info => "the application's Info",
+            Self::Restore => "a restore into the application's storage",
         }
     }
 

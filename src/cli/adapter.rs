@@ -1,13 +1,14 @@
 //! `snapswarm adapter`
 
 use std::io::{self, IsTerminal};
+use std::path::PathBuf;
 
 use clap::Args;
 use clap::builder::PossibleValuesParser;
 
 use super::{Door, first_line, home, interrupt, text};
 use crate::config::OfferPolicy;
-use crate::node::adapter::{Adapter, AdapterOptions};
+use crate::node::adapter::{Adapter, AdapterOptions, StandInOptions};
 use crate::node::command::Failure;
 
 /// Stand between CometBFT and its application
@@ -19,8 +20,10 @@ use crate::node::command::Failure;
 /// only. Set `proxy_app` in CometBFT's config.toml to --listen. The first line on
 /// stdout, once it listens, is JSON (text on a terminal without --json).
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  \
-    snapswarm adapter --app tcp://127.0.0.1:26658 --listen tcp://127.0.0.1:26668 --chain-id my-chain")]
+#[command(after_help = "Examples:\n  \
+    snapswarm adapter --app tcp://127.0.0.1:26658 --listen tcp://127.0.0.1:26668 --chain-id my-chain\n  \
+    snapswarm adapter --app tcp://127.0.0.1:26658 --listen tcp://127.0.0.1:26668 \\\n    \
+      --xian ~/.cometbft/xian --app-cmd 'python -m xian.xian_abci' --cid bafkrei...")]
 pub(super) struct Arguments {
     /// Where the application listens: tcp://HOST:PORT or unix://PATH
     #[arg(long, value_name = "ADDR")]
@@ -41,6 +44,22 @@ pub(super) struct Arguments {
     /// was started
     #[arg(long, value_name = "URL", value_parser = super::arguments::rpc_url)]
     chain_rpc: Option<String>,
+    /// The storage of the Xian application behind it, as ~/.cometbft/xian: while it is
+    /// empty, a state of the swarm is restored into it before the application runs
+    #[arg(long, value_name = "STORAGE", requires = "app_cmd")]
+    xian: Option<PathBuf>,
+    /// Starts the Xian application, which listens at --app then: when it is needed, or when
+    /// a state was restored
+    #[arg(long, value_name = "COMMAND", requires = "xian")]
+    app_cmd: Option<String>,
+    /// A snapshot of a Xian state that you trust, beside those of trust.pinned_manifests;
+    /// may be repeated
+    #[arg(long, value_name = "CID", requires = "xian", value_parser = super::arguments::cid)]
+    cid: Vec<String>,
+    /// The chain's state_patches.json: a snapshot that was made with other patches is not
+    /// restored
+    #[arg(long, value_name = "FILE", requires = "xian")]
+    state_patches: Option<PathBuf>,
 }
 
 impl Arguments {
@@ -53,6 +72,7 @@ impl Arguments {
             chain_id: self.chain_id.clone(),
             offers: self.offers.as_deref().map(policy),
             chain_rpc: self.chain_rpc.clone(),
+            stand_in: self.stand_in()?,
         };
         let adapter = Adapter::start(door.home, &config, options).await?;
         let started = adapter.started();
@@ -73,6 +93,22 @@ impl Arguments {
         }
         adapter.run(cancel).await;
         Ok(())
+    }
+}
+
+impl Arguments {
+    fn stand_in(&self) -> Result<Option<StandInOptions>, Failure> {
+        let (Some(storage), Some(app_cmd)) = (&self.xian, &self.app_cmd) else {
+            return Ok(None);
+        };
+        Ok(Some(StandInOptions {
+            storage: home::absolute(storage)?,
+            app_cmd: app_cmd.clone(),
+            named: self.cid.iter().cloned().collect(),
+            state_patches: (self.state_patches.as_deref())
+                .map(home::absolute)
+                .transpose()?,
+        }))
     }
 }
 

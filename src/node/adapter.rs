@@ -2,14 +2,19 @@
 //! (see [`crate::abci`]); what it needs to know of snapshots it reads from the home
 //! and asks the daemon.
 //!
+//! Before a Xian application it may start that itself, when a state was restored into its
+//! storage ([`StandInOptions`]).
+//!
 //! It has no part of libp2p and none of libhdf5: archives are opened as a verb that
 //! only looks opens them, and read by position. The daemon may be killed, upgraded
 //! or missing; the chain goes on.
 
+mod application;
 mod daemon;
 mod harvest;
 mod own;
 mod prefer;
+mod stand_in;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -17,9 +22,15 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
+pub use self::stand_in::StandInOptions;
+
+use self::application::{Keeper, application};
 use self::harvest::Harvest;
 use self::own::OwnSnapshots;
+use self::stand_in::XianStandIn;
 use super::command::Failure;
+use super::failure::blocking;
+use super::join::LOGS;
 use super::services::store_settings;
 use crate::abci::{self, AbciError, AdapterSettings, Address, Times};
 use crate::comet::rpc::Rpc;
@@ -42,6 +53,8 @@ pub struct AdapterOptions {
     /// the home does not know it, and application hashes from before this process was
     /// started.
     pub chain_rpc: Option<String>,
+    /// The Xian application behind it, where it is started here.
+    pub stand_in: Option<StandInOptions>,
 }
 
 /// The first line of `adapter`.
@@ -57,6 +70,7 @@ pub struct AdapterStarted {
 pub struct Adapter {
     adapter: abci::Adapter,
     harvest: Harvest,
+    keeper: Option<Keeper>,
     started: AdapterStarted,
 }
 
@@ -84,13 +98,20 @@ impl Adapter {
                 ..Times::default()
             },
         };
-        let adapter = abci::Adapter::bind(settings, Arc::new(snapshots)).await?;
+        let mut adapter = abci::Adapter::bind(settings, Arc::new(snapshots)).await?;
+        let mut keeper = None;
+        if let Some(options) = options.stand_in {
+            let (stand_in, kept) = xian_stand_in(home, config, options, app.clone()).await?;
+            adapter = adapter.with_stand_in(Arc::new(stand_in));
+            keeper = Some(kept);
+        }
         Ok(Self {
             started: AdapterStarted {
                 listen: adapter.address().to_string(),
                 app: app.to_string(),
             },
             harvest: Harvest::new(home, app, adapter.learnt(), rpc),
+            keeper,
             adapter,
         })
     }
@@ -100,12 +121,34 @@ impl Adapter {
         &self.started
     }
 
-    /// Runs until cancelled.
+    /// Runs until cancelled; the application that it started ends with it. To be called
+    /// from a thread that lives as long: the application's end would follow the thread's.
     pub async fn run(self, cancel: CancellationToken) {
         let harvest = tokio::spawn(self.harvest.run(cancel.clone()));
-        self.adapter.run(cancel).await;
+        let adapter = self.adapter.run(cancel.clone());
+        match self.keeper {
+            Some(keeper) => drop(tokio::join!(adapter, keeper.run(cancel))),
+            None => adapter.await,
+        }
         harvest.abort();
     }
+}
+
+/// Where what the application says goes, in the home's folder of logs.
+const APP_LOG: &str = "xian.log";
+
+async fn xian_stand_in(
+    home: &Path,
+    config: &Config,
+    options: StandInOptions,
+    app: Address,
+) -> Result<(XianStandIn, Keeper), Failure> {
+    let logs = home.join(LOGS);
+    std::fs::create_dir_all(&logs).map_err(|error| Failure::io(logs.display(), &error))?;
+    let (application, keeper) = application(options.app_cmd.clone(), logs.join(APP_LOG), app);
+    let trust = config.trust.clone();
+    let stand_in = blocking(move || XianStandIn::open(options, trust, application)).await?;
+    Ok((stand_in, keeper))
 }
 
 impl From<AbciError> for Failure {
