@@ -17,6 +17,7 @@
 //! | `mend` | what an earlier restore left halfway |
 //! | `circles` | a restore that comes to no end |
 //! | `follow` | normal peers, first block, tip |
+//! | `xian` | an application that an adapter starts when its state is there |
 //! | `end` | own settings back; leaving, or staying as supervisor |
 //!
 //! The home's daemon does what concerns the swarm: the one that runs already, or one
@@ -48,6 +49,7 @@ mod overlay;
 mod preflight;
 mod rungs;
 mod swarm;
+mod xian;
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -60,6 +62,7 @@ use tokio_util::sync::CancellationToken;
 pub(super) use self::journal::{LeftOpen, left_open};
 pub use self::ladder::Rung;
 pub(super) use self::overlay::reached;
+pub use self::xian::XianApp;
 
 use self::ladder::{Kind, Next, Setback};
 use self::node::{Node, NodePlan};
@@ -76,7 +79,7 @@ use crate::comet::peer::NodeId;
 use crate::config::Config;
 
 /// Where logs of the node and its application go, in the home.
-const LOGS: &str = "logs";
+pub(super) const LOGS: &str = "logs";
 /// Between two questions to a chain that did not answer one.
 const ASK_AGAIN: Duration = Duration::from_secs(2);
 /// A started node opens its RPC within this.
@@ -99,6 +102,8 @@ pub struct JoinOptions {
     pub node_cmd: Option<String>,
     /// The folder of the application's data, which may be emptied.
     pub app_data: Option<PathBuf>,
+    /// The application, where it is Xian's and to be restored by its adapter.
+    pub xian: Option<XianApp>,
     /// Peers to begin with, beside the configured ones.
     pub bootstrap: Vec<Multiaddr>,
     /// This snapshot and no other.
@@ -127,6 +132,7 @@ pub struct Join {
     peer_id: NodeId,
     reporter: Reporter,
     asker: Asker,
+    config: Config,
     cancel: CancellationToken,
     started: Instant,
     chosen: Option<Chosen>,
@@ -144,6 +150,8 @@ pub struct Join {
     may_hold_part: bool,
     /// Whether whoever stops the join was told why the node is not stopped yet.
     told_of_window: bool,
+    /// Why a state was believed that the application hash does not prove.
+    basis: Option<String>,
     phases: Vec<JoinPhase>,
     phase: Option<(&'static str, Instant)>,
     daemon: Option<OwnDaemon>,
@@ -203,6 +211,8 @@ impl Join {
             node_cmd: options.node_cmd.clone().unwrap_or(usual),
             app_cmd: options.app_cmd.clone(),
             app_data: options.app_data.clone(),
+            xian: options.xian.clone(),
+            own_home: home.to_owned(),
             logs: home.join(LOGS),
         };
         let node = Node::open(plan, &reporter, cancel.clone())?;
@@ -224,10 +234,11 @@ impl Join {
         let (mut daemon, mut alone) = (None, None);
         match (has_daemon(home).await?, options.only_here) {
             (true, _) => {}
-            (false, true) => alone = Some(config),
-            (false, false) => daemon = Some(own_daemon(home, config, &options).await?),
+            (false, true) => alone = Some(config.clone()),
+            (false, false) => daemon = Some(own_daemon(home, config.clone(), &options).await?),
         }
         Ok(Self {
+            config,
             chain,
             node,
             node_id,
@@ -249,6 +260,7 @@ impl Join {
             saw_empty: false,
             may_hold_part: false,
             told_of_window: false,
+            basis: None,
             phases: Vec::new(),
             phase: Some(("preflight", started)),
             daemon,
