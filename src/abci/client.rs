@@ -38,8 +38,8 @@ pub struct AppInfo {
     pub app_hash: Bytes,
 }
 
-/// Asks the application at an address for its Info.
-pub(super) fn info(app: &Address, timeout: Duration) -> Result<AppInfo, AbciError> {
+/// Asks the application at an address for its Info, and waits so long for it.
+pub fn app_info(app: &Address, timeout: Duration) -> Result<AppInfo, AbciError> {
     let mut client = Client::connect(app, timeout)?;
     match client.call("Info", &message::ask_info())? {
         response::Value::Info(info) => Ok(AppInfo {

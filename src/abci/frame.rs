@@ -99,6 +99,13 @@ impl FrameReader {
         Ok(Frame { bytes, body })
     }
 
+    /// Puts a frame that was taken back to where it was.
+    pub(super) fn put_back(&mut self, frame: &Frame) {
+        let rest = self.buffer.split();
+        self.buffer.extend_from_slice(&frame.bytes);
+        self.buffer.extend_from_slice(&rest);
+    }
+
     /// Moves a frame on without holding it; `walker` sees its body go by.
     pub(super) async fn forward(
         &mut self,
@@ -318,6 +325,10 @@ mod tests {
                     heads.push((head.body, head.call));
                     if hold {
                         let frame = from.take(head, &mut to).await.unwrap();
+                        from.put_back(&frame);
+                        let again = from.head(&mut to).await.unwrap().unwrap();
+                        assert_eq!(again, head);
+                        let frame = from.take(again, &mut to).await.unwrap();
                         assert_eq!(frame.body.len() as u64, head.body);
                         to.push(&frame.bytes).await.unwrap();
                     } else {

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use tendermint_proto::v0_38::abci::{RequestApplySnapshotChunk, ResponseApplySnapshotChunk};
 use tokio::time::Instant;
 
-use super::client::{self, AppInfo};
+use super::client::{AppInfo, app_info};
 use super::message::{self, apply_result};
 use super::restore::{Checked, Proposal, Restore, Step, check};
 use super::session::{Session, count};
@@ -94,7 +94,7 @@ impl Session {
     }
 
     /// Whatever an earlier offer left is over with this one.
-    fn reject(&self, height: u64, format: u32, reason: String) {
+    pub(super) fn reject(&self, height: u64, format: u32, reason: String) {
         let mut state = self.state();
         state.restore = None;
         if state.rejected.as_ref() == Some(&reason) {
@@ -226,7 +226,7 @@ impl Session {
             let (app, time, chain) = (self.app.clone(), self.times.info, self.chain());
             let snapshots = self.snapshots.clone();
             let work = move || {
-                let info = client::info(&app, time)?;
+                let info = app_info(&app, time)?;
                 Ok::<_, AbciError>((info, snapshots.app_version(&chain, height)))
             };
             match self.crew.run(Purpose::Info, time * 2, work).await {

@@ -5,18 +5,23 @@
 use bytes::Bytes;
 use prost::Message;
 use tendermint_proto::v0_38::abci::{
-    Request, RequestApplySnapshotChunk, RequestInfo, RequestOfferSnapshot, Response,
-    ResponseApplySnapshotChunk, ResponseFlush, ResponseListSnapshots, ResponseLoadSnapshotChunk,
-    ResponseOfferSnapshot, ResponseQuery, Snapshot, request, response,
+    Request, RequestApplySnapshotChunk, RequestEcho, RequestInfo, RequestOfferSnapshot, Response,
+    ResponseApplySnapshotChunk, ResponseCheckTx, ResponseEcho, ResponseFlush, ResponseInfo,
+    ResponseListSnapshots, ResponseLoadSnapshotChunk, ResponseOfferSnapshot, ResponseQuery,
+    Snapshot, request, response,
 };
 
+use super::client::AppInfo;
 use crate::snapshot::{ChunkId, Offer};
 
 /// Numbers of the calls in a request.
 pub(super) mod call {
+    pub(crate) const ECHO: u32 = 1;
+    pub(crate) const FLUSH: u32 = 2;
     pub(crate) const INFO: u32 = 3;
     pub(crate) const INIT_CHAIN: u32 = 5;
     pub(crate) const QUERY: u32 = 6;
+    pub(crate) const CHECK_TX: u32 = 8;
     pub(crate) const END_BLOCK: u32 = 10;
     pub(crate) const COMMIT: u32 = 11;
     pub(crate) const LIST_SNAPSHOTS: u32 = 12;
@@ -57,6 +62,9 @@ pub(super) mod apply_result {
     pub(crate) const RETRY_SNAPSHOT: i32 = 4;
     pub(crate) const REJECT_SNAPSHOT: i32 = 5;
 }
+
+/// Any code but 0 is an application's no.
+const NO_ANSWER: u32 = 1;
 
 /// Begins what stands for a chunk: this, and the chunk's SHA-256.
 const STUB_MARK: &[u8; 16] = b"snapswarm stub 1";
@@ -121,10 +129,53 @@ pub(super) fn answer_load(chunk: Option<Bytes>) -> Bytes {
     ))
 }
 
+pub(super) fn answer_accept() -> Bytes {
+    answer_offer(offer_result::ACCEPT)
+}
+
 pub(super) fn answer_reject() -> Bytes {
-    let result = offer_result::REJECT;
+    answer_offer(offer_result::REJECT)
+}
+
+fn answer_offer(result: i32) -> Bytes {
     answer(response::Value::OfferSnapshot(ResponseOfferSnapshot {
         result,
+    }))
+}
+
+pub(super) fn answer_echo(echo: RequestEcho) -> Bytes {
+    let message = echo.message;
+    answer(response::Value::Echo(ResponseEcho { message }))
+}
+
+pub(super) fn answer_flush() -> Bytes {
+    answer(response::Value::Flush(ResponseFlush {}))
+}
+
+pub(super) fn answer_info(info: AppInfo) -> Bytes {
+    answer(response::Value::Info(ResponseInfo {
+        app_version: info.app_version,
+        last_block_height: i64::try_from(info.height).unwrap_or(i64::MAX),
+        last_block_app_hash: info.app_hash,
+        ..ResponseInfo::default()
+    }))
+}
+
+/// A transaction that cannot be checked, for this reason.
+pub(super) fn answer_check_tx(why: &str) -> Bytes {
+    answer(response::Value::CheckTx(ResponseCheckTx {
+        code: NO_ANSWER,
+        log: why.to_owned(),
+        ..ResponseCheckTx::default()
+    }))
+}
+
+/// A question that cannot be answered, for this reason.
+pub(super) fn answer_no_query(why: &str) -> Bytes {
+    answer(response::Value::Query(ResponseQuery {
+        code: NO_ANSWER,
+        log: why.to_owned(),
+        ..ResponseQuery::default()
     }))
 }
 

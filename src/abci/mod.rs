@@ -18,8 +18,12 @@
 //! | OfferSnapshot | goes on only when [`Snapshots::offered`] lets it; else it waits for a while, or is rejected here |
 //! | ApplySnapshotChunk | its bytes are checked against the manifest, and wrong ones replaced; the answer to the last chunk goes on only when the application names the application hash that was trusted |
 //! | Query of `/snapshots` and `/sync_status` | answered with JSON |
+//! | OfferSnapshot of state content | rejected, where an application is behind: none understands it |
 //! | Info, InitChain, FinalizeBlock (EndBlock before 0.38), Commit | pass; chain id, height and application hash are read as they go by |
 //! | the answer to Commit | waits for [`Commits`] where there is one, at its heights, for a bounded time |
+//!
+//! An application that has nothing yet may be kept from running until a snapshot was
+//! restored into its storage: see [`StandIn`].
 //!
 //! # The laws
 //!
@@ -57,6 +61,7 @@ mod requests;
 mod restore;
 mod server;
 mod session;
+mod stand_in;
 #[cfg(test)]
 mod testing;
 mod walk;
@@ -68,14 +73,15 @@ use std::time::Duration;
 use bytes::Bytes;
 
 pub use address::Address;
-pub use client::{AppInfo, AppSource};
+pub use client::{AppInfo, AppSource, app_info};
 pub use commit::{CommitHold, Commits, LastHold};
 pub use error::AbciError;
 pub use memory::Chain;
 pub use message::{STUB_BYTES, stub};
 pub use server::{Adapter, AdapterSettings, Learnt};
+pub use stand_in::StandIn;
 
-use crate::snapshot::{ChunkId, Offer};
+use crate::snapshot::{ChunkId, Manifest, Offer};
 
 /// The largest call that is held to be looked at: an ApplySnapshotChunk has a
 /// chunk of at most 16 MB. A larger frame passes as it is.
@@ -142,6 +148,12 @@ pub trait Verified: Send + Sync {
 
     /// The bytes of a chunk, checked.
     fn chunk(&self, chunk: u32) -> std::io::Result<Bytes>;
+
+    /// What is known of the snapshot besides: who stands in for an application restores
+    /// by it.
+    fn manifest(&self) -> Option<Arc<Manifest>> {
+        None
+    }
 }
 
 /// A restore under way.
@@ -201,6 +213,9 @@ pub struct Times {
     pub unreadable: [Duration; 3],
     /// The application's Info after a restore.
     pub info: Duration,
+    /// A step of a restore by a [`StandIn`]: a chunk, or the last one, after which a whole
+    /// state has to be on the disk and the application has to start.
+    pub restore: Duration,
 }
 
 impl Default for Times {
@@ -213,6 +228,7 @@ impl Default for Times {
             read: Duration::from_secs(60),
             unreadable: [1, 5, 25].map(Duration::from_secs),
             info: Duration::from_secs(30),
+            restore: Duration::from_secs(3600),
         }
     }
 }

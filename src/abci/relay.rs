@@ -63,15 +63,14 @@ pub(super) enum Expected {
 pub(super) async fn relay(
     session: Arc<Session>,
     connection: u32,
-    node: (FrameReader, WriteSide),
+    node: (FrameReader, FrameWriter),
     app: (ReadSide, WriteSide),
 ) -> End {
     let (expect, expected) = mpsc::channel(MAX_AWAITED);
     let to_app = FrameWriter::new(app.1);
     let mut requests = Requests::new(session.clone(), node.0, to_app, expect);
-    let to_node = FrameWriter::new(node.1);
     let from_app = FrameReader::new(app.0);
-    let mut answers = Answers::new(session.clone(), connection, from_app, to_node, expected);
+    let mut answers = Answers::new(session.clone(), connection, from_app, node.1, expected);
     // Both in one task: what the one enters, the other sees in order.
     let end = tokio::select! {
         end = requests.pump() => end,

@@ -16,6 +16,7 @@ use super::message::{self, call, field};
 use super::relay::{End, Expected, began, decided, executed, informed};
 use super::session::{Question, Session};
 use super::walk::{Value, Walker};
+use crate::snapshot::STATE_FORMAT;
 
 /// From CometBFT to the application.
 pub(super) struct Requests {
@@ -155,6 +156,13 @@ impl Requests {
         let Some((offer, app_hash)) = message::offered(request) else {
             return Ok(self.send(&frame, Expected::App).await?);
         };
+        if offer.format == STATE_FORMAT {
+            let why = "the application runs already, and none understands state content";
+            let (height, format) = (offer.height, offer.format);
+            self.session.reject(height, format, why.to_owned());
+            let answer = Expected::Ready(message::answer_reject());
+            return Ok(self.expect(answer).await?);
+        }
         let since_first = self.first_offer.get_or_insert_with(Instant::now).elapsed();
         let session = self.session.clone();
         match self

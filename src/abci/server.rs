@@ -12,9 +12,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::address::{self, Listener, ReadSide, WriteSide};
 use super::commit::{CommitHold, LastHold};
-use super::frame::FrameReader;
+use super::frame::{FrameReader, FrameWriter};
 use super::relay::{End, relay};
 use super::session::Session;
+use super::stand_in::{StandIn, stand};
 use super::{AbciError, Address, Chain, Restoring, Snapshots, Standing, Times};
 
 /// CometBFT has four connections; a second process of it that is started by
@@ -41,6 +42,7 @@ pub struct AdapterSettings {
 /// An adapter with its port open.
 pub struct Adapter {
     session: Arc<Session>,
+    stand_in: Option<Arc<dyn StandIn>>,
     listener: Listener,
     address: Address,
 }
@@ -102,9 +104,16 @@ impl Adapter {
         let address = listener.address().map_err(failed)?;
         Ok(Self {
             session: Arc::new(Session::new(settings, snapshots)),
+            stand_in: None,
             listener,
             address,
         })
+    }
+
+    /// Until the application is needed, this stands in for it.
+    pub fn with_stand_in(mut self, stand_in: Arc<dyn StandIn>) -> Self {
+        self.stand_in = Some(stand_in);
+        self
     }
 
     /// Where it listens.
@@ -136,7 +145,8 @@ impl Adapter {
             match accepted {
                 Ok(node) => {
                     let number = numbers.fetch_add(1, Ordering::Relaxed) + 1;
-                    connections.spawn(connection(self.session.clone(), number, node));
+                    let (session, stand_in) = (self.session.clone(), self.stand_in.clone());
+                    connections.spawn(connection(session, stand_in, number, node));
                 }
                 Err(error) => {
                     tracing::error!(%error, "a connection of CometBFT cannot be taken");
@@ -148,8 +158,18 @@ impl Adapter {
     }
 }
 
-async fn connection(session: Arc<Session>, number: u32, node: (ReadSide, WriteSide)) {
-    let (mut from, to) = (FrameReader::new(node.0), node.1);
+async fn connection(
+    session: Arc<Session>,
+    stand_in: Option<Arc<dyn StandIn>>,
+    number: u32,
+    node: (ReadSide, WriteSide),
+) {
+    let (mut from, mut to) = (FrameReader::new(node.0), FrameWriter::new(node.1));
+    if let Some(stand_in) = stand_in
+        && let Err(end) = stand(session.clone(), stand_in, number, &mut from, &mut to).await
+    {
+        return tell(number, &end);
+    }
     // What CometBFT asks before it is gone does not reach an application that comes
     // after.
     let app = tokio::select! {
@@ -161,7 +181,11 @@ async fn connection(session: Arc<Session>, number: u32, node: (ReadSide, WriteSi
         app = app_side(&session.app, number) => app,
     };
     tracing::debug!(number, "connected");
-    match relay(session, number, (from, to), app).await {
+    tell(number, &relay(session, number, (from, to), app).await);
+}
+
+fn tell(number: u32, end: &End) {
+    match end {
         End::Node => tracing::info!(number, "CometBFT closed its connection; its end follows"),
         End::App => tracing::warn!(
             number,

@@ -33,9 +33,10 @@ pub(super) enum Purpose {
     Check,
     Info,
     Commit,
+    Restore,
 }
 
-const PURPOSES: usize = 7;
+const PURPOSES: usize = 8;
 
 impl Purpose {
     fn text(self) -> &'static str {
@@ -47,6 +48,7 @@ impl Purpose {
             Self::Check => "a chunk to be checked",
             Self::Info => "the application's Info",
             Self::Commit => "the copy of a committed state",
+            Self::Restore => "a restore into the application's storage",
         }
     }
 }
@@ -86,7 +88,7 @@ impl Crew {
     ) -> Option<T> {
         let permits = match purpose {
             Purpose::List | Purpose::Chunk | Purpose::Query => &self.serving,
-            Purpose::Offer | Purpose::Check | Purpose::Info => &self.deciding,
+            Purpose::Offer | Purpose::Check | Purpose::Info | Purpose::Restore => &self.deciding,
             Purpose::Commit => &self.committing,
         };
         let Ok(permit) = permits.clone().try_acquire_owned() else {

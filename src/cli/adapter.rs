@@ -22,8 +22,10 @@ use crate::node::command::Failure;
 /// to Commit is held 250 ms at most (xian.commit_hold_ms). Set `proxy_app` in CometBFT's config.toml to --listen. The first line on
 /// stdout, once it listens, is JSON (text on a terminal without --json).
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  \
-    snapswarm adapter --app tcp://127.0.0.1:26658 --listen tcp://127.0.0.1:26668 --chain-id my-chain")]
+#[command(after_help = "Examples:\n  \
+    snapswarm adapter --app tcp://127.0.0.1:26658 --listen tcp://127.0.0.1:26668 --chain-id my-chain\n  \
+    snapswarm adapter --app tcp://127.0.0.1:26658 --listen tcp://127.0.0.1:26668 \\\n    \
+      --xian ~/.cometbft/xian --app-cmd 'python -m xian.xian_abci' --cid bafkrei...")]
 pub(super) struct Arguments {
     /// Where the application listens: tcp://HOST:PORT or unix://PATH
     #[arg(long, value_name = "ADDR")]
@@ -44,12 +46,21 @@ pub(super) struct Arguments {
     /// was started
     #[arg(long, value_name = "URL", value_parser = super::arguments::rpc_url)]
     chain_rpc: Option<String>,
-    /// The storage of the Xian node that is the application, as ~/.cometbft/xian [default:
-    /// xian.storage in config.toml]
+    /// The storage of the Xian application behind it, as ~/.cometbft/xian: snapshots are
+    /// made of it, and with --app-cmd a state of the swarm is restored into it while it is
+    /// empty [default: xian.storage in config.toml]
     #[arg(long, value_name = "STORAGE")]
     xian: Option<PathBuf>,
-    /// The chain's state_patches.json, over which snapshots note a hash [default:
-    /// xian.state_patches in config.toml]
+    /// Starts the Xian application, which listens at --app then: when it is needed, or when
+    /// a state was restored
+    #[arg(long, value_name = "COMMAND")]
+    app_cmd: Option<String>,
+    /// A snapshot of a Xian state that you trust, beside those of trust.pinned_manifests;
+    /// may be repeated
+    #[arg(long, value_name = "CID", requires = "app_cmd", value_parser = super::arguments::cid)]
+    cid: Vec<String>,
+    /// The chain's state_patches.json: snapshots note a hash over it, and one that was made
+    /// with other patches is not restored [default: xian.state_patches in config.toml]
     #[arg(long, value_name = "FILE")]
     state_patches: Option<PathBuf>,
 }
@@ -66,6 +77,8 @@ impl Arguments {
             chain_rpc: self.chain_rpc.clone(),
             xian: absolute(self.xian.as_deref())?,
             state_patches: absolute(self.state_patches.as_deref())?,
+            app_cmd: self.app_cmd.clone(),
+            named: self.cid.iter().cloned().collect(),
         };
         let adapter = Adapter::start(door.home, &config, options).await?;
         let started = adapter.started();

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Door, PROGRESS_QUEUE, first_line, home, interrupt, text};
 use crate::node::command::{Failure, Joined};
-use crate::node::join::{Join, JoinOptions, Rung};
+use crate::node::join::{Join, JoinOptions, Rung, XianApp};
 
 /// Synced, but not from the swarm.
 const LOWER_RUNG: u8 = 8;
@@ -29,7 +29,9 @@ const LOWER_RUNG: u8 = 8;
     snapswarm join --chain-rpc https://a.example,https://b.example --node-home ~/.cometbft \\\n    \
       --app-cmd 'my-app --listen tcp://127.0.0.1:26658' --app-data ~/.my-app/data\n  \
     snapswarm join --chain-rpc https://a.example,https://b.example --node-home ~/.wasmd \\\n    \
-      --node-cmd 'wasmd start'")]
+      --node-cmd 'wasmd start'\n  \
+    snapswarm join --chain-rpc https://a.example,https://b.example --node-home ~/.cometbft \\\n    \
+      --xian ~/.cometbft/xian --app tcp://127.0.0.1:26659 --app-cmd 'my-xian-app' --cid bafkrei...")]
 pub(super) struct Arguments {
     #[command(flatten)]
     node: NodeArguments,
@@ -67,6 +69,17 @@ pub(super) struct NodeArguments {
     /// application has to begin anew
     #[arg(long, value_name = "DIR")]
     app_data: Option<PathBuf>,
+    /// The storage of a Xian application, as ~/.cometbft/xian: an adapter listens at the
+    /// node's proxy_app, restores the state into it and starts the application
+    #[arg(long, value_name = "STORAGE", requires_all = ["app", "app_cmd"], conflicts_with = "app_data")]
+    xian: Option<PathBuf>,
+    /// Where the Xian application listens, behind the adapter
+    #[arg(long, value_name = "ADDR", requires = "xian")]
+    app: Option<String>,
+    /// The Xian chain's state_patches.json: a snapshot that was made with other patches is
+    /// not restored
+    #[arg(long, value_name = "FILE", requires = "xian")]
+    state_patches: Option<PathBuf>,
     /// Stop the node once it is synced, instead of staying with it
     #[arg(long)]
     exit_when_synced: bool,
@@ -110,6 +123,7 @@ impl NodeArguments {
             app_cmd: self.app_cmd.clone(),
             node_cmd: self.node_cmd.clone(),
             app_data: self.app_data.as_deref().map(home::absolute).transpose()?,
+            xian: self.xian()?,
             bootstrap: Vec::new(),
             manifest: None,
             only_here: true,
@@ -130,6 +144,20 @@ pub(super) fn listen(door: &Door<'_>) -> Result<CancellationToken, Failure> {
          config.toml stays changed until the next join.",
         "the node's config.toml may be changed still: the same command puts it back, and goes on",
     )
+}
+
+impl NodeArguments {
+    fn xian(&self) -> Result<Option<XianApp>, Failure> {
+        let (Some(storage), Some(app)) = (&self.xian, &self.app) else {
+            return Ok(None);
+        };
+        let patches = self.state_patches.as_deref();
+        Ok(Some(XianApp {
+            storage: home::absolute(storage)?,
+            app: app.clone(),
+            state_patches: patches.map(home::absolute).transpose()?,
+        }))
+    }
 }
 
 /// Brings a node to the tip, tells how, and stays with it or leaves.
@@ -186,6 +214,9 @@ fn told(joined: &Joined, left: bool) -> String {
         joined.height,
         text::seconds(joined.seconds)
     );
+    if let Some(basis) = &joined.believed {
+        told += &format!("Its state is believed because {basis}\n");
+    }
     for step in &joined.steps {
         told += &format!("Before that, {}: {}\n", step.rung, text::safe(&step.why));
     }

@@ -2,17 +2,23 @@
 //! (see [`crate::abci`]); what it needs to know of snapshots it reads from the home
 //! and asks the daemon.
 //!
+//! Before a Xian application it may start that itself, when a state was restored into its
+//! storage ([`StandInOptions`]).
+//!
 //! It has no part of libp2p and none of libhdf5: archives are opened as a verb that
 //! only looks opens them, and read by position; the state of a Xian node is copied here
 //! and read by the daemon. The daemon may be killed, upgraded
 //! or missing; the chain goes on.
 
+mod application;
 mod copy;
 mod daemon;
 mod harvest;
 mod own;
 mod prefer;
+mod stand_in;
 
+use std::collections::BTreeSet;
 use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -20,10 +26,16 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
+pub use self::stand_in::StandInOptions;
+
+use self::application::{Keeper, application};
 use self::copy::{CopySettings, Copying};
 use self::harvest::Harvest;
 use self::own::OwnSnapshots;
+use self::stand_in::XianStandIn;
 use super::command::{Failure, FailureCode};
+use super::failure::blocking;
+use super::join::LOGS;
 use super::services::store_settings;
 use crate::abci::{self, AbciError, AdapterSettings, Address, Learnt, Times};
 use crate::comet::rpc::Rpc;
@@ -51,6 +63,10 @@ pub struct AdapterOptions {
     pub xian: Option<PathBuf>,
     /// Its chain's `state_patches.json`, likewise.
     pub state_patches: Option<PathBuf>,
+    /// Starts the Xian application, where that is not done by others.
+    pub app_cmd: Option<String>,
+    /// CIDs of states that the person trusts.
+    pub named: BTreeSet<String>,
 }
 
 /// The first line of `adapter`.
@@ -67,6 +83,7 @@ pub struct Adapter {
     adapter: abci::Adapter,
     harvest: Harvest,
     copying: Option<Copying>,
+    keeper: Option<Keeper>,
     started: AdapterStarted,
 }
 
@@ -84,6 +101,7 @@ impl Adapter {
             None => None,
         };
         let copies = copy_settings(home, config, &options)?;
+        let stand_in = stand_in_options(copies.as_ref(), &options)?;
         let policy = options.offers.unwrap_or(config.adapter.offers);
         let snapshots = OwnSnapshots::new(home, store_settings(config), policy, rpc.clone());
         let settings = AdapterSettings {
@@ -95,7 +113,13 @@ impl Adapter {
                 ..Times::default()
             },
         };
-        let adapter = abci::Adapter::bind(settings, Arc::new(snapshots)).await?;
+        let mut adapter = abci::Adapter::bind(settings, Arc::new(snapshots)).await?;
+        let mut keeper = None;
+        if let Some(stand_in) = stand_in {
+            let (stand_in, kept) = xian_stand_in(home, config, stand_in, app.clone()).await?;
+            adapter = adapter.with_stand_in(Arc::new(stand_in));
+            keeper = Some(kept);
+        }
         let copying = copies.map(|copies| Copying::new(copies, adapter.learnt()));
         if let Some(copying) = &copying {
             adapter.hold_commits(copying.hold());
@@ -107,6 +131,7 @@ impl Adapter {
                 app: app.to_string(),
             },
             harvest: Harvest::new(home, app, adapter.learnt(), rpc),
+            keeper,
             adapter,
         })
     }
@@ -116,11 +141,16 @@ impl Adapter {
         &self.started
     }
 
-    /// Runs until cancelled.
+    /// Runs until cancelled; the application that it started ends with it. To be called
+    /// from a thread that lives as long: the application's end would follow the thread's.
     pub async fn run(self, cancel: CancellationToken) {
         let harvest = tokio::spawn(self.harvest.run(cancel.clone()));
         let copying = (self.copying).map(|copying| tokio::spawn(copying.run(cancel.clone())));
-        self.adapter.run(cancel).await;
+        let adapter = self.adapter.run(cancel.clone());
+        match self.keeper {
+            Some(keeper) => drop(tokio::join!(adapter, keeper.run(cancel))),
+            None => adapter.await,
+        }
         harvest.abort();
         if let Some(copying) = copying {
             copying.abort();
@@ -158,6 +188,30 @@ fn copy_settings(
     Ok(Some(settings))
 }
 
+/// What is restored into the application's storage; nothing where the application is
+/// started by others.
+fn stand_in_options(
+    copies: Option<&CopySettings>,
+    options: &AdapterOptions,
+) -> Result<Option<StandInOptions>, Failure> {
+    let Some(app_cmd) = options.app_cmd.clone() else {
+        return Ok(None);
+    };
+    let copies = copies.ok_or_else(|| {
+        Failure::new(
+            FailureCode::Usage,
+            "--app-cmd starts a Xian application, and needs its storage",
+        )
+        .hint("name it with --xian STORAGE, or as xian.storage in config.toml")
+    })?;
+    Ok(Some(StandInOptions {
+        storage: copies.storage.clone(),
+        app_cmd,
+        named: options.named.clone(),
+        state_patches: copies.state_patches.clone(),
+    }))
+}
+
 /// The chain, under whose name snapshots are taken and made.
 fn chain_id(learnt: &Learnt) -> Result<String, Failure> {
     let chain = learnt.chain();
@@ -175,6 +229,27 @@ fn chain_id(learnt: &Learnt) -> Result<String, Failure> {
                 .to_owned(),
         )
     })
+}
+
+/// Where what the application says goes, in the home's folder of logs.
+const APP_LOG: &str = "xian.log";
+
+async fn xian_stand_in(
+    home: &Path,
+    config: &Config,
+    options: StandInOptions,
+    app: Address,
+) -> Result<(XianStandIn, Keeper), Failure> {
+    let logs = home.join(LOGS);
+    std::fs::create_dir_all(&logs).map_err(|error| Failure::io(logs.display(), &error))?;
+    let (application, keeper) = application(options.app_cmd.clone(), logs.join(APP_LOG), app);
+    let home = stand_in::Home {
+        folder: home.to_owned(),
+        settings: store_settings(config),
+        trust: config.trust.clone(),
+    };
+    let stand_in = blocking(move || XianStandIn::open(options, home, application)).await?;
+    Ok((stand_in, keeper))
 }
 
 impl From<AbciError> for Failure {

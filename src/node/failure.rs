@@ -6,7 +6,9 @@ use super::command::{Failure, FailureCode};
 use crate::abci::AbciError;
 use crate::api::control::ControlError;
 use crate::api::http::HttpError;
+use crate::comet::node_home::NodeHomeError;
 use crate::comet::peer::PeerError;
+use crate::comet::process::StartError;
 use crate::comet::rpc::RpcError;
 use crate::config::ConfigError;
 use crate::net::{IdentityError, NetError};
@@ -161,6 +163,38 @@ impl From<RpcError> for Failure {
             (RpcError::Url { .. }, None) => told.advice_after("; "),
             (_, None) => told.advice_after(": "),
         }
+    }
+}
+
+impl From<NodeHomeError> for Failure {
+    fn from(error: NodeHomeError) -> Self {
+        let message = chain(&error);
+        match &error {
+            NodeHomeError::File { source, .. }
+                if matches!(
+                    source.kind(),
+                    std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory
+                ) =>
+            {
+                Self::new(FailureCode::Usage, message).hint(
+                    "--node-home names the folder with config/ and data/ of the new node: \
+                     `cometbft init --home DIR` makes one, and the chain's genesis.json goes into it",
+                )
+            }
+            NodeHomeError::File { path, source } => Self::io(path.display(), source),
+            NodeHomeError::Settings { .. } | NodeHomeError::Json { .. } => {
+                Self::new(FailureCode::Usage, message)
+                    .hint("compare it with the one that `cometbft init` writes")
+            }
+            NodeHomeError::NotToEmpty { .. } => Self::new(FailureCode::Usage, message)
+                .hint("--app-data names the folder of the application's data alone"),
+        }
+    }
+}
+
+impl From<StartError> for Failure {
+    fn from(error: StartError) -> Self {
+        Self::new(FailureCode::Failed, format!("{error}: {}", error.source))
     }
 }
 

@@ -33,6 +33,7 @@ mod harvest;
 pub mod join;
 mod library;
 mod load;
+mod patches;
 mod progress;
 mod referee;
 pub mod remote;

@@ -56,6 +56,24 @@ pub(super) fn believe(
     Trust::of(config).believe(&manifest.id(), &endorsements, named)
 }
 
+/// Whether there is anybody to be believed, before anything is downloaded.
+pub(super) fn somebody_is_believed(config: &TrustConfig, named: bool) -> Result<(), Failure> {
+    let trust = Trust::of(config);
+    if named || !trust.pinned.is_empty() || trust.quorum().is_some() {
+        return Ok(());
+    }
+    Err(Failure::new(
+        FailureCode::Policy,
+        "the application hash of a Xian chain does not commit to the state, and nobody is named \
+         whom to believe",
+    )
+    .hint(
+        "list operators whom you trust as endorsers below [trust] in config.toml; or ask one for \
+         the CID of a snapshot (`snapswarm list` on their node shows it) and give --cid CID, or \
+         add it to pinned_manifests there",
+    ))
+}
+
 impl Trust {
     /// As the settings say.
     pub(super) fn of(config: &TrustConfig) -> Self {

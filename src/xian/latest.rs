@@ -6,6 +6,7 @@
 //! the ASCII of a SHA3-256 in hex, so its text here is the hex of hex digits.
 
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
@@ -32,6 +33,12 @@ struct Json {
 }
 
 impl LatestBlock {
+    /// That of a node before its first block.
+    pub const NONE: Self = Self {
+        height: 0,
+        app_hash: Bytes::new(),
+    };
+
     /// Where it stands in a storage.
     pub fn path(storage: &Path) -> PathBuf {
         storage.join(NAME)
@@ -42,6 +49,17 @@ impl LatestBlock {
         let path = Self::path(storage);
         let text = fs::read(&path).map_err(XianError::io("read", &path))?;
         Self::parse(&text).map_err(|problem| XianError::Damaged { path, problem })
+    }
+
+    /// The same, of a storage that may be missing or empty: without the file there is no
+    /// block.
+    pub fn read_or_none(storage: &Path) -> Result<Self, XianError> {
+        match Self::read(storage) {
+            Err(XianError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+                Ok(Self::NONE)
+            }
+            read => read,
+        }
     }
 
     fn parse(text: &[u8]) -> Result<Self, String> {
@@ -84,7 +102,15 @@ mod tests {
     #[test]
     fn a_node_before_its_first_block_has_no_hash() {
         let block = LatestBlock::parse(br#"{"hash": "", "height": 0}"#).unwrap();
-        assert_eq!((block.height, &block.app_hash[..]), (0, &b""[..]));
+        assert_eq!(block, LatestBlock::NONE);
+        let folder = tempfile::tempdir().unwrap();
+        let missing = folder.path().join("missing");
+        for storage in [folder.path(), &missing] {
+            assert_eq!(
+                LatestBlock::read_or_none(storage).unwrap(),
+                LatestBlock::NONE
+            );
+        }
     }
 
     #[test]

@@ -252,7 +252,8 @@ impl CometNode {
         self.broadcast(client, tx.as_bytes()).await;
     }
 
-    async fn broadcast(&self, client: &reqwest::Client, tx: &[u8]) {
+    /// Gives the node a transaction.
+    pub async fn broadcast(&self, client: &reqwest::Client, tx: &[u8]) {
         use base64::prelude::{BASE64_STANDARD, Engine as _};
         let question = json!({
             "jsonrpc": "2.0", "id": 1, "method": "broadcast_tx_sync",

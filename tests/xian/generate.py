@@ -16,11 +16,13 @@ import random
 from pathlib import Path
 
 import numpy
-from h5py import h5a, h5f, h5g, h5p, h5s, h5t
+from h5py import h5a, h5f, h5g, h5p, h5s, h5t, string_dtype
 
 TEXT = h5t.C_S1.copy()
 TEXT.set_size(h5t.VARIABLE)
 TEXT.set_cset(h5t.CSET_UTF8)
+# An array of plain objects would be written as what lies in memory where they begin.
+STRING = string_dtype()
 SCALAR = h5s.create(h5s.SCALAR)
 ACCESS = h5p.create(h5p.FILE_ACCESS)
 ACCESS.set_libver_bounds(h5f.LIBVER_EARLIEST, h5f.LIBVER_LATEST)
@@ -32,7 +34,7 @@ def set_attribute(group, name, value):
         attribute.write(numpy.array(value, dtype="<i8"))
     else:
         attribute = h5a.create(group, name, TEXT, SCALAR)
-        attribute.write(numpy.array(value.encode(), dtype=object), mtype=TEXT)
+        attribute.write(numpy.array(value.encode(), dtype=STRING))
 
 
 def write(file, path, value, block):

@@ -138,10 +138,10 @@ impl OwnSnapshots {
     fn offerable(&self, chain: &Chain) -> Option<(Store, Vec<Stored>)> {
         let (store, mut found) = self.complete(chain)?;
         found.retain(|stored| {
-            let is_confirmed =
-                stored.proven && stored.manifest.height().saturating_add(2) <= chain.tip;
-            // No application takes it by itself, and some would break on it.
-            is_confirmed && stored.manifest.state().is_none()
+            let manifest = &stored.manifest;
+            // Applications of peers do not know our own format, and some take any.
+            let is_theirs = manifest.state().is_none();
+            is_theirs && stored.proven && manifest.height().saturating_add(2) <= chain.tip
         });
         let name = |stored: &Stored| (stored.manifest.height(), stored.manifest.format());
         found.sort_by_key(|stored| (std::cmp::Reverse(name(stored)), stored.manifest.id()));
@@ -347,6 +347,10 @@ impl Verified for OwnArchive {
         let manifest = self.0.manifest();
         let index = manifest.chunk_index(chunk)?;
         Some(manifest.unique_chunk(manifest.unique_at(index)).id)
+    }
+
+    fn manifest(&self) -> Option<Arc<Manifest>> {
+        Some(self.0.manifest().clone())
     }
 
     fn chunk(&self, chunk: u32) -> io::Result<Bytes> {

@@ -65,6 +65,9 @@ pub struct Joined {
     pub rung: String,
     /// CID of the snapshot that was restored from the swarm.
     pub manifest: Option<String>,
+    /// Why its state was believed, where the chain's application hash does not prove it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub believed: Option<String>,
     /// Its height.
     pub snapshot_height: Option<u64>,
     /// The node's newest block when it was where the chain is.

@@ -35,6 +35,7 @@ impl Join {
             self.node.use_usual_temporary();
         }
         self.node.put_settings_back(&reporter)?;
+        self.node.discard_old_state(&reporter).await;
         self.node.journal = Default::default();
         self.node.save()?;
         // Whoever stops the join now is not made to wait for it.
@@ -51,6 +52,7 @@ impl Join {
         Ok(Joined {
             rung: rung.map_or("none", Rung::name).to_owned(),
             manifest: chosen.map(|chosen| chosen.manifest.clone()),
+            believed: self.basis.take().filter(|_| chosen.is_some()),
             snapshot_height: chosen.map(|chosen| chosen.height),
             height: node_height,
             app_hash: self.app_hash_at(node_height).await,

@@ -17,6 +17,7 @@
 //! | `mend` | what an earlier restore left halfway |
 //! | `circles` | a restore that comes to no end |
 //! | `follow` | normal peers, first block, tip |
+//! | `xian` | an application that an adapter starts when its state is there |
 //! | `end` | own settings back; leaving, or staying as supervisor |
 //!
 //! The home's daemon does what concerns the swarm: the one that runs already, or one
@@ -49,6 +50,7 @@ mod ports;
 mod preflight;
 mod rungs;
 mod swarm;
+mod xian;
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -61,6 +63,7 @@ use tokio_util::sync::CancellationToken;
 pub(super) use self::journal::{LeftOpen, left_open};
 pub use self::ladder::Rung;
 pub(super) use self::overlay::reached;
+pub use self::xian::XianApp;
 
 use self::ladder::{Kind, Next, Setback};
 use self::node::{Node, NodePlan};
@@ -77,7 +80,7 @@ use crate::comet::peer::NodeId;
 use crate::config::Config;
 
 /// Where logs of the node and its application go, in the home.
-const LOGS: &str = "logs";
+pub(super) const LOGS: &str = "logs";
 /// Between two questions to a chain that did not answer one.
 const ASK_AGAIN: Duration = Duration::from_secs(2);
 /// A started node opens its RPC within this.
@@ -106,6 +109,8 @@ pub struct JoinOptions {
     pub node_cmd: Option<String>,
     /// The folder of the application's data, which may be emptied.
     pub app_data: Option<PathBuf>,
+    /// The application, where it is Xian's and to be restored by its adapter.
+    pub xian: Option<XianApp>,
     /// Peers to begin with, beside the configured ones.
     pub bootstrap: Vec<Multiaddr>,
     /// This snapshot and no other.
@@ -134,6 +139,7 @@ pub struct Join {
     peer_id: NodeId,
     reporter: Reporter,
     asker: Asker,
+    config: Config,
     cancel: CancellationToken,
     started: Instant,
     chosen: Option<Chosen>,
@@ -153,6 +159,8 @@ pub struct Join {
     held: Option<&'static str>,
     /// Whether whoever stops the join was told why the node is not stopped yet.
     told_of_window: bool,
+    /// Why a state was believed that the application hash does not prove.
+    basis: Option<String>,
     phases: Vec<JoinPhase>,
     phase: Option<(&'static str, Instant)>,
     daemon: Option<OwnDaemon>,
@@ -251,6 +259,8 @@ impl Join {
             app_cmd: options.app_cmd.clone(),
             app_data: options.app_data.clone(),
             is_plain: options.node_cmd.is_none(),
+            xian: options.xian.clone(),
+            own_home: home.to_owned(),
             logs: home.join(LOGS),
         };
         let node = Node::open(plan, &reporter, cancel.clone())?;
@@ -272,10 +282,11 @@ impl Join {
         let (mut daemon, mut alone) = (None, None);
         match (has_daemon(home).await?, options.only_here) {
             (true, _) => {}
-            (false, true) => alone = Some(config),
-            (false, false) => daemon = Some(own_daemon(home, config, &options).await?),
+            (false, true) => alone = Some(config.clone()),
+            (false, false) => daemon = Some(own_daemon(home, config.clone(), &options).await?),
         }
         Ok(Self {
+            config,
             chain,
             node,
             node_id,
@@ -299,6 +310,7 @@ impl Join {
             may_hold_part: false,
             held: None,
             told_of_window: false,
+            basis: None,
             phases: Vec::new(),
             phase: Some(("preflight", started)),
             daemon,

@@ -11,9 +11,10 @@ use super::ladder::Setback;
 use super::overlay::{self, Doors};
 use super::ports::{free_port, listens};
 use super::preflight;
-use crate::comet::node_home::{HomeLock, NodeHome, NodeHomeError, empty_folder};
+use super::xian::{self, XianApp};
+use crate::comet::node_home::{HomeLock, NodeHome, empty_folder};
 use crate::comet::peer::{NodeAddress, NodeId};
-use crate::comet::process::{Plan, Process, StartError};
+use crate::comet::process::{Plan, Process};
 use crate::comet::rpc::{NodeStatus, Rpc};
 use crate::comet::settings::{Change, Settings, SettingsError};
 use crate::comet::sign::Sign;
@@ -47,6 +48,9 @@ pub(super) struct NodePlan {
     pub(super) app_data: Option<PathBuf>,
     /// Whether the node is CometBFT alone, whose application is elsewhere.
     pub(super) is_plain: bool,
+    pub(super) xian: Option<XianApp>,
+    /// Of snapswarm.
+    pub(super) own_home: PathBuf,
     /// Where logs go.
     pub(super) logs: PathBuf,
 }
@@ -63,6 +67,8 @@ pub(super) struct Node {
     comet: Option<Process>,
     /// Where CometBFT keeps chunks, unless it is the usual place.
     temporary: Option<PathBuf>,
+    /// The snapshot whose state the application may get, where it is Xian's.
+    pub(super) believed: Option<String>,
     cancel: CancellationToken,
 }
 
@@ -100,6 +106,7 @@ impl Node {
             tell_left(&left, reporter);
         }
         preflight::commands(&plan, &own)?;
+        xian::preflight(&plan, &own)?;
         // A join that was killed left its chunks there.
         let _ = std::fs::remove_dir_all(plan.home.data(&own).join(OWN_TEMPORARY));
         std::fs::create_dir_all(&plan.logs)
@@ -114,6 +121,7 @@ impl Node {
             app: None,
             comet: None,
             temporary: None,
+            believed: None,
         })
     }
 
@@ -254,12 +262,13 @@ impl Node {
     pub(super) fn filled_folders(&self) -> Vec<PathBuf> {
         let mut folders = vec![self.data()];
         folders.extend(self.plan.app_data.clone());
+        folders.extend(self.plan.xian.as_ref().map(|xian| xian.storage.clone()));
         folders
     }
 
     /// Starts the application, where that is ours to do, and CometBFT.
     pub(super) async fn start(&mut self, reporter: &Reporter) -> Result<(), Failure> {
-        if let Some(command) = self.plan.app_cmd.clone()
+        if let Some(command) = self.app_command()?
             && !self.app.as_mut().is_some_and(Process::is_running)
         {
             reporter.phase("starting the application");
@@ -272,6 +281,21 @@ impl Node {
         let temporary = self.temporary.clone();
         self.comet = Some(self.spawn(&command, NODE_LOG, temporary).await?);
         Ok(())
+    }
+
+    /// What is started as CometBFT's application.
+    fn app_command(&self) -> Result<Option<String>, Failure> {
+        let (Some(command), Some(xian)) = (&self.plan.app_cmd, &self.plan.xian) else {
+            return Ok(self.plan.app_cmd.clone());
+        };
+        let proxy = self.own.text("", "proxy_app");
+        let believed = self.believed.as_deref();
+        xian::adapter(&self.plan.own_home, xian, command, proxy, believed).map(Some)
+    }
+
+    /// The node has caught up.
+    pub(super) async fn discard_old_state(&self, reporter: &Reporter) {
+        xian::discard_old(&self.plan, reporter).await;
     }
 
     async fn spawn(
@@ -440,6 +464,12 @@ impl Node {
         reporter: &Reporter,
     ) -> Result<(), Failure> {
         let data = self.data();
+        if let Some(xian) = self.plan.xian.as_ref().filter(|_| with_app)
+            && crate::xian::undo(&xian.storage)?
+        {
+            let storage = xian.storage.display();
+            reporter.note(format!("what {storage} held before its restore is back"));
+        }
         let app_data = self.plan.app_data.as_ref().filter(|_| with_app);
         reporter.note(match app_data {
             Some(folder) => format!(
@@ -463,7 +493,9 @@ impl Node {
     /// person named its folder, and it is started with the node and not by others.
     pub(super) async fn can_empty_app(&self) -> bool {
         let is_ours = self.plan.app_cmd.is_some() || !listens(self.own.text("", "proxy_app")).await;
-        self.plan.app_data.is_some() && is_ours
+        let is_restored = (self.plan.xian.as_ref())
+            .is_some_and(|xian| crate::xian::keeps_old(&xian.storage).unwrap_or(false));
+        (self.plan.app_data.is_some() || is_restored) && is_ours
     }
 }
 
@@ -515,40 +547,4 @@ fn wrong_settings(error: &SettingsError) -> Failure {
         format!("the node's config.toml: {error}"),
     )
     .hint("compare it with the one that `cometbft init` writes")
-}
-
-impl From<NodeHomeError> for Failure {
-    fn from(error: NodeHomeError) -> Self {
-        use std::error::Error as _;
-        let cause = error
-            .source()
-            .map_or_else(String::new, |cause| format!(": {cause}"));
-        let message = format!("{error}{cause}");
-        match &error {
-            NodeHomeError::File { source, .. }
-                if matches!(
-                    source.kind(),
-                    std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory
-                ) =>
-            {
-                Self::new(FailureCode::Usage, message).hint(
-                    "--node-home names the folder with config/ and data/ of the new node: \
-                     `cometbft init --home DIR` makes one, and the chain's genesis.json goes into it",
-                )
-            }
-            NodeHomeError::File { path, source } => Self::io(path.display(), source),
-            NodeHomeError::Settings { .. } | NodeHomeError::Json { .. } => {
-                Self::new(FailureCode::Usage, message)
-                    .hint("compare it with the one that `cometbft init` writes")
-            }
-            NodeHomeError::NotToEmpty { .. } => Self::new(FailureCode::Usage, message)
-                .hint("--app-data names the folder of the application's data alone"),
-        }
-    }
-}
-
-impl From<StartError> for Failure {
-    fn from(error: StartError) -> Self {
-        Self::new(FailureCode::Failed, format!("{error}: {}", error.source))
-    }
 }

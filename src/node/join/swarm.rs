@@ -55,8 +55,10 @@ enum Condition {
 impl Join {
     /// From the search to the tip. The height at which it is there.
     pub(super) async fn by_swarm(&mut self) -> Result<u64, Setback> {
+        self.must_believe_somebody().map_err(Setback::everything)?;
         let chosen = self.choose().await?;
         self.chosen = Some(chosen.clone());
+        self.judge_content(&chosen).await?;
         self.enter("light client").await;
         self.reporter.phase(format!(
             "waiting until the chain is two blocks beyond height {}",

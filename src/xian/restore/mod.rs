@@ -17,8 +17,7 @@
 //!   restore begins with, and which is to be called before a node is started.
 //! * The node must not run while its storage is swapped.
 //! * What the node had is kept in `old/` until [`discard_old`]. Of several restores
-//!   the first counts: what stands between is made from snapshots. To go back, stop the
-//!   node and move `contract_state`, `run_state` and `__latest_block.json` back by hand.
+//!   the first counts: what stands between is made from snapshots. [`undo`] goes back.
 
 mod swap;
 mod writers;
@@ -35,7 +34,7 @@ use super::worker::Workers;
 use super::{LatestBlock, XianError};
 use crate::state::Record;
 
-pub use swap::{discard_old, recover};
+pub use swap::{discard_old, keeps_old, recover, undo};
 
 /// What a restore did.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -20,6 +20,9 @@
 //! `old/` is there already where an earlier restore was not found good yet. Then what
 //! stands in the storage comes from a snapshot, goes to `dropped/`, and is removed in
 //! step 6.
+//!
+//! A restore is undone in the same way: `old/` is what is moved in, and what was restored
+//! goes to `dropped/`.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -41,6 +44,9 @@ struct Journal {
     version: u32,
     /// The folder, beside it, that takes the old storage: `old` or `dropped`.
     aside: String,
+    /// Whether `old/` is moved in, and not `new/`.
+    #[serde(default)]
+    undo: bool,
 }
 
 /// The places of a restore.
@@ -134,15 +140,21 @@ pub(super) fn swap(folders: &Folders, steps: &Steps) -> Result<(), XianError> {
     let journal = Journal {
         version: VERSION,
         aside: aside.to_owned(),
+        undo: false,
     };
+    begin(folders, &journal, steps)
+}
+
+/// Step 2, and on.
+fn begin(folders: &Folders, journal: &Journal, steps: &Steps) -> Result<(), XianError> {
     let draft = folders.room.join("swap.new");
-    let text = serde_json::to_string(&journal);
+    let text = serde_json::to_string(journal);
     let text = text.map_err(|error| XianError::io("write", &draft)(error.into()))?;
     steps.take(&draft)?;
     write_synced(&draft, text.as_bytes())?;
     steps.rename(&draft, &folders.journal)?;
     steps.sync(&folders.room)?;
-    go_on(folders, &journal, steps)
+    go_on(folders, journal, steps)
 }
 
 /// Steps 3 to 6, or what is left of them.
@@ -151,12 +163,16 @@ fn go_on(folders: &Folders, journal: &Journal, steps: &Steps) -> Result<(), Xian
         "old" => &folders.old,
         _ => &folders.dropped,
     };
+    let new = match journal.undo {
+        true => &folders.old,
+        false => &folders.new,
+    };
     steps.take(aside)?;
     fs::create_dir_all(aside).map_err(XianError::io("create", aside))?;
     let latest = LatestBlock::path(Path::new(""));
     let names = [latest.as_path(), Path::new(CONTRACTS), Path::new(RUN)];
     for name in names {
-        let (new, place) = (folders.new.join(name), folders.storage.join(name));
+        let (new, place) = (new.join(name), folders.storage.join(name));
         if exists(&new)? && exists(&place)? && !exists(&aside.join(name))? {
             steps.rename(&place, &aside.join(name))?;
         }
@@ -164,20 +180,27 @@ fn go_on(folders: &Folders, journal: &Journal, steps: &Steps) -> Result<(), Xian
     steps.sync(aside)?;
     steps.sync(&folders.storage)?;
     for name in names.iter().rev() {
-        let (new, place) = (folders.new.join(name), folders.storage.join(name));
+        let (new, place) = (new.join(name), folders.storage.join(name));
         if exists(&new)? {
             steps.rename(&new, &place)?;
         }
     }
     steps.sync(&folders.storage)?;
-    steps.sync(&folders.new)?;
+    if exists(new)? {
+        steps.sync(new)?;
+    }
     steps.take(&folders.dropped)?;
     remove_all(&folders.dropped)?;
+    if journal.undo {
+        // While it stands something is kept there: it goes first.
+        steps.take(new)?;
+        remove_all(new)?;
+    }
     steps.take(&folders.journal)?;
     fs::remove_file(&folders.journal).map_err(XianError::io("remove", &folders.journal))?;
     steps.sync(&folders.room)?;
-    steps.take(&folders.new)?;
-    remove_all(&folders.new)
+    steps.take(new)?;
+    remove_all(new)
 }
 
 /// Ends what a restore that was cut off has begun: puts its storage into place where it
@@ -208,6 +231,45 @@ fn recover_by(folders: &Folders, steps: &Steps) -> Result<bool, XianError> {
         )));
     }
     go_on(folders, &journal, steps)?;
+    Ok(true)
+}
+
+/// Puts back what the node had before its restore, where that is still kept: the state that
+/// was restored is not the chain's, or of no use. A node that had nothing is empty
+/// afterwards. To be called while the node does not run; a crash is followed by
+/// [`recover`]. Says whether there was anything to be undone.
+pub fn undo(storage: &Path) -> Result<bool, XianError> {
+    recover(storage)?;
+    undo_by(&Folders::of(storage), &Steps::default())
+}
+
+/// Whether what the node had before its restore is still kept.
+pub fn keeps_old(storage: &Path) -> Result<bool, XianError> {
+    exists(&Folders::of(storage).old)
+}
+
+fn undo_by(folders: &Folders, steps: &Steps) -> Result<bool, XianError> {
+    let old = &folders.old;
+    if !exists(old)? {
+        return Ok(false);
+    }
+    // What is missing has to be moved in, too: as a node has it before its first block.
+    for folder in [old.join(CONTRACTS), old.join(RUN)] {
+        steps.take(&folder)?;
+        fs::create_dir_all(&folder).map_err(XianError::io("create", &folder))?;
+    }
+    let latest = LatestBlock::path(old);
+    if !exists(&latest)? {
+        steps.take(&latest)?;
+        write_synced(&latest, LatestBlock::NONE.to_json().as_bytes())?;
+    }
+    steps.sync(old)?;
+    let journal = Journal {
+        version: VERSION,
+        aside: "dropped".to_owned(),
+        undo: true,
+    };
+    begin(folders, &journal, steps)?;
     Ok(true)
 }
 
@@ -315,12 +377,13 @@ mod tests {
         fs::write(folders.storage.join("contract_state/c.bak"), b"mine").unwrap();
         fs::write(folders.storage.join("other"), b"mine").unwrap();
         swap(&folders, &Steps::default()).unwrap();
+        assert!(keeps_old(&folders.storage).unwrap());
         assert_eq!(words(&folders.storage), whole("new"));
         assert_eq!(words(&folders.old), whole("old"));
         assert!(folders.old.join("contract_state/c.bak").exists());
         assert!(folders.storage.join("other").exists());
         discard_old(&folders.storage).unwrap();
-        assert!(!folders.room.exists());
+        assert!(!folders.room.exists() && !keeps_old(&folders.storage).unwrap());
         assert_eq!(words(&folders.storage), whole("new"));
         discard_old(&folders.storage).unwrap();
     }
@@ -359,6 +422,53 @@ mod tests {
             );
             if is_done {
                 break;
+            }
+        }
+    }
+
+    #[test]
+    fn killed_at_any_step_of_an_undoing_one_of_the_two_storages_is_there_afterwards() {
+        for at in 0.. {
+            let (_folder, folders) = prepared();
+            swap(&folders, &Steps::default()).unwrap();
+            let is_done = undo_by(&folders, &only(at)).is_ok();
+            assert_no_lie(&folders.storage);
+            for again in 0..3 {
+                let _ = recover_by(&folders, &only(at * again / 2));
+                assert_no_lie(&folders.storage);
+            }
+            recover(&folders.storage).unwrap();
+            let now = words(&folders.storage);
+            match folders.old.exists() {
+                true => assert_eq!((now, words(&folders.old)), (whole("new"), whole("old"))),
+                false => assert_eq!(now, whole("old"), "{at}"),
+            }
+            assert!(!folders.dropped.exists());
+            if is_done {
+                assert!(at > 10 && !folders.old.exists());
+                break;
+            }
+        }
+    }
+
+    #[test]
+    fn undone_a_node_that_had_nothing_is_empty() {
+        for at in 0.. {
+            let folder = tempfile::tempdir().unwrap();
+            let folders = Folders::of(folder.path());
+            assert!(!undo(folder.path()).unwrap(), "there is nothing to undo");
+            fill(&folders.new, "new");
+            swap(&folders, &Steps::default()).unwrap();
+            let is_done = undo_by(&folders, &only(at)).is_ok();
+            recover(&folders.storage).unwrap();
+            if is_done {
+                assert_eq!(LatestBlock::read(folder.path()).unwrap(), LatestBlock::NONE);
+                let words = words(folder.path());
+                assert_eq!(words[1..], [None, None]);
+                break;
+            }
+            if LatestBlock::read(folder.path()).is_err() {
+                assert_eq!(words(folder.path()), whole("new"));
             }
         }
     }
