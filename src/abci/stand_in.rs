@@ -28,6 +28,7 @@
 //! - While a restore is under way the application does not run, whoever needs it: that call
 //!   waits.
 
+use std::io;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -129,15 +130,17 @@ impl Stand<'_> {
                 biased;
                 _ = stands.wait_for(|stands| !stands) => return Ok(()),
                 // Nothing waits to leave, so that nothing is lost when it is dropped.
-                head = self.from.head(self.to) => head?,
+                head = self.from.head(self.to) => head,
             };
-            let Some(head) = head else {
-                return Err(End::Node);
+            let call = match head {
+                Ok(Some(head)) if self.one(head).await? => continue,
+                Ok(Some(head)) => head.call,
+                Ok(None) => return Err(End::Node),
+                // What is not understood is for the application.
+                Err(error) if error.kind() == io::ErrorKind::InvalidData => 0,
+                Err(error) => return Err(error.into()),
             };
-            if !self.one(head).await? {
-                self.need(head.call).await?;
-                return Ok(());
-            }
+            return self.need(call).await;
         }
     }
 

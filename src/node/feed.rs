@@ -1,6 +1,7 @@
 //! The third path: a complete, proven snapshot is offered to a joining CometBFT
 //! node by a peer of its own, until the node has restored it.
 
+mod behind;
 mod joining;
 mod watch;
 
@@ -15,6 +16,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinError;
 use tokio_util::sync::CancellationToken;
 
+use self::behind::adapter_must_hold;
 use self::joining::empty_node;
 use self::watch::Watch;
 use super::command::{Failure, FailureCode, Fed, FeedCommand, ProvenState};
@@ -62,6 +64,7 @@ pub(super) async fn feed_node(
     let ready = cancel.run_until_cancelled(async {
         let (archive, app_hash) = proven_archive(store, command, reporter).await?;
         empty_node(&rpc, &node, archive.manifest(), patience, reporter).await?;
+        adapter_must_hold(&rpc, archive.manifest()).await?;
         Ok::<_, Failure>((archive, app_hash))
     });
     let (archive, app_hash) = ready.await.ok_or_else(interrupted)??;

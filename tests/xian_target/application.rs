@@ -46,6 +46,19 @@ impl App {
         marks.iter().filter(|mark| *mark == "start").count()
     }
 
+    /// The process that runs.
+    pub fn pid(&self) -> u32 {
+        let storage = self.storage().display().to_string();
+        let is_it = |entry: &fs::DirEntry| {
+            let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+            let words: Vec<&[u8]> = line.split(|byte| *byte == 0).collect();
+            words.contains(&storage.as_bytes()) && words.contains(&b"--marks".as_slice())
+        };
+        let processes = fs::read_dir("/proc").unwrap();
+        let found = processes.map_while(Result::ok).find(is_it).unwrap();
+        found.file_name().to_str().unwrap().parse().unwrap()
+    }
+
     /// The command line that starts it, with more options.
     pub fn command(&self, more: &str) -> String {
         let python = std::env::var("SNAPSWARM_TEST_PYTHON").unwrap_or("python3".to_owned());

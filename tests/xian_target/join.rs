@@ -38,7 +38,7 @@ struct Chain {
     running: Option<Running>,
     snapshot: Snapshot,
     daemon: Daemon,
-    _provider: Home,
+    provider: Home,
     nonce: u64,
 }
 
@@ -72,7 +72,7 @@ impl Chain {
         snapshot.load_into(&provider);
         Self {
             daemon: provider.start::<_, &str>([]),
-            _provider: provider,
+            provider,
             folder,
             validator,
             app,
@@ -263,6 +263,53 @@ async fn killed_in_any_phase_the_same_command_goes_on() {
         );
         assert!(joiner.value("/notes/0").is_some(), "{name}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_state_goes_to_no_node_that_has_no_adapter_to_restore_it() {
+    let chain = Chain::start().await;
+    let cid = chain.snapshot.cid();
+    // `join` knows before it starts the node.
+    let joiner = chain.joiner("plain");
+    let mut command = joiner.command(&chain, &["--cid", &cid]).await;
+    let given: Vec<_> = command.get_args().map(ToOwned::to_owned).collect();
+    let mut plain = Command::new(command.get_program());
+    let mut arguments = given.into_iter();
+    while let Some(argument) = arguments.next() {
+        match argument == "--xian" || argument == "--app" {
+            true => drop(arguments.next()),
+            false => drop(plain.arg(argument)),
+        }
+    }
+    command = plain;
+    let refused = Ran(command.output().unwrap());
+    let refused = refused.failed(7);
+    let told = refused["message"].as_str().unwrap();
+    assert!(told.contains("no application restores by itself"), "{told}");
+    assert_eq!(joiner.app.starts(), 0);
+
+    // `feed` asks the node.
+    let trust = chain.validator.trusted(1).await;
+    let folder = chain.folder.path().join("fed");
+    let tools = comet_tools();
+    let mut node = CometNode::joiner(&tools, &folder, &chain.validator, CHAIN, trust, plan(None));
+    let app = App::new(&folder.join("app"));
+    let _running = app.start();
+    node.start_before(&app.address);
+    let rpc = &chain.validator.rpc_url;
+    let feed = [
+        "feed",
+        &cid,
+        "--node-rpc",
+        &node.rpc_url,
+        "--chain-rpc",
+        rpc,
+        "--node-p2p",
+    ];
+    let mut feed = chain.provider.command(feed);
+    let refused = Ran(feed.arg(node.address().to_string()).output().unwrap()).failed(2);
+    let told = refused["message"].as_str().unwrap();
+    assert!(told.contains("is not behind an adapter"), "{told}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -288,6 +288,14 @@ fn a_state_is_restored_before_the_application_runs_with_it() {
         "{told}"
     );
 
+    // One that dies takes its connections with it, and is started again.
+    kill(house.app.pid(), nix::sys::signal::Signal::SIGKILL);
+    for one in &mut node {
+        assert_eq!(one.answer(), None);
+    }
+    assert_eq!(info(&mut adapter.connect()).last_block_app_hash, app_hash);
+    assert_eq!(house.app.starts(), 3);
+
     // A storage with a state is of a node that runs.
     drop(node);
     drop(adapter);

@@ -28,7 +28,7 @@ use crate::node::trust::believe;
 use crate::node::xian::workers;
 use crate::snapshot::{Manifest, Target};
 use crate::store::{Store, StoreSettings};
-use crate::xian::{LatestBlock, XianTarget, recover, undo};
+use crate::xian::{KEPT, LatestBlock, XianTarget, keeps_old, recover, undo};
 
 /// What a restore into the storage of an application goes by that is started here.
 #[derive(Clone, Debug)]
@@ -96,6 +96,13 @@ impl XianStandIn {
                 height,
                 "the storage holds a state; the application is started"
             );
+            if keeps_old(storage)? {
+                tracing::info!(
+                    kept = %storage.join(KEPT).display(),
+                    "it was restored, and what was there before is kept: remove it when the node \
+                     has caught up"
+                );
+            }
             application.want();
         } else {
             tracing::info!(
@@ -247,8 +254,9 @@ impl StandIn for XianStandIn {
         work.restore = None;
         self.stands.send_replace(false);
         tracing::info!(
-            kept = %self.storage().join(".snapswarm-restore/old").display(),
-            "what the storage held before is kept until the node has caught up"
+            kept = %self.storage().join(KEPT).display(),
+            "what the storage held before is kept: `join` removes it when the node has caught \
+             up, else it is for you to remove then"
         );
         Ok(())
     }

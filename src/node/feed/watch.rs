@@ -19,30 +19,16 @@ use std::pin::Pin;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use serde::Deserialize;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use super::behind::adapter_holds;
 use super::{Connection, Stubs, interrupted};
 use crate::comet::peer::FeedEvent;
 use crate::comet::rpc::{AppState, Restored, Rpc, RpcError};
 use crate::node::command::{Failure, FailureCode};
 use crate::node::progress::{Meter, Reporter};
 use crate::snapshot::Manifest;
-
-/// What an adapter answers to for itself, and no application of CometBFT does.
-const ADAPTER_SNAPSHOTS: &str = "/snapshots";
-
-/// An adapter's answer, as far as it is read.
-#[derive(Deserialize)]
-struct OwnSnapshots {
-    snapshots: Vec<OwnSnapshot>,
-}
-
-#[derive(Deserialize)]
-struct OwnSnapshot {
-    manifest: String,
-}
 
 /// How often the node is asked whether it has restored the snapshot.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -215,11 +201,8 @@ impl<'a> Watch<'a> {
         let (rpc, wanted) = (self.rpc.clone(), self.manifest.id().to_string());
         let connection = self.stubs.connection();
         Box::pin(async move {
-            let told = rpc.query(ADAPTER_SNAPSHOTS).await.ok().flatten();
-            let told = told.and_then(|json| serde_json::from_slice::<OwnSnapshots>(&json).ok());
-            let is_there =
-                |own: &OwnSnapshots| own.snapshots.iter().any(|one| one.manifest == wanted);
-            told.filter(is_there).map(|_| connection)
+            let is_there = adapter_holds(&rpc, &wanted).await;
+            is_there.then_some(connection)
         })
     }
 

@@ -133,6 +133,7 @@ impl Join {
         if manifest.state().is_none() {
             return Ok(());
         }
+        let is_named = self.options.manifest.as_ref() == Some(&chosen.manifest);
         let Some(xian) = &self.options.xian else {
             let failure = Failure::new(
                 FailureCode::Failed,
@@ -143,7 +144,10 @@ impl Join {
             );
             let hint = "for a Xian node give --xian STORAGE and --app ADDR; for another one take \
                         another snapshot";
-            return Err(Setback::snapshot(failure.hint(hint)));
+            return Err(match is_named {
+                true => Setback::rung(failure.hint(hint)),
+                false => Setback::snapshot(failure.hint(hint)),
+            });
         };
         let basis = basis.map_err(Setback::everything)?;
         let file = xian.state_patches.clone();

@@ -34,7 +34,7 @@ use super::worker::Workers;
 use super::{LatestBlock, XianError};
 use crate::state::Record;
 
-pub use swap::{discard_old, keeps_old, recover, undo};
+pub use swap::{KEPT, discard_old, keeps_old, recover, undo};
 
 /// What a restore did.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -35,6 +35,8 @@ use crate::xian::{LatestBlock, XianError};
 
 /// Where a restore lies in a storage. The chain looks at nothing that begins with a dot.
 const ROOM: &str = ".snapswarm-restore";
+/// Where in a storage is kept what stood there before a restore.
+pub const KEPT: &str = ".snapswarm-restore/old";
 /// The journal's form.
 const VERSION: u32 = 1;
 
@@ -378,6 +380,7 @@ mod tests {
         fs::write(folders.storage.join("other"), b"mine").unwrap();
         swap(&folders, &Steps::default()).unwrap();
         assert!(keeps_old(&folders.storage).unwrap());
+        assert_eq!(folders.storage.join(KEPT), folders.old);
         assert_eq!(words(&folders.storage), whole("new"));
         assert_eq!(words(&folders.old), whole("old"));
         assert!(folders.old.join("contract_state/c.bak").exists());
