@@ -147,6 +147,7 @@ fn a_newer_snapshot_that_nobody_gives_is_left_for_one_that_somebody_has() {
                 manifest: invented.clone(),
                 chunks: Default::default(),
                 claimed_height: None,
+                endorsements: Vec::new(),
             };
             Liar::start(library, &[])
         })

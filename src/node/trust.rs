@@ -376,4 +376,21 @@ mod tests {
         let expected = [&own, &listed].map(|who| EndorserKey(who.public_key()));
         assert_eq!(keys, BTreeSet::from(expected));
     }
+
+    #[test]
+    fn nothing_is_begun_where_nobody_could_be_believed() {
+        let mut config = TrustConfig::default();
+        let refused = somebody_is_believed(&config, false).unwrap_err();
+        assert_eq!(refused.code, FailureCode::Policy);
+        assert!(somebody_is_believed(&config, true).is_ok());
+        config.pinned_manifests = vec![about().manifest.to_string()];
+        assert!(somebody_is_believed(&config, false).is_ok());
+        let endorser = Identity::generate();
+        config = TrustConfig {
+            endorsers: vec![endorser.peer_id().to_string()],
+            threshold: Some(1),
+            ..TrustConfig::default()
+        };
+        assert!(somebody_is_believed(&config, false).is_ok());
+    }
 }

@@ -10,6 +10,7 @@ mod states;
 mod support;
 
 use std::os::unix::fs::PermissionsExt;
+use std::time::Duration;
 
 use nix::{
     sys::signal::{Signal, kill},

@@ -81,8 +81,9 @@ impl Snapshot<'_> {
         before: &[Record],
         after: &[Record],
     ) -> Snapshot<'a> {
-        let each = |records: &[Record]| records.to_vec().into_iter().map(Ok::<_, StateError>);
-        let changes = Differences::new(each(before), each(after));
+        let each = [before, after].map(|all| all.iter().cloned().map(Ok::<_, StateError>));
+        let [earlier, later] = each;
+        let changes = Differences::new(earlier, later);
         Snapshot {
             base: Some(base),
             changes: changes

@@ -19,5 +19,8 @@ mod stand_in;
 #[path = "../support/mod.rs"]
 mod support;
 #[path = "../xian/support.rs"]
-#[allow(dead_code)]
+#[allow(dead_code, unused_imports)]
 mod xian;
+
+/// What the storages of other tests are made with calls it so.
+use support as process;
