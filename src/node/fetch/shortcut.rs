@@ -22,6 +22,7 @@ use crate::node::delta;
 use crate::node::failure::blocking;
 use crate::node::progress::Reporter;
 use crate::node::services::Services;
+use crate::node::space::short_of_room;
 use crate::snapshot::{ChunkId, Manifest, ManifestId, STATE_FORMAT};
 use crate::state::{AtHand, StateDigest, StateNotes, plan};
 use crate::store::Store;
@@ -50,14 +51,16 @@ pub(super) async fn take(
     reporter: &Reporter,
     cancel: &CancellationToken,
 ) -> Result<Option<Fetched>, Failure> {
-    if wanted.part.is_some() {
+    // Who needs room that is not there is told so by the way that always works.
+    let is_short = short_of_room(wanted.room_for, found.manifest.total_bytes()).is_some();
+    if wanted.part.is_some() || is_short {
         return Ok(None);
     }
-    let found_one = tokio::select! {
-        found_one = find(services, found) => found_one,
+    let shortcut = tokio::select! {
+        shortcut = find(services, found) => shortcut,
         () = cancel.cancelled() => return Err(Failure::interrupted("the same command starts again")),
     };
-    let Some(shortcut) = found_one else {
+    let Some(shortcut) = shortcut else {
         return Ok(None);
     };
     let is_new = |step: &&Arc<Manifest>| services.store.get(&step.id()).is_none();
@@ -103,7 +106,7 @@ pub(super) async fn take(
     let manifest = &found.manifest;
     mark_proven(services, manifest.id(), found.proof.as_ref()).await?;
     services.shelf_changed().await;
-    let received_bytes = received.values().sum();
+    let received_bytes: u64 = received.values().sum();
     let bytes = manifest.unique_bytes();
     Ok(Some(Fetched {
         manifest: manifest.id().to_string(),
