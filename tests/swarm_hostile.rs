@@ -132,6 +132,51 @@ fn when_the_only_provider_is_banned_the_fetch_says_whom_and_what_to_do() {
 }
 
 #[test]
+fn a_newer_snapshot_that_nobody_gives_is_left_for_one_that_somebody_has() {
+    let folder = chunk_folder(2, 1 << 20, 34);
+    let provider = Home::new();
+    let cid = provider.load(folder.path(), CHAIN, 5);
+    let daemon = provider.start::<_, &str>([]);
+    let invented = read_chunks(chunk_folder(3, 1 << 20, 35).path(), 3);
+    let invented = Arc::new(manifest_of(&invented, CHAIN, 9));
+    let liars: Vec<Liar> = (0..2)
+        .map(|_| {
+            let library = FalseLibrary {
+                manifest: invented.clone(),
+                chunks: Default::default(),
+                claimed_height: None,
+            };
+            Liar::start(library, &[])
+        })
+        .collect();
+    let joiner = Home::new();
+    let mut arguments = vec![
+        "fetch".to_owned(),
+        "--chain-id".to_owned(),
+        CHAIN.to_owned(),
+    ];
+    let addresses = liars.iter().map(Liar::address).chain([daemon.address()]);
+    for address in addresses {
+        arguments.extend(["--bootstrap".to_owned(), address]);
+    }
+    let ran = joiner.run(&arguments);
+    assert!(
+        ran.stderr().contains("looking for another snapshot"),
+        "{}",
+        ran.stderr()
+    );
+    assert_eq!(ran.ok()["manifest"], cid.as_str());
+    // What came to nothing takes no room.
+    assert_eq!(
+        joiner.run(["list"]).ok()["snapshots"]
+            .as_array()
+            .unwrap()
+            .len(),
+        1
+    );
+}
+
+#[test]
 fn a_manifest_whose_pieces_do_not_make_its_chunks_is_rejected_and_bans_nobody() {
     let folder = chunk_folder(2, 3 << 20, 32);
     let chunks = read_chunks(folder.path(), 2);

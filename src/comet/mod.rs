@@ -13,7 +13,8 @@
 //!   hash of a snapshot nor whether a restore succeeded.
 //!
 //! Beside them stand the node's home with its settings ([`node_home`],
-//! [`settings`]), its process ([`process`]) and what its log says ([`sign`]).
+//! [`settings`]), its process ([`process`]), what its log says ([`sign`]) and the numbers
+//! that it goes by ([`rules`]).
 //!
 //! The room knows nothing of the swarm or the disk: it gives and takes
 //! [`Offer`](crate::snapshot::Offer)s and chunk bytes.
@@ -23,5 +24,6 @@ pub mod node_home;
 pub mod peer;
 pub mod process;
 pub mod rpc;
+pub mod rules;
 pub mod settings;
 pub mod sign;

@@ -252,6 +252,24 @@ impl NodeHome {
         names.all(|name| self.folder.join(name).is_file())
     }
 
+    /// Keys and what a validator signed, where the settings have them under other than
+    /// the usual names.
+    fn named_files(&self, settings: &Settings) -> Vec<PathBuf> {
+        const USUAL: [(&str, &str); 3] = [
+            (
+                "priv_validator_state_file",
+                "data/priv_validator_state.json",
+            ),
+            ("priv_validator_key_file", "config/priv_validator_key.json"),
+            ("node_key_file", "config/node_key.json"),
+        ];
+        let named = USUAL.map(|(key, usual)| (settings.text("", key), usual));
+        let others = named
+            .iter()
+            .filter(|(named, usual)| !named.is_empty() && named != usual);
+        others.map(|(named, _)| self.folder.join(named)).collect()
+    }
+
     /// Whether CometBFT has made any of its stores here.
     pub fn has_stores(&self, settings: &Settings) -> bool {
         let data = self.data(settings);
@@ -266,8 +284,12 @@ impl NodeHome {
 }
 
 /// Whether a folder may be emptied: an application's data, and not something that
-/// holds keys or settings.
-pub fn may_be_emptied(folder: &Path, node: &NodeHome) -> Result<(), NodeHomeError> {
+/// holds keys or settings, under whatever names the node's settings give them.
+pub fn may_be_emptied(
+    folder: &Path,
+    node: &NodeHome,
+    settings: &Settings,
+) -> Result<(), NodeHomeError> {
     let refuse = |problem| {
         Err(NodeHomeError::NotToEmpty {
             path: folder.to_owned(),
@@ -297,6 +319,13 @@ pub fn may_be_emptied(folder: &Path, node: &NodeHome) -> Result<(), NodeHomeErro
     }
     if std::env::home_dir().is_some_and(|home| home.starts_with(&folder)) {
         return refuse("it holds your own folder");
+    }
+    for named in node.named_files(settings) {
+        // A file that is not there yet is made in a folder that is.
+        let place = real(&named).or_else(|_| real(named.parent().unwrap_or(&named)));
+        if place.is_ok_and(|place| place.starts_with(&folder)) {
+            return refuse("the node's settings have keys, or what its validator signed, in it");
+        }
     }
     match why_not_to_empty(&folder, MAX_DEPTH, &mut 0) {
         Some(problem) => refuse(problem),
@@ -466,11 +495,11 @@ mod tests {
     fn a_folder_with_keys_or_the_node_itself_is_not_emptied() {
         let (folder, node) = home();
         for path in [folder.path(), node.folder(), &node.folder().join("config")] {
-            let refused = may_be_emptied(path, &node);
+            let refused = may_be_emptied(path, &node, &Settings::default());
             assert!(matches!(refused, Err(NodeHomeError::NotToEmpty { .. })));
         }
         let data = node.folder().join("data");
-        may_be_emptied(&data, &node).unwrap();
+        may_be_emptied(&data, &node, &Settings::default()).unwrap();
         empty_folder(&data).unwrap();
         let left: Vec<_> = fs::read_dir(&data).unwrap().collect();
         assert_eq!(left.len(), 1, "what the validator signed");
@@ -480,9 +509,9 @@ mod tests {
     fn a_folder_with_keys_below_its_top_is_not_emptied() {
         let (_folder, node) = home();
         let data = node.folder().join("data");
-        may_be_emptied(&data, &node).unwrap();
+        may_be_emptied(&data, &node, &Settings::default()).unwrap();
         fs::write(data.join("app/deep/priv_validator_key.json"), "x").unwrap();
-        let refused = may_be_emptied(&data, &node);
+        let refused = may_be_emptied(&data, &node, &Settings::default());
         assert!(matches!(refused, Err(NodeHomeError::NotToEmpty { .. })));
     }
 
@@ -520,5 +549,21 @@ mod tests {
             fs::metadata(&path).unwrap().permissions().mode() & 0o777,
             0o640
         );
+    }
+
+    #[test]
+    fn a_folder_with_what_a_validator_signed_under_another_name_is_not_emptied() {
+        let (_folder, node) = home();
+        let data = node.folder().join("data");
+        for (name, is_refused) in [
+            ("data/signed.json", true),
+            ("data/priv_validator_state.json", false),
+            ("state/signed.json", false),
+        ] {
+            let text = format!("priv_validator_state_file = \"{name}\"\n");
+            let settings = Settings::parse(&text).unwrap();
+            let refused = may_be_emptied(&data, &node, &settings);
+            assert_eq!(refused.is_err(), is_refused, "{name}");
+        }
     }
 }

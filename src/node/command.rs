@@ -414,6 +414,10 @@ pub struct Failure {
     /// snapshot and no other way is any better.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub about_chain: bool,
+    /// Whether the daemon went away before it answered: what was asked may be asked of the
+    /// next one.
+    #[serde(skip)]
+    pub daemon_gone: bool,
 }
 
 /// What `start` was told on the command line; it wins over the configuration.

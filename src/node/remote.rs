@@ -138,7 +138,9 @@ fn broken(command: &Command, error: &CallError) -> Failure {
             "check that the daemon of this home runs as the same user and in the same version",
         ),
     };
-    Failure::new(code, format!("{error}{cause}")).hint(hint)
+    let mut failure = Failure::new(code, format!("{error}{cause}")).hint(hint);
+    failure.daemon_gone = matches!(error, CallError::Gone);
+    failure
 }
 
 #[cfg(all(test, target_os = "linux"))]

@@ -36,6 +36,17 @@ pub(super) struct Short {
     pub(super) needed_bytes: u64,
 }
 
+/// The most bytes that each of these folders can get, beside what the others get.
+pub(super) fn room_in<'a>(folders: impl IntoIterator<Item = &'a PathBuf>) -> Option<u64> {
+    let mut disks: BTreeMap<u64, (u64, u64)> = BTreeMap::new();
+    for disk in folders.into_iter().filter_map(|folder| space(folder)) {
+        let (_, count) = disks.entry(disk.device).or_insert((disk.free_bytes, 0));
+        *count += 1;
+    }
+    let shares = disks.into_values().map(|(free, count)| free / count);
+    shares.min()
+}
+
 /// The first disk that has no room for all that is to be written there, where each of
 /// these folders gets so many bytes.
 pub(super) fn short_of_room<'a>(
@@ -99,6 +110,8 @@ mod tests {
         let free = space(&one).unwrap().free_bytes;
         let bytes = free / 4 * 3;
         assert_eq!(short_of_room([&one], bytes), None);
+        assert!(room_in([&one]).unwrap() > bytes);
+        assert!(room_in([&one, &other]).unwrap() < bytes);
         let short = short_of_room([&one, &other], bytes).unwrap();
         assert_eq!(short.needed_bytes, bytes * 2);
         assert!(short.folder.starts_with(folder.path()));

@@ -1,6 +1,6 @@
 //! The command line's side of the control socket.
 
-use std::{io, path::Path};
+use std::{io, path::Path, time::Duration};
 
 use futures::StreamExt;
 use serde_json::Value;
@@ -29,10 +29,14 @@ pub enum CallError {
     Answer(String),
 }
 
+/// A daemon that was told to end the work says its last word within this: it puts what it
+/// has to the disk before.
+const LAST_WORD: Duration = Duration::from_secs(60);
+
 /// Asks the daemon behind the socket at `path`: `Ok(Ok(_))` when it worked,
 /// `Ok(Err(document))` when the daemon says why not. Progress that `progress`
 /// does not take is dropped. `cancel` makes the daemon end the work; its last
-/// word is still waited for.
+/// word is still waited for, for a minute at most.
 pub async fn call(
     path: &Path,
     request: &Value,
@@ -55,13 +59,16 @@ pub async fn call(
     let _ = write.write_all(request.as_bytes()).await;
     let mut lines = FramedRead::new(read, LinesCodec::new_with_max_length(MAX_ANSWER_BYTES));
     let mut write = Some(write);
+    let mut late = None;
     loop {
         let text = tokio::select! {
             () = cancel.cancelled(), if write.is_some() => {
                 // Dropping this half closes it, which is the word for cancel.
                 write = None;
+                late = Some(tokio::time::Instant::now() + LAST_WORD);
                 continue;
             }
+            () = until(late) => return Err(CallError::Gone),
             text = lines.next() => text,
         };
         let text = match text {
@@ -82,5 +89,13 @@ pub async fn call(
         } else {
             return Err(CallError::Answer(text.chars().take(80).collect()));
         }
+    }
+}
+
+/// Waits until then; without a time, for ever.
+async fn until(at: Option<tokio::time::Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
     }
 }

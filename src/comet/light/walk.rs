@@ -6,7 +6,7 @@
 //! base moves up, the target is tried again.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use tendermint::block::Header;
 use tendermint::block::signed_header::SignedHeader;
@@ -24,9 +24,8 @@ use super::error::{OTHER_NEXT_VALIDATORS, OTHER_VALIDATORS, Problem, Unable, rea
 use super::keys::{self, Told};
 use super::{Proven, Rules, Trusted};
 use crate::comet::rpc::{HeaderAfter, Validator};
+use crate::comet::rules::MAX_CLOCK_DRIFT;
 
-/// A header may be from so far in the future of this machine's clock: CometBFT's own.
-const MAX_CLOCK_DRIFT: Duration = Duration::from_secs(10);
 /// Headers that one proof asks for. Within a trust period of a week a chain makes about
 /// 2^20 blocks, so that each jump is found in twenty headers, and a dozen jumps over
 /// changed validators are possible. Three are kept at a time, of a few MB at most each.

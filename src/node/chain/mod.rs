@@ -27,6 +27,7 @@ use self::extent::{Apart, behind};
 use crate::comet::light::{Rules, Trusted};
 use crate::comet::peer::NodeAddress;
 use crate::comet::rpc::{Header, NodeStatus, Rpc, RpcError};
+use crate::comet::rules::MAX_CLOCK_DRIFT;
 use crate::node::command::{ChainCommand, Failure, FailureCode};
 use crate::node::progress::Reporter;
 use crate::snapshot::Digest;
@@ -36,8 +37,6 @@ const SECOND_OR_TRUST: &str = "name another endpoint with --chain-rpc, or give a
                                trust with --trust-height and --trust-hash";
 /// Endpoints that have to agree.
 const ENOUGH: usize = 2;
-/// A light client refuses headers from further in the future.
-const MAX_CLOCK_DRIFT: Duration = Duration::from_secs(10);
 /// Between two looks at a chain that is not far enough.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
 /// The header after the one with the application hash: CometBFT's light client wants
@@ -45,8 +44,8 @@ const LOOK_AGAIN: Duration = Duration::from_millis(500);
 const BLOCKS_AFTER: u64 = 2;
 /// Peers taken over from one node.
 const MAX_PEERS: usize = 32;
-/// Where trust begins when CometBFT's peers choose the snapshot: not above any that
-/// they may have, or the light client walks backwards.
+/// Where trust begins when CometBFT's peers choose the snapshot, at a chain whose pace is
+/// not known: not above any that they may have, or the light client walks backwards.
 const TRUST_BELOW_TIP: u64 = 2000;
 /// The chain behind some RPC endpoints.
 pub(in crate::node) struct Chain {
@@ -335,8 +334,34 @@ impl Chain {
             return self.trust(trusted).await;
         }
         let extent = self.extent().await.ok_or_else(|| self.silent())?;
-        let height = extent.tip.saturating_sub(TRUST_BELOW_TIP);
+        let height = extent
+            .tip
+            .saturating_sub(self.young_blocks(extent.tip).await);
         self.trust_for(height.max(extent.shared).max(1)).await
+    }
+
+    /// How many blocks below the tip are surely young enough to be trusted: those of
+    /// half the trust period, by the pace of the last ones.
+    async fn young_blocks(&self, tip: u64) -> u64 {
+        let since = tip.saturating_sub(TRUST_BELOW_TIP).max(1);
+        let Ok(rpc) = self.any().await else {
+            return TRUST_BELOW_TIP;
+        };
+        let [old, new] = [rpc.header(since).await, rpc.header(tip).await];
+        let times = (
+            old.ok().and_then(|old| old.time),
+            new.ok().and_then(|new| new.time),
+        );
+        let (Some(old), Some(new)) = times else {
+            return TRUST_BELOW_TIP;
+        };
+        let seconds = new.duration_since(old).unwrap_or_default().as_secs();
+        let half = (self.rules.trust_period / 2).as_secs();
+        let blocks = half.saturating_mul(tip.saturating_sub(since));
+        blocks
+            .checked_div(seconds)
+            .unwrap_or(TRUST_BELOW_TIP)
+            .max(1)
     }
 
     async fn trust(&self, trusted: Trusted) -> Result<Trust, Failure> {

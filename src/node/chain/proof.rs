@@ -92,16 +92,17 @@ impl Chain {
         trusted: &Trusted,
         height: u64,
     ) -> Result<Tried, Failure> {
+        let by_hand = self.by_hand.is_some();
         let mut trouble = None;
         let mut unable = None;
         for (rpc, _) in told {
             let now = SystemTime::now();
             match light::prove(rpc, &self.rules, trusted, height, now).await {
                 Ok(proven) => return Ok(Tried::Proven(proven)),
-                Err(error) if error.is_retryable() => trouble = Some(of_light(error)),
+                Err(error) if error.is_retryable() => trouble = Some(of_light(error, by_hand)),
                 Err(error) => match may_do_without(&error, told.len()) {
                     Some(reason) => unable = Some(reason),
-                    None => return Err(of_light(error)),
+                    None => return Err(of_light(error, by_hand)),
                 },
             }
         }
@@ -180,7 +181,9 @@ fn leave_out(url: &str) -> String {
     format!("leave {url} out of --chain-rpc: it is wrong, or follows a fork")
 }
 
-fn of_light(error: LightError) -> Failure {
+/// What became of a proof from a block that the person gave, or else from one in which
+/// the endpoints agree.
+fn of_light(error: LightError, by_hand: bool) -> Failure {
     const NEARER: &str =
         "trust a block nearer to the snapshot with --trust-height and --trust-hash";
     let message = error.to_string();
@@ -192,6 +195,13 @@ fn of_light(error: LightError) -> Failure {
         }
         LightError::Problem { url, problem } => (url, problem),
     };
+    // That the snapshot's own block is too old tells nothing of the chain.
+    if matches!(problem, Problem::Expired { .. }) && !by_hand {
+        return Failure::new(FailureCode::NotFound, message).hint(
+            "take a younger snapshot; where the chain stood still for long, set a longer \
+             trust_period under [statesync] in the node's config.toml",
+        );
+    }
     let told = Failure::new(FailureCode::Verification, message).about_chain();
     match problem {
         Problem::OtherBlock { .. } => told.hint(format!(

@@ -93,6 +93,10 @@ impl Authority {
                 Err(failure) if failure.code == FailureCode::Failed => {
                     Err(Silence::ForNow(failure))
                 }
+                // The block is too old to be trusted.
+                Err(failure) if failure.code == FailureCode::NotFound => {
+                    Err(Silence::Here(failure))
+                }
                 Err(failure) => Err(Silence::ForGood(failure)),
             },
         }

@@ -2,6 +2,7 @@
 //! peers that are said to have it.
 
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,6 +26,7 @@ use crate::net::Key;
 use crate::node::command::{Failure, FailureCode};
 use crate::node::progress::Reporter;
 use crate::node::services::Services;
+use crate::node::space::room_in;
 use crate::snapshot::{Manifest, ManifestId};
 
 /// After the first claim, others get so long to be heard.
@@ -43,6 +45,8 @@ pub(super) struct Search<'a> {
     pub(super) authority: Option<&'a Authority>,
     /// No snapshot of a chain below this height.
     pub(super) not_below: Option<u64>,
+    /// Folders that have to have room for the snapshot, too.
+    pub(super) room_for: &'a [PathBuf],
     /// Peers that the user named.
     pub(super) named: &'a Named,
     pub(super) deadline: Instant,
@@ -154,13 +158,19 @@ impl Search<'_> {
 
     fn chase(&self, chain_id: &str, height: Option<u64>, refused: &BTreeSet<ManifestId>) -> Chase {
         let config = &self.services.config;
+        let home = self.services.store.home().to_owned();
+        let elsewhere = match self.room_for.is_empty() {
+            true => None,
+            false => room_in(self.room_for.iter().chain([&home])),
+        };
+        let room = self.services.store.room();
         let wanted = Wanted {
             chain_id: chain_id.to_owned(),
             height,
             not_below: self.not_below,
             max_bytes: Some(config.store.max_download_bytes.0),
             tip: None,
-            room: self.services.store.room(),
+            room: elsewhere.map_or(room, |elsewhere| room.min(elsewhere)),
         };
         let pinned = config.trust.pinned_manifests.to_vec();
         Chase::new(wanted, pinned, refused.clone(), self.reporter.clone())

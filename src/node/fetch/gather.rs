@@ -15,6 +15,7 @@ use libp2p::PeerId;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use super::Wanted;
 use super::crew::Crew;
 use super::disk::{Disk, DiskEvent};
 use super::part::Part;
@@ -72,6 +73,9 @@ pub(super) struct Gather {
     orders: Orders,
     have_bytes: u64,
     patience: Duration,
+    /// The same while nothing came yet.
+    first_patience: Duration,
+    begun_at: Instant,
     /// When something came or was done that leads to the end.
     moved_at: Instant,
     /// Bytes that came since then.
@@ -93,10 +97,10 @@ impl Gather {
     pub(super) fn new(
         services: Arc<Services>,
         download: Arc<Download>,
-        part: Option<Part>,
+        wanted: &Wanted<'_>,
         orders: Orders,
-        patience: Duration,
     ) -> Self {
+        let part = wanted.part.clone();
         let manifest = download.manifest().clone();
         let now = Instant::now();
         let mut checked: Vec<UniqueIndex> = download
@@ -133,7 +137,9 @@ impl Gather {
             crew: Crew::default(),
             orders,
             have_bytes,
-            patience,
+            patience: wanted.patience,
+            first_patience: wanted.first_patience,
+            begun_at: now,
             moved_at: now,
             moved_bytes: 0,
             verified_at: now,
@@ -421,7 +427,11 @@ impl Gather {
         self.services
             .download_progress(&self.manifest, self.have_bytes, meter.rate(), peers);
         self.look_for_lacking(&stats, now);
-        !self.disk.is_busy() && is_deserted(now, self.moved_at, self.verified_at, self.patience)
+        let patience = match self.moved_at == self.begun_at {
+            true => self.first_patience,
+            false => self.patience,
+        };
+        !self.disk.is_busy() && is_deserted(now, self.moved_at, self.verified_at, patience)
     }
 
     fn ban(&mut self, key: PeerKey, offence: Offence) {

@@ -15,6 +15,7 @@ mod named;
 mod own;
 mod part;
 mod recruit;
+mod rest;
 mod roster;
 mod seek;
 mod shortcut;
@@ -32,17 +33,19 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use self::ask::is_begun;
 use self::authority::{Authority, Silence};
 use self::chase::Found;
 use self::find::Search;
 use self::gather::{End, Gather};
 use self::part::Part;
 use self::recruit::{Orders, Recruiter};
+use self::rest::Rest;
 use super::command::{Failure, FailureCode, FetchCommand, FetchTarget, Fetched, PeerBytes};
 use super::failure::blocking;
 use super::progress::{Meter, Reporter, byte_progress, chunks};
 use super::services::{Services, add};
-use super::space::{Short, short_of_room};
+use super::space::{self, Short};
 use crate::comet::rpc::{HeaderAfter, Rpc};
 use crate::snapshot::{Bitmap, Manifest, ManifestId, UniqueIndex};
 use crate::store::{BATCH_CHUNKS, ChunkVerdict, Download, StoreError};
@@ -54,8 +57,6 @@ const SHORT_NAME: usize = 16;
 /// The longest patience that makes sense, a year; keeps arithmetic with times in
 /// range.
 const MAX_TIMEOUT_S: u64 = 365 * 24 * 3600;
-/// False manifests that one `fetch --chain-id` puts up with before it gives up.
-const MAX_FALSE_MANIFESTS: usize = 8;
 
 /// Carries out `fetch`.
 pub(super) async fn fetch(
@@ -73,22 +74,30 @@ pub(super) async fn fetch(
     let patience = Duration::from_secs(command.timeout_s.clamp(1, MAX_TIMEOUT_S));
     let except: Result<BTreeSet<ManifestId>, _> =
         command.except.iter().map(|id| id.parse()).collect();
-    let mut refused = except?;
-    let mut false_ones = 0;
+    let mut rest = Rest::new(&command.target, except?);
     loop {
         let search = Search {
             services,
             reporter,
             authority: authority.as_ref(),
             not_below: command.not_below,
+            room_for: &command.room_for,
             named: &named,
-            deadline: Instant::now() + patience,
+            deadline: Instant::now() + rest.search_patience(patience),
             foreigners_before: services.net.stats().foreign_network_peers,
         };
-        let mut found = tokio::select! {
-            found = resolve(&search, &command.target, &refused) => found?,
+        let left_out = rest.left_out();
+        let found = tokio::select! {
+            found = resolve(&search, &command.target, &left_out) => found,
             () = cancel.cancelled() => {
                 return Err(Failure::interrupted("nothing was fetched yet; the same command starts again"));
+            }
+        };
+        let mut found = match found {
+            Ok(found) => found,
+            Err(failure) => {
+                rest.nothing_else(failure)?;
+                continue;
             }
         };
         let id = found.manifest.id();
@@ -98,6 +107,7 @@ pub(super) async fn fetch(
         let wanted = Wanted {
             part,
             patience,
+            first_patience: rest.first_patience(patience),
             room_for: &command.room_for,
         };
         let gathered = match shortcut::take(services, &found, &wanted, reporter, cancel).await? {
@@ -113,18 +123,17 @@ pub(super) async fn fetch(
                 return Ok(fetched);
             }
             Gathered::FalseManifest => {
-                refused.insert(id);
-                false_ones += 1;
                 discard(services, id).await?;
                 services.shelf_changed().await;
-                if matches!(command.target, FetchTarget::Manifest(_))
-                    || false_ones >= MAX_FALSE_MANIFESTS
-                {
-                    return Err(false_manifest(id));
-                }
+                rest.is_false(id)?;
                 reporter.note(format!(
                     "{id} is a false manifest: its pieces do not make its chunks; looking for another"
                 ));
+            }
+            Gathered::Given(failure) => {
+                let why = failure.message.clone();
+                rest.gave_up(id, failure)?;
+                reporter.note(format!("{why}; looking for another snapshot"));
             }
         }
     }
@@ -155,9 +164,11 @@ pub(super) async fn prove(rpc: Rpc, manifest: &Manifest) -> Result<Option<Header
 struct Wanted<'a> {
     /// Of a state, some contracts.
     part: Option<Part>,
-    /// How long it may stand still.
+    /// How long nothing may come.
     patience: Duration,
-    /// Folders that need as much room as the snapshot.
+    /// The same before anything came.
+    first_patience: Duration,
+    /// Folders that have to have room for it, too.
     room_for: &'a [PathBuf],
 }
 
@@ -192,6 +203,8 @@ impl Wanted<'_> {
 enum Gathered {
     Complete(Fetched),
     FalseManifest,
+    /// Nothing came of it now, for this reason; of another one may.
+    Given(Failure),
 }
 
 async fn gather(
@@ -219,6 +232,9 @@ async fn gather(
         peers: Vec::new(),
         only: Vec::new(),
     };
+    if let Some(short) = short_of_room(services, &manifest, wanted.room_for) {
+        return Ok(Gathered::Given(no_room(&manifest, &short)));
+    }
     let store = services.store.clone();
     let (begun, asked) = (manifest.clone(), wanted.part.clone());
     let begun = blocking(move || {
@@ -240,14 +256,6 @@ async fn gather(
     let part = wanted.part.as_ref();
     own::take(&services.store, &download, part, reporter, cancel).await?;
     fetched.resumed_bytes = wanted.bytes_here(&manifest, &download.have());
-    // The download has its own room from its beginning.
-    if let Some(short) = short_of_room(wanted.room_for, manifest.total_bytes()) {
-        drop(download);
-        if fetched.resumed_bytes == 0 {
-            discard(services, id).await?;
-        }
-        return Err(no_room(&manifest, &short));
-    }
     let text = format!(
         "fetching {}: {}, {} bytes{}",
         short(&id),
@@ -275,8 +283,7 @@ async fn gather(
     );
     let recruiter = tokio::spawn(recruiter.run(order_receiver));
     let meter = Meter::new(reporter.clone(), fetched.bytes);
-    let part = wanted.part.clone();
-    let work = Gather::new(services.clone(), download, part, orders, wanted.patience);
+    let work = Gather::new(services.clone(), download, wanted, orders);
     let (end, crew, download) = work.run(recruits, meter, cancel).await;
     recruiter.abort();
     services.download_ends(&id);
@@ -327,7 +334,13 @@ async fn gather(
             let here = wanted.bytes_here(&manifest, &download.have());
             let have = (here, fetched.bytes);
             let banned = services.referee.in_force(|peer| crew.took_part(peer));
-            Err(ended::deserted(id, wanted.patience, have, &banned))
+            drop(download);
+            if here == 0 {
+                // Its room is for the next one.
+                discard(services, id).await?;
+            }
+            let failure = ended::deserted(id, wanted.patience, have, &banned);
+            Ok(Gathered::Given(failure))
         }
     }
 }
@@ -416,21 +429,22 @@ async fn discard(services: &Services, id: ManifestId) -> Result<(), Failure> {
     blocking(move || Ok(store.delete(&id)?)).await
 }
 
-fn false_manifest(id: ManifestId) -> Failure {
-    Failure::new(
-        FailureCode::Verification,
-        format!("{id} is a false manifest: pieces that fit it do not make the chunks it names"),
-    )
-    .hint("nothing of it was kept; take a snapshot from another provider")
+/// The disk that has no room for a snapshot that is to be restored as well. A download
+/// that is begun has its own room already.
+fn short_of_room(services: &Services, manifest: &Manifest, room_for: &[PathBuf]) -> Option<Short> {
+    let own = (!is_begun(services, &manifest.id())).then(|| services.store.home().to_owned());
+    let folders = room_for.iter().chain(own.as_ref());
+    match room_for.is_empty() {
+        true => None,
+        false => space::short_of_room(folders, manifest.total_bytes()),
+    }
 }
 
-/// A download that could not be used would only cost its time.
 fn no_room(manifest: &Manifest, short: &Short) -> Failure {
     Failure::new(
         FailureCode::Storage,
         format!(
-            "the disk of {} has {} bytes, and the snapshot of height {} needs about {} on it beside \
-             its download",
+            "the disk of {} has {} bytes, and the snapshot of height {} needs about {} on it",
             short.folder.display(),
             short.free_bytes,
             manifest.height(),

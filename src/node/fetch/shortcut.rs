@@ -15,14 +15,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::ask::ask_manifest;
 use super::chase::Found;
-use super::{Gathered, Wanted, discard, gather, mark_proven};
+use super::{Gathered, Wanted, discard, gather, mark_proven, short_of_room};
 use crate::node::command::{Failure, FailureCode, Fetched, PeerBytes};
 use crate::node::content::Content;
 use crate::node::delta;
 use crate::node::failure::blocking;
 use crate::node::progress::Reporter;
 use crate::node::services::Services;
-use crate::node::space::short_of_room;
 use crate::snapshot::{ChunkId, Manifest, ManifestId, STATE_FORMAT};
 use crate::state::{AtHand, StateDigest, StateNotes, plan};
 use crate::store::Store;
@@ -52,7 +51,7 @@ pub(super) async fn take(
     cancel: &CancellationToken,
 ) -> Result<Option<Fetched>, Failure> {
     // Who needs room that is not there is told so by the way that always works.
-    let is_short = short_of_room(wanted.room_for, found.manifest.total_bytes()).is_some();
+    let is_short = short_of_room(services, &found.manifest, wanted.room_for).is_some();
     if wanted.part.is_some() || is_short {
         return Ok(None);
     }
@@ -154,6 +153,7 @@ async fn go(
         let whole = Wanted {
             part: None,
             patience: wanted.patience,
+            first_patience: wanted.first_patience,
             room_for: &[],
         };
         match gather(services, step, &whole, reporter, cancel).await? {
@@ -163,6 +163,7 @@ async fn go(
                 }
             }
             Gathered::FalseManifest => return Ok(false),
+            Gathered::Given(failure) => return Err(failure),
         }
     }
     let (store, start) = (services.store.clone(), shortcut.start);

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use super::node::{Happened, Node};
-use super::{DAEMON_PATIENCE, Join, OwnDaemon, Rung, START_PATIENCE, overlay};
+use super::{DAEMON_PATIENCE, Join, OwnDaemon, REPLAY_PATIENCE, Rung, overlay};
 use crate::node::command::{Failure, Joined};
 
 /// The first pause before a process that ended is started again; it doubles.
@@ -42,7 +42,7 @@ impl Join {
         if !self.options.exit_when_synced && rung == Some(Rung::Swarm) {
             self.node.start(&reporter).await?;
             let rpc = self.node.own_rpc()?;
-            self.node.first_status(&rpc, START_PATIENCE).await?;
+            self.node.first_status(&rpc, REPLAY_PATIENCE).await?;
         }
         self.close_phase();
         self.tell_status(None).await;

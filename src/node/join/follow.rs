@@ -51,6 +51,8 @@ struct Walk {
     height: u64,
     /// When it had a block that it never had before.
     moved_at: Instant,
+    /// Whom it was told to dial.
+    peers: Vec<NodeAddress>,
     dialled_at: Option<Instant>,
     told_lonely: bool,
     told_at: Instant,
@@ -103,14 +105,11 @@ impl Join {
     }
 
     async fn follow_once(&mut self, rpc: &Rpc, goal: Goal) -> Result<u64, Setback> {
-        let peers = match goal.dials {
-            true => self.normal_peers().await,
-            false => Vec::new(),
-        };
         let now = Instant::now();
         let mut walk = Walk {
             height: goal.above,
             moved_at: now,
+            peers: Vec::new(),
             dialled_at: None,
             told_lonely: false,
             told_at: now,
@@ -121,7 +120,7 @@ impl Join {
         loop {
             let in_window = self.node.journal.window;
             let cancel = self.cancel.clone();
-            let looking = self.look(rpc, goal, &peers, &mut walk);
+            let looking = self.look(rpc, goal, &mut walk);
             let looked = match in_window {
                 true => Some(looking.await),
                 false => cancel.run_until_cancelled(looking).await,
@@ -175,7 +174,6 @@ impl Join {
         &mut self,
         rpc: &Rpc,
         goal: Goal,
-        peers: &[NodeAddress],
         walk: &mut Walk,
     ) -> Result<Option<u64>, Setback> {
         let Ok(status) = rpc.status().await else {
@@ -206,7 +204,13 @@ impl Join {
                      allow_duplicate_ip is set",
                 );
             }
-            if let Err(error) = rpc.dial_peers(peers).await {
+            // Endpoints fail for moments, and peers come and go.
+            for peer in self.normal_peers().await {
+                if !walk.peers.iter().any(|known| known.id == peer.id) {
+                    walk.peers.push(peer);
+                }
+            }
+            if let Err(error) = rpc.dial_peers(&walk.peers).await {
                 tracing::warn!(%error, "the node was not told its peers");
             }
         }

@@ -83,6 +83,12 @@ const ASK_AGAIN: Duration = Duration::from_secs(2);
 const START_PATIENCE: Duration = Duration::from_secs(120);
 /// And one that has blocks, which it may replay into its application before.
 const REPLAY_PATIENCE: Duration = Duration::from_secs(600);
+/// A daemon that is told how far the join is, for its status, is not waited for longer.
+const TELL_PATIENCE: Duration = Duration::from_secs(1);
+/// A daemon that runs tells its status within this.
+const STATUS_PATIENCE: Duration = Duration::from_secs(20);
+/// A daemon that is started anew is there again within this.
+const BACK_PATIENCE: Duration = Duration::from_secs(120);
 /// How long a daemon of ours may take to end.
 const DAEMON_PATIENCE: Duration = Duration::from_secs(30);
 
@@ -162,22 +168,60 @@ struct Asker {
     progress: mpsc::Sender<Progress>,
     /// The settings of a home that has no daemon and needs none.
     alone: Option<Config>,
+    /// Whether the daemon is in this process.
+    is_own: bool,
 }
 
 impl Asker {
+    /// Asks; a daemon that goes away meanwhile and is started again is asked again.
     async fn ask(&self, command: Command, cancel: CancellationToken) -> Result<Outcome, Failure> {
+        loop {
+            match self.ask_once(command.clone(), cancel.clone()).await {
+                // One in this process does not come back.
+                Err(failure) if failure.daemon_gone && !self.is_own => {
+                    if cancel.is_cancelled() || !self.comes_back(&cancel).await {
+                        return Err(failure);
+                    }
+                }
+                answer => return answer,
+            }
+        }
+    }
+
+    async fn ask_once(
+        &self,
+        command: Command,
+        cancel: CancellationToken,
+    ) -> Result<Outcome, Failure> {
+        let progress = self.progress.clone();
         if let Some(config) = &self.alone {
-            let progress = self.progress.clone();
             return run_local(&self.home, config.clone(), command, progress, cancel).await;
         }
-        let asked = remote::ask(&self.home, &command, self.progress.clone(), cancel);
-        asked.await.unwrap_or_else(|| {
-            Err(Failure::new(
-                FailureCode::Failed,
-                format!("the daemon of {} has gone", self.home.display()),
-            )
-            .hint("start it again, or give the same command again: it goes on"))
-        })
+        let asked = remote::ask(&self.home, &command, progress, cancel).await;
+        asked.unwrap_or_else(|| Err(self.gone()))
+    }
+
+    fn gone(&self) -> Failure {
+        let message = format!("the daemon of {} has gone", self.home.display());
+        let mut failure = Failure::new(FailureCode::Failed, message)
+            .hint("start it again, or give the same command again: it goes on");
+        failure.daemon_gone = true;
+        failure
+    }
+
+    /// Whether a daemon that has gone is there again in time.
+    async fn comes_back(&self, cancel: &CancellationToken) -> bool {
+        let seconds = BACK_PATIENCE.as_secs();
+        let text = format!("{}; waiting {seconds} seconds for it", self.gone().message);
+        let _ = self.progress.send(Progress::Note { text }).await;
+        let is_back = async {
+            while !has_daemon(&self.home).await.unwrap_or_default() {
+                tokio::time::sleep(ASK_AGAIN).await;
+            }
+        };
+        let waited = tokio::time::timeout(BACK_PATIENCE, is_back);
+        let waited = cancel.run_until_cancelled(waited).await;
+        waited.is_some_and(|in_time| in_time.is_ok())
     }
 }
 
@@ -237,6 +281,7 @@ impl Join {
                 home: home.to_owned(),
                 progress,
                 alone,
+                is_own: daemon.is_some(),
             },
             cancel,
             started,
@@ -375,11 +420,10 @@ impl Join {
             height: self.chosen.as_ref().map(|chosen| chosen.height),
             steps: self.steps.clone(),
         };
-        let asker = self.asker.clone();
         let cancel = CancellationToken::new();
         let _gone = cancel.clone().drop_guard();
-        let told = asker.ask(Command::Joining(status), cancel);
-        let _ = tokio::time::timeout(Duration::from_secs(1), told).await;
+        let told = self.asker.ask_once(Command::Joining(status), cancel);
+        let _ = tokio::time::timeout(TELL_PATIENCE, told).await;
     }
 
     async fn ask(&self, command: Command) -> Result<Outcome, Failure> {
@@ -409,6 +453,10 @@ impl Join {
                 }
                 Err(failure) => failure,
             };
+            // A block that is too old to be trusted speaks against its snapshot alone.
+            if failure.code == FailureCode::NotFound {
+                return Err(Setback::snapshot(failure));
+            }
             if failure.code != FailureCode::Failed || begun.elapsed() >= self.options.patience {
                 return Err(Setback::rung(failure));
             }
@@ -432,7 +480,21 @@ impl Join {
 async fn has_daemon(home: &Path) -> Result<bool, Failure> {
     let (progress, _) = mpsc::channel(1);
     let asked = remote::ask(home, &Command::Status, progress, CancellationToken::new());
-    asked.await.transpose().map(|status| status.is_some())
+    let asked = tokio::time::timeout(STATUS_PATIENCE, asked).await;
+    let status = asked.unwrap_or_else(|_| {
+        Some(Err(Failure::new(
+            FailureCode::Failed,
+            format!(
+                "the daemon of {} does not answer for {} seconds",
+                home.display(),
+                STATUS_PATIENCE.as_secs()
+            ),
+        )
+        .hint(
+            "its log may say why; stop it (kill -9 loses nothing) and start it again",
+        )))
+    });
+    status.transpose().map(|status| status.is_some())
 }
 
 /// A daemon of the home in this process.

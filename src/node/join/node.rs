@@ -100,7 +100,7 @@ impl Node {
             reporter.note("the node's own settings are back: an earlier join was cut off");
             tell_left(&left, reporter);
         }
-        preflight::commands(&plan)?;
+        preflight::commands(&plan, &own)?;
         // A join that was killed left its chunks there.
         let _ = std::fs::remove_dir_all(plan.home.data(&own).join(OWN_TEMPORARY));
         std::fs::create_dir_all(&plan.logs)
@@ -150,12 +150,24 @@ impl Node {
             )
             .hint("set laddr = \"tcp://127.0.0.1:26657\" under [rpc] in its config.toml"));
         };
+        if !self.own.text("rpc", "tls_cert_file").is_empty() {
+            return Err(Failure::new(
+                FailureCode::Usage,
+                "the node's RPC has a certificate of its own (rpc.tls_cert_file), and is asked \
+                 without one",
+            )
+            .hint(
+                "leave tls_cert_file and tls_key_file empty under [rpc] in the node's config.toml \
+                 until `join` is done, with laddr on 127.0.0.1",
+            ));
+        }
         Ok(Rpc::new(&format!("http://{place}"))?)
     }
 
     /// Who it dials under its own settings.
     pub(super) fn own_peers(&self) -> Vec<NodeAddress> {
-        let named = self.own.text("p2p", "persistent_peers").split(',');
+        let named = ["persistent_peers", "seeds"].map(|key| self.own.text("p2p", key));
+        let named = named.iter().flat_map(|list| list.split(','));
         named.filter_map(|peer| peer.trim().parse().ok()).collect()
     }
 
@@ -247,25 +259,31 @@ impl Node {
             && !self.app.as_mut().is_some_and(Process::is_running)
         {
             reporter.phase("starting the application");
-            self.app = Some(self.spawn(&command, APP_LOG).await?);
+            // It may outlive CometBFT's temporary folder.
+            self.app = Some(self.spawn(&command, APP_LOG, None).await?);
             self.wait_for_app().await?;
         }
         reporter.phase("starting CometBFT");
         let command = self.plan.node_cmd.clone();
-        self.comet = Some(self.spawn(&command, NODE_LOG).await?);
+        let temporary = self.temporary.clone();
+        self.comet = Some(self.spawn(&command, NODE_LOG, temporary).await?);
         Ok(())
     }
 
-    async fn spawn(&self, command: &str, log: &str) -> Result<Process, Failure> {
-        if let Some(folder) = &self.temporary {
+    async fn spawn(
+        &self,
+        command: &str,
+        log: &str,
+        temporary: Option<PathBuf>,
+    ) -> Result<Process, Failure> {
+        if let Some(folder) = &temporary {
             std::fs::create_dir_all(folder)
                 .map_err(|error| Failure::io(folder.display(), &error))?;
         }
-        let temporary = self.temporary.iter();
-        let environment = temporary.map(|folder| ("TMPDIR".to_owned(), folder.clone()));
+        let environment = temporary.map(|folder| ("TMPDIR".to_owned(), folder));
         let plan = Plan {
             command: command.to_owned(),
-            environment: environment.collect(),
+            environment: environment.into_iter().collect(),
             log: self.plan.logs.join(log),
         };
         Ok(Process::start(&plan).await?)

@@ -6,17 +6,13 @@ use std::time::Duration;
 use toml_edit::Value;
 
 use crate::comet::peer::NodeAddress;
+use crate::comet::rules::{FAST_RATE, TRUST_PERIOD};
 use crate::comet::settings::{Change, Settings, go_duration};
 use crate::node::chain::Trust;
 
 /// CometBFT's shortest: it sleeps so long before it looks at offers.
 const DISCOVERY_TIME: &str = "5s";
-/// CometBFT's default lets 5 MB/s in; on loopback, and for a state, that is the
-/// ceiling of everything.
-const RECV_RATE: i64 = 512_000_000;
-/// CometBFT's default.
-const TRUST_PERIOD: &str = "168h0m0s";
-/// The same.
+/// [`TRUST_PERIOD`].
 const USUAL_TRUST_PERIOD: Duration = Duration::from_secs(168 * 3600);
 
 /// Where a node listens while it is restored.
@@ -46,7 +42,7 @@ pub(super) fn alone(
         ("p2p", "persistent_peers", "".into()),
         ("p2p", "max_num_inbound_peers", 0.into()),
         ("p2p", "unconditional_peer_ids", peer_id.into()),
-        ("p2p", "recv_rate", RECV_RATE.into()),
+        ("p2p", "recv_rate", FAST_RATE.into()),
     ]);
     settings.changes(&wanted)
 }
@@ -116,15 +112,26 @@ fn state_sync(settings: &Settings, trust: &Trust) -> Wanted {
         ("statesync", "trust_hash", trust.hash.as_str().into()),
         ("statesync", "discovery_time", DISCOVERY_TIME.into()),
     ];
-    let level = settings.text("", "log_level");
-    if ["error", "none"].contains(&level) {
-        // A node that has given up tells it nowhere but in its log.
-        wanted.push(("", "log_level", format!("statesync:info,*:{level}").into()));
+    if let Some(level) = telling(settings.text("", "log_level")) {
+        wanted.push(("", "log_level", level.into()));
     }
     if matches!(settings.text("statesync", "trust_period"), "" | "0" | "0s") {
         wanted.push(("statesync", "trust_period", TRUST_PERIOD.into()));
     }
     wanted
+}
+
+/// A level of the log at which the node tells of its state sync, where this one does
+/// not: a node that has given up tells it nowhere but in its log.
+fn telling(level: &str) -> Option<String> {
+    match level {
+        "" | "info" | "debug" | "trace" => None,
+        list if list.contains("statesync:") => None,
+        list if list.contains(':') => Some(format!("statesync:info,{list}")),
+        "none" | "disabled" => Some("statesync:info,*:none".to_owned()),
+        // What the lists of every version know.
+        _ => Some("statesync:info,*:error".to_owned()),
+    }
 }
 
 /// How old a block may be that this node trusts: as its person has it, also for our own
@@ -222,7 +229,13 @@ mod tests {
         for (level, wanted) in [
             ("error", "statesync:info,*:error"),
             ("info", "info"),
-            ("consensus:debug,*:info", "consensus:debug,*:info"),
+            ("none", "statesync:info,*:none"),
+            ("warn", "statesync:info,*:error"),
+            (
+                "consensus:debug,*:error",
+                "statesync:info,consensus:debug,*:error",
+            ),
+            ("statesync:debug,*:error", "statesync:debug,*:error"),
         ] {
             let file = format!("log_level = \"{level}\"\n[p2p]\nseeds = \"x\"\n");
             let mut settings = Settings::parse(&file).unwrap();

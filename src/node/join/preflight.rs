@@ -13,9 +13,9 @@ pub(super) fn home(home: &NodeHome, own: &Settings) -> Result<(), Failure> {
 }
 
 /// Whether what the person named can be started, and emptied.
-pub(super) fn commands(plan: &NodePlan) -> Result<(), Failure> {
+pub(super) fn commands(plan: &NodePlan, own: &Settings) -> Result<(), Failure> {
     if let Some(folder) = &plan.app_data {
-        may_be_emptied(folder, &plan.home)?;
+        may_be_emptied(folder, &plan.home, own)?;
     }
     is_there("--node-cmd", &plan.node_cmd)?;
     match &plan.app_cmd {

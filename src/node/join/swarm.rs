@@ -289,7 +289,10 @@ impl Join {
             return Ok(());
         };
         match usual {
-            None => Ok(()),
+            None => {
+                self.node.use_usual_temporary();
+                Ok(())
+            }
             Some(_) => Err(Setback::everything(
                 Failure::new(
                     FailureCode::Storage,

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::comet::rules::MAX_CLOCK_DRIFT;
 use crate::node::doctor::facts::{Answer, Endpoint, Facts, Snapshot};
 use crate::node::doctor::figures;
 use crate::node::doctor::finding::{Check, Finding, Level};
@@ -34,8 +35,6 @@ const CLOCK: Check = Check {
 
 /// Endpoints that have to answer.
 const ENOUGH: usize = 2;
-/// CometBFT's light client takes no more.
-const MAX_CLOCK_DRIFT: Duration = Duration::from_secs(10);
 /// Blocks come more often than that, on a chain that goes on.
 const STALE: Duration = Duration::from_secs(60);
 /// Blocks behind a snapshot that the light client needs.

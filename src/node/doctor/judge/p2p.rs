@@ -3,6 +3,7 @@
 use super::snapshot::DEFAULT_RATE;
 use super::state_sync::settings;
 use crate::comet::rpc::Connections;
+use crate::comet::rules::FAST_RATE;
 use crate::comet::settings::Settings;
 use crate::node::doctor::facts::Facts;
 use crate::node::doctor::figures;
@@ -25,8 +26,6 @@ const DUPLICATES: Check = Check {
     why: "without it a second peer from one IP address is dropped without a word",
 };
 
-/// Fast enough that the disk and the application are the limit.
-const FAST_RATE: u64 = 512_000_000;
 /// CometBFT's default.
 const INBOUND_PEERS: i64 = 40;
 

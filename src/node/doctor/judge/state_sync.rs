@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::p2p::write;
+use crate::comet::rules::TRUST_PERIOD;
 use crate::comet::settings::{Settings, go_duration};
 use crate::node::doctor::facts::{Facts, Trusted};
 use crate::node::doctor::figures;
@@ -40,8 +41,6 @@ const TEMPORARY: Check = Check {
     why: "CometBFT has not used it since 0.38: chunks lie in TMPDIR, or /tmp",
 };
 
-/// CometBFT's default.
-const TRUST_PERIOD: &str = "168h0m0s";
 /// CometBFT's shortest, but for none.
 const MIN_DISCOVERY: Duration = Duration::from_secs(5);
 
