@@ -53,6 +53,10 @@ pub fn digest(records: &[Record]) -> StateDigest {
     hasher.finish()
 }
 
+fn each(records: &[Record]) -> impl Iterator<Item = Result<Record, StateError>> {
+    records.iter().cloned().map(Ok)
+}
+
 pub struct Snapshot<'a> {
     pub height: u64,
     pub app_hash: &'static [u8],
@@ -81,7 +85,6 @@ impl Snapshot<'_> {
         before: &[Record],
         after: &[Record],
     ) -> Snapshot<'a> {
-        let each = |records: &[Record]| records.to_vec().into_iter().map(Ok::<_, StateError>);
         let changes = Differences::new(each(before), each(after));
         Snapshot {
             base: Some(base),
