@@ -145,6 +145,26 @@ impl From<IdError> for Failure {
     }
 }
 
+impl From<StateError> for Failure {
+    fn from(error: StateError) -> Self {
+        let code = match &error {
+            StateError::Opaque | StateError::UnknownScope(_) => FailureCode::Usage,
+            StateError::Limit { .. }
+            | StateError::Scope(_)
+            | StateError::Order(_)
+            | StateError::Zstd(_)
+            | StateError::Payload(_)
+            | StateError::Version(_)
+            | StateError::Notes(_)
+            | StateError::OtherState { .. }
+            | StateError::MoreThanNamed { .. }
+            | StateError::OtherBase(_)
+            | StateError::Removal(_) => FailureCode::Verification,
+        };
+        Self::new(code, error.to_string())
+    }
+}
+
 impl From<RpcError> for Failure {
     fn from(error: RpcError) -> Self {
         let code = match &error {
@@ -240,26 +260,6 @@ impl From<XianError> for Failure {
                 .hint("free some space, or use a home on a larger disk with --home"),
             XianError::Stopped => Self::interrupted("the same command begins again"),
         }
-    }
-}
-
-impl From<StateError> for Failure {
-    fn from(error: StateError) -> Self {
-        let code = match &error {
-            StateError::Opaque | StateError::UnknownScope(_) => FailureCode::Usage,
-            StateError::Limit { .. }
-            | StateError::Scope(_)
-            | StateError::Order(_)
-            | StateError::Zstd(_)
-            | StateError::Payload(_)
-            | StateError::Version(_)
-            | StateError::Notes(_)
-            | StateError::OtherState { .. }
-            | StateError::MoreThanNamed { .. }
-            | StateError::OtherBase(_)
-            | StateError::Removal(_) => FailureCode::Verification,
-        };
-        Self::new(code, error.to_string())
     }
 }
 

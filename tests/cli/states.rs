@@ -53,6 +53,10 @@ pub fn digest(records: &[Record]) -> StateDigest {
     hasher.finish()
 }
 
+fn each(records: &[Record]) -> impl Iterator<Item = Result<Record, StateError>> {
+    records.iter().cloned().map(Ok)
+}
+
 pub struct Snapshot<'a> {
     pub height: u64,
     pub app_hash: &'static [u8],
@@ -81,9 +85,7 @@ impl Snapshot<'_> {
         before: &[Record],
         after: &[Record],
     ) -> Snapshot<'a> {
-        let each = [before, after].map(|all| all.iter().cloned().map(Ok::<_, StateError>));
-        let [earlier, later] = each;
-        let changes = Differences::new(earlier, later);
+        let changes = Differences::new(each(before), each(after));
         Snapshot {
             base: Some(base),
             changes: changes

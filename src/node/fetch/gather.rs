@@ -97,8 +97,8 @@ impl Gather {
     pub(super) fn new(
         services: Arc<Services>,
         download: Arc<Download>,
-        orders: Orders,
         wanted: &Wanted<'_>,
+        orders: Orders,
     ) -> Self {
         let part = wanted.part.clone();
         let manifest = download.manifest().clone();

@@ -172,11 +172,11 @@ pub(super) async fn prove(rpc: Rpc, manifest: &Manifest) -> Result<Option<Header
 struct Wanted<'a> {
     /// Of a state, some contracts.
     part: Option<Part>,
-    /// How long it may stand still.
+    /// How long nothing may come.
     patience: Duration,
     /// The same before anything came.
     first_patience: Duration,
-    /// Folders that need as much room as the snapshot.
+    /// Folders that have to have room for it, too.
     room_for: &'a [PathBuf],
 }
 
@@ -294,7 +294,7 @@ async fn gather(
     );
     let recruiter = tokio::spawn(recruiter.run(order_receiver));
     let meter = Meter::new(reporter.clone(), fetched.bytes);
-    let work = Gather::new(services.clone(), download, orders, wanted);
+    let work = Gather::new(services.clone(), download, wanted, orders);
     let (end, crew, download) = work.run(recruits, meter, cancel).await;
     recruiter.abort();
     services.download_ends(&id);

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::ask::ask_manifest;
 use super::chase::Found;
-use super::{Gathered, Wanted, discard, gather, keep_endorsements, mark_proven};
+use super::{Gathered, Wanted, discard, gather, keep_endorsements, mark_proven, short_of_room};
 use crate::node::command::{Failure, FailureCode, Fetched, PeerBytes};
 use crate::node::content::Content;
 use crate::node::delta;
@@ -50,14 +50,16 @@ pub(super) async fn take(
     reporter: &Reporter,
     cancel: &CancellationToken,
 ) -> Result<Option<Fetched>, Failure> {
-    if wanted.part.is_some() {
+    // Who needs room that is not there is told so by the way that always works.
+    let is_short = short_of_room(services, &found.manifest, wanted.room_for).is_some();
+    if wanted.part.is_some() || is_short {
         return Ok(None);
     }
-    let found_one = tokio::select! {
-        found_one = find(services, found) => found_one,
+    let shortcut = tokio::select! {
+        shortcut = find(services, found) => shortcut,
         () = cancel.cancelled() => return Err(Failure::interrupted("the same command starts again")),
     };
-    let Some(shortcut) = found_one else {
+    let Some(shortcut) = shortcut else {
         return Ok(None);
     };
     let is_new = |step: &&Arc<Manifest>| services.store.get(&step.id()).is_none();
@@ -104,7 +106,7 @@ pub(super) async fn take(
     mark_proven(services, manifest.id(), found.proof.as_ref()).await?;
     keep_endorsements(services, found.endorsements.clone()).await?;
     services.shelf_changed().await;
-    let received_bytes = received.values().sum();
+    let received_bytes: u64 = received.values().sum();
     let bytes = manifest.unique_bytes();
     Ok(Some(Fetched {
         manifest: manifest.id().to_string(),
