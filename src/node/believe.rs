@@ -205,12 +205,12 @@ mod tests {
         assert_eq!(refused.code, FailureCode::Policy);
         let hint = refused.hint.unwrap();
         assert!(hint.contains(&format!("--cid {id}")), "{hint}");
-        assert_eq!(believe(&trust, &manifest, true), Ok(Basis::Named));
+        assert_eq!(believe(&trust, &manifest, true).unwrap(), Basis::Named);
         trust.pinned_manifests = vec![opaque().id().to_string()];
         assert!(believe(&trust, &manifest, false).is_err());
         trust.pinned_manifests.push(id);
-        assert_eq!(believe(&trust, &manifest, false), Ok(Basis::Pinned));
-        assert_eq!(believe(&trust, &opaque(), false), Ok(Basis::AppHash));
+        assert_eq!(believe(&trust, &manifest, false).unwrap(), Basis::Pinned);
+        assert_eq!(believe(&trust, &opaque(), false).unwrap(), Basis::AppHash);
     }
 
     #[test]
@@ -220,10 +220,10 @@ mod tests {
         std::fs::write(&file, r#"{"7": [{"key": "currency.x", "value": 1}]}"#).unwrap();
         let noted = patches_hash(&file, 7).unwrap();
         let with = |file| compare_patches(&manifest(Some(noted)), file);
-        assert_eq!(with(Some(file.as_path())), Ok(Patches::Same));
-        assert_eq!(with(None), Ok(Patches::NotNamed));
+        assert_eq!(with(Some(file.as_path())).unwrap(), Patches::Same);
+        assert_eq!(with(None).unwrap(), Patches::NotNamed);
         let unnoted = compare_patches(&manifest(None), Some(&file));
-        assert_eq!(unnoted, Ok(Patches::NotNoted));
+        assert_eq!(unnoted.unwrap(), Patches::NotNoted);
         std::fs::write(&file, r#"{"7": [{"key": "currency.x", "value": 2}]}"#).unwrap();
         let other = with(Some(file.as_path())).unwrap_err();
         assert_eq!(other.code, FailureCode::Verification);
