@@ -11,8 +11,8 @@
 //!
 //! * An endorsement is kept, counted or passed on only when its key is listed, or is
 //!   the key of this node; keys are looked at before signatures.
-//! * This node says that it computed what its harvest took from its own chain node,
-//!   and nothing else.
+//! * This node says that it computed what was taken from its own chain node, by its
+//!   harvest or of a copy of the storage, and nothing else.
 
 mod gather;
 mod own;

@@ -12,6 +12,7 @@ use crate::node::command::{CopyCommand, Failure, FailureCode, StatePublished};
 use crate::node::failure::blocking;
 use crate::node::progress::Reporter;
 use crate::node::services::{Services, count};
+use crate::node::trust;
 use crate::store::{Origin, Store};
 use crate::xian::LatestBlock;
 
@@ -32,8 +33,19 @@ pub(in crate::node) async fn publish_copy(
     let _turn = services.intake.lock().await;
     let height = command.height;
     services.set_making(Some(height));
-    let (store, reporter, cancel) = (services.store.clone(), reporter.clone(), cancel.clone());
-    let made = blocking(move || make(&store, &command, app_hash.into(), &reporter, &cancel)).await;
+    let (own, reporter, cancel) = (services.clone(), reporter.clone(), cancel.clone());
+    let made = blocking(move || {
+        let Services {
+            store,
+            identity,
+            trust,
+            ..
+        } = &*own;
+        let made = make(store, &command, app_hash.into(), &reporter, &cancel)?;
+        trust::say_computed(store, identity, trust, &made.manifest);
+        Ok(made)
+    });
+    let made = made.await;
     services.set_making(None);
     let published = made.inspect_err(|failure| {
         tracing::warn!(height, error = %failure, "no snapshot was made of the node's state");
