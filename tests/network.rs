@@ -31,6 +31,11 @@ fn a_node_behind_an_adapter_joins_a_chain_behind_adapters() {
 }
 
 #[test]
+fn a_node_takes_a_snapshot_that_the_blocks_of_a_pruned_chain_still_follow() {
+    run("pruned");
+}
+
+#[test]
 fn a_real_chain_of_the_cosmos_sdk_is_harvested_in_both_ways_and_joined() {
     run("sdk");
 }
