@@ -123,6 +123,7 @@ mod tests {
             seconds: 1.0,
             proven: true,
             app_hash: None,
+            state: false,
             only: Vec::new(),
             peers: peers
                 .iter()

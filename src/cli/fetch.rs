@@ -146,6 +146,13 @@ pub(super) fn text(outcome: &Outcome) -> Option<String> {
         "Bytes checked, state not proven: no RPC of the chain confirmed the application hash \
          (--node-rpc).\n"
     };
+    if fetched.state {
+        out += &format!(
+            "Next: snapswarm join --xian STORAGE --cid {} …\n",
+            text::safe(&fetched.manifest)
+        );
+        return Some(out);
+    }
     let proof = if fetched.proven {
         ""
     } else {
@@ -191,6 +198,7 @@ mod tests {
             seconds: 2.0,
             proven,
             app_hash: Some("AB".to_owned()),
+            state: false,
             only: Vec::new(),
             peers: vec![
                 PeerBytes {

@@ -3,7 +3,7 @@
 use clap::Args;
 
 use super::text;
-use crate::node::command::{Command, Outcome, SnapshotSummary};
+use crate::node::command::{Command, Outcome, STATE_FORMAT, SnapshotSummary};
 
 /// Show all snapshots of the home
 #[derive(Debug, Args)]
@@ -56,7 +56,10 @@ pub(super) fn table(snapshots: &[SnapshotSummary]) -> String {
         table.row([
             snapshot.chain_id.clone(),
             snapshot.height.to_string(),
-            snapshot.format.to_string(),
+            match snapshot.format {
+                STATE_FORMAT => "state".to_owned(),
+                format => format.to_string(),
+            },
             snapshot.chunks.to_string(),
             text::bytes(snapshot.bytes),
             here(snapshot),

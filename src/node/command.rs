@@ -17,7 +17,7 @@ pub use self::outcome::{
     SnapshotList, SnapshotSummary, StatePublished, Status, UploadStatus, Verified, XianStatus,
 };
 pub use self::states::{Amount, DeltaMade, Diffed, GenesisWritten, ScopeDiff, StateName};
-pub use crate::snapshot::MAX_HEIGHT;
+pub use crate::snapshot::{MAX_HEIGHT, STATE_FORMAT};
 
 /// One verb with its arguments. Paths are absolute: the process that carries
 /// the command out may have another working folder than the person.

@@ -1,10 +1,13 @@
 //! Reading a snapshot whole: whether it is finished, and what the node would say of
 //! it.
 
+use std::time::Instant;
+
 use bytes::{BufMut, Bytes, BytesMut};
 
 use super::error::{SdkError, Unfit};
 use super::files::{Form, Name, Opened};
+use super::pace;
 use super::stream::Stream;
 use crate::snapshot::hash::{Hasher, sha256};
 use crate::snapshot::{Digest, Offer};
@@ -46,6 +49,7 @@ pub(super) fn examine(
     let mut stream = Stream::new();
     let mut chunks = Vec::new();
     for index in 0..form.chunks {
+        let began = Instant::now();
         let Some(bytes) = opened.chunk(index, form.chunk_bytes(index))? else {
             return Ok(Examined::Changed);
         };
@@ -59,6 +63,7 @@ pub(super) fn examine(
                 return Ok(Examined::Unfit(unfit));
             }
         }
+        pace::rest(began);
     }
     if let Err(unfit) = stream.finish() {
         return Ok(Examined::Unfit(unfit));

@@ -34,6 +34,8 @@
 //!
 //! * Nothing in the folder is opened for writing, locked or changed, and below it no
 //!   symbolic link is followed.
+//! * After each chunk as long a rest as it took (`pace.rs`): the node has its disk and its
+//!   cores for itself half of the time.
 //! * Memory: one chunk, and the names, sizes and hashes of the chunks.
 //! * Files that did not change are read twice, however long they lie there: once to
 //!   examine them, once to be taken; what is in the store already, not at all.
@@ -43,6 +45,7 @@
 mod error;
 mod examine;
 mod files;
+mod pace;
 mod source;
 mod stream;
 #[cfg(test)]

@@ -12,6 +12,7 @@ use bytes::Bytes;
 use super::SdkError;
 use super::examine::{Examined, Finished, examine};
 use super::files::{self, Form, Name, Opened, is_gone};
+use super::pace;
 use crate::snapshot::hash::sha256;
 use crate::snapshot::{Digest, Manifest, Offer, OpenSnapshot, Source, SourceError};
 
@@ -355,11 +356,13 @@ impl OpenSnapshot for Reading<'_> {
         let Some(expected) = self.finished.chunks.get(self.next as usize) else {
             return Ok(None);
         };
+        let began = Instant::now();
         let size = self.finished.form.chunk_bytes(self.next);
         let chunk = self.opened.chunk(self.next, size).map_err(failed)?;
         match chunk.filter(|bytes| sha256(bytes) == *expected) {
             Some(bytes) => {
                 self.next += 1;
+                pace::rest(began);
                 Ok(Some(bytes))
             }
             None => {

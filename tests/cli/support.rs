@@ -176,6 +176,7 @@ pub fn fetched() -> Fetched {
             peer_id: "12D3KooW".to_owned(),
             bytes: 16 << 20,
         }],
+        state: false,
         only: Vec::new(),
         basis: None,
     }

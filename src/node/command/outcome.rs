@@ -196,6 +196,9 @@ pub struct Fetched {
     pub app_hash: Option<String>,
     /// What came from whom.
     pub peers: Vec<PeerBytes>,
+    /// Whether it holds the records of a state, and not what an application takes.
+    #[serde(default)]
+    pub state: bool,
     /// The contracts (scopes) that were asked for, where it is not all of the snapshot;
     /// then `bytes` are those of the chunks that hold them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

@@ -238,6 +238,7 @@ async fn gather(
         proven: found.proof.is_some(),
         app_hash: manifest.app_hash().map(hex::encode_upper),
         peers: Vec::new(),
+        state: manifest.state().is_some(),
         only: Vec::new(),
         basis: None,
     };

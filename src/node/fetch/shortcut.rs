@@ -121,6 +121,7 @@ pub(super) async fn take(
             .into_iter()
             .map(|(peer_id, bytes)| PeerBytes { peer_id, bytes })
             .collect(),
+        state: manifest.state().is_some(),
         only: Vec::new(),
         basis: None,
     }))

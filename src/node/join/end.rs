@@ -165,7 +165,7 @@ impl Join {
 
     /// Ends what this process runs: the node, its application, the daemon.
     pub async fn close(&mut self) {
-        self.node.stop().await;
+        self.node.stop_service().await;
         self.stop_daemon().await;
     }
 

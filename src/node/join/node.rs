@@ -24,6 +24,8 @@ use crate::node::progress::Reporter;
 /// CometBFT closes its stores and its application's within this, or is killed; some
 /// versions wait long for connections that are gone.
 pub(super) const STOP_PATIENCE: Duration = Duration::from_secs(20);
+/// One in service has longer: what is in the middle of a commit must not be cut off.
+const SERVICE_PATIENCE: Duration = Duration::from_secs(90);
 /// An application that is started listens within this.
 const APP_PATIENCE: Duration = Duration::from_secs(60);
 /// A node that lost its application ends within this.
@@ -448,9 +450,20 @@ impl Node {
 
     /// Stops CometBFT, and then the application where that is ours.
     pub(super) async fn stop(&mut self) {
-        self.stop_comet().await;
+        self.stop_within(STOP_PATIENCE).await;
+    }
+
+    /// The same for a node in service, which may be at work on a block.
+    pub(super) async fn stop_service(&mut self) {
+        self.stop_within(SERVICE_PATIENCE).await;
+    }
+
+    async fn stop_within(&mut self, patience: Duration) {
+        if let Some(comet) = self.comet.take() {
+            comet.stop(patience).await;
+        }
         if let Some(app) = self.app.take() {
-            app.stop(STOP_PATIENCE).await;
+            app.stop(patience).await;
         }
         self.empty_temporary();
     }
