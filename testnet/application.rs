@@ -2,6 +2,7 @@
 //! behind an adapter. It is CometBFT's e2e application but on a chain of the SDK.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -24,21 +25,29 @@ impl Node {
             // Beside CometBFT's stores.
             App::Sdk => "data",
             App::InProcess | App::Socket | App::Adapter => "data/app",
+            App::Xian => "xian",
         })
     }
 
     /// Where CometBFT finds the application.
     pub(super) fn proxy_app(&self, app: App) -> String {
         match app {
-            App::Adapter => tcp(self.adapter),
+            App::Adapter | App::Xian => tcp(self.adapter),
             App::InProcess | App::Socket | App::Sdk => tcp(self.app),
         }
+    }
+
+    /// Where its application listens.
+    pub fn app_address(&self) -> String {
+        tcp(self.app)
     }
 
     /// Writes the application's settings.
     pub(super) fn configure_app(&self, network: &Network) -> anyhow::Result<()> {
         let protocol = match network.app {
             App::Sdk => return self.configure_sdk_app(network),
+            // They all stand in its command line.
+            App::Xian => return Ok(()),
             App::InProcess => "builtin",
             App::Socket | App::Adapter => "socket",
         };
@@ -88,12 +97,28 @@ impl Node {
                 node: comet,
                 app: None,
             },
+            App::Xian => CommandLines {
+                node: comet,
+                app: Some(self.xian_command_line(tools)),
+            },
             App::Sdk => CommandLines {
                 // It makes settings in the home of whoever starts it.
                 node: format!("HOME={home} {temporary} exec {wasmd} start --home {home}"),
                 app: None,
             },
         })
+    }
+
+    fn xian_command_line(&self, tools: &Tools) -> String {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("testnet/xian_app.py");
+        let storage = self.app_data(App::Xian);
+        let [source, python, script, storage] =
+            [&tools.xian_source, &tools.python, &script, &storage]
+                .map(|path| quoted(&path.display().to_string()));
+        let listen = self.app_address();
+        format!(
+            "exec env PYTHONPATH={source} {python} {script} --listen {listen} --storage {storage}"
+        )
     }
 
     /// Starts the node, and before it what stands beside it; `home` is what an adapter
@@ -106,8 +131,13 @@ impl Node {
         processes: &mut Processes,
     ) -> anyhow::Result<()> {
         let lines = self.command_lines(network.app, tools)?;
-        if let Some(app) = &lines.app {
-            self.start_app(app, network, processes).await?;
+        match &lines.app {
+            Some(app) if network.app == App::Xian => {
+                self.start_xian_adapter(app, network, home, processes)
+                    .await?;
+            }
+            Some(app) => self.start_app(app, network, processes).await?,
+            None => {}
         }
         self.start_adapter(network, home, tools, processes).await?;
         processes.start(&self.name, shell(&lines.node))
@@ -135,6 +165,36 @@ impl Node {
             &tcp(self.adapter),
             "--chain-id",
             &network.chain_id,
+        ]);
+        let patience = Duration::from_secs(network.patience_s.start);
+        let name = format!("{}-adapter", self.name);
+        processes
+            .start_with_first_line(&name, command, patience)
+            .await?;
+        Ok(())
+    }
+
+    /// Starts the adapter that starts the application.
+    async fn start_xian_adapter(
+        &self,
+        app: &str,
+        network: &Network,
+        home: &Home,
+        processes: &mut Processes,
+    ) -> anyhow::Result<()> {
+        let storage = self.app_data(App::Xian).display().to_string();
+        let command = home.command(&[
+            "adapter",
+            "--app",
+            &self.app_address(),
+            "--listen",
+            &tcp(self.adapter),
+            "--chain-id",
+            &network.chain_id,
+            "--xian",
+            &storage,
+            "--app-cmd",
+            app,
         ]);
         let patience = Duration::from_secs(network.patience_s.start);
         let name = format!("{}-adapter", self.name);

@@ -26,6 +26,9 @@ install_cometbft
 if grep -q '^app = "sdk"' "$network"; then
     install_wasmd
 fi
+if grep -q '^app = "xian"' "$network"; then
+    install_test_python
+fi
 say "building (the first time some minutes)"
 cargo build --release --locked --bins
 say "running $network"

@@ -67,9 +67,28 @@ pub async fn write(load: &Load, app: App, validators: &[Node]) -> anyhow::Result
     )
     .try_for_each_concurrent(UNDER_WAY, |(index, validator)| async move {
         let (key, value) = transaction(load, index);
-        validator.rpc.broadcast(&key, &value).await
+        let tx = match app {
+            App::Xian => xian_transaction(&key, &value),
+            _ => format!("\"{key}={value}\""),
+        };
+        validator.rpc.broadcast(&key, &tx).await
     })
     .await
+}
+
+/// The same for an application that keeps its state as Xian does, in hex: JSON would have
+/// to be escaped. Each has a sender of its own, because nonces have an order.
+fn xian_transaction(key: &str, value: &str) -> String {
+    let tx = serde_json::json!({
+        "sender": key,
+        "nonce": 0,
+        "writes": [{ "key": xian_key(key), "value": value }],
+    });
+    format!("0x{}", hex::encode(tx.to_string()))
+}
+
+fn xian_key(key: &str) -> String {
+    format!("con_load.values:{key}")
 }
 
 /// What all applications must answer alike in the end: it is about the first and the
@@ -78,8 +97,12 @@ pub fn questions(network: &Network) -> [Question; 2] {
     let load = &network.load;
     [0, load.transactions(network.app) - 1].map(|index| match network.app {
         App::Sdk => code_question(index),
+        App::Xian => Question {
+            path: format!("/get/{}", xian_key(&transaction(load, index).0)),
+            data: Vec::new(),
+        },
         App::InProcess | App::Socket | App::Adapter => Question {
-            path: "",
+            path: String::new(),
             data: transaction(load, index).0.into_bytes(),
         },
     })
@@ -92,7 +115,7 @@ fn code_question(index: u64) -> Question {
     let mut data = vec![0x08];
     encode_varint(code_id(index), &mut data);
     Question {
-        path: "/cosmwasm.wasm.v1.Query/Code",
+        path: "/cosmwasm.wasm.v1.Query/Code".to_owned(),
         data,
     }
 }

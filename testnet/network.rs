@@ -64,6 +64,9 @@ pub enum App {
     Adapter,
     /// A chain of the Cosmos SDK, wasmd: another application, in CometBFT's own process.
     Sdk,
+    /// An application that keeps its state as Xian does (`xian_app.py`). `snapswarm
+    /// adapter` starts it, and makes snapshots of its storage.
+    Xian,
 }
 
 impl App {
@@ -71,7 +74,8 @@ impl App {
     fn chunk_bytes(self) -> u64 {
         match self {
             Self::Sdk => SDK_CHUNK_BYTES,
-            Self::InProcess | Self::Socket | Self::Adapter => E2E_CHUNK_BYTES,
+            // Of Xian's a chunk holds more; so much is written for each all the same.
+            Self::InProcess | Self::Socket | Self::Adapter | Self::Xian => E2E_CHUNK_BYTES,
         }
     }
 }

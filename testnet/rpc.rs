@@ -32,7 +32,7 @@ pub struct NodeStatus {
 /// What an application is asked.
 pub struct Question {
     /// What it is about, where the application has more than one kind.
-    pub path: &'static str,
+    pub path: String,
     /// The question itself.
     pub data: Vec<u8>,
 }
@@ -124,11 +124,10 @@ impl Rpc {
         })
     }
 
-    /// Hands a transaction `key=value` over and waits until the mempool took
-    /// it.
-    pub async fn broadcast(&self, key: &str, value: &str) -> anyhow::Result<()> {
-        let tx = format!("\"{key}={value}\"");
-        let answer = self.call("broadcast_tx_sync", &[("tx", &tx)]).await?;
+    /// Hands a transaction over, as the route form wants it, and waits until the mempool
+    /// took it; `key` is its name for a person.
+    pub async fn broadcast(&self, key: &str, tx: &str) -> anyhow::Result<()> {
+        let answer = self.call("broadcast_tx_sync", &[("tx", tx)]).await?;
         if answer["code"] != 0 {
             bail!("{} refuses the transaction {key}: {answer}", self.url);
         }

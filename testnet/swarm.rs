@@ -177,9 +177,14 @@ impl JoinOrder<'_> {
         }
         // Behind an adapter the application is not started by the verb, which must not
         // empty its data then.
-        if self.app != App::Adapter {
-            let data = self.node.app_data(self.app);
-            add("--app-data", data.display().to_string());
+        let data = self.node.app_data(self.app).display().to_string();
+        match self.app {
+            App::Adapter => {}
+            App::Xian => {
+                add("--xian", data);
+                add("--app", self.node.app_address());
+            }
+            App::InProcess | App::Socket | App::Sdk => add("--app-data", data),
         }
         Ok(arguments)
     }
@@ -216,7 +221,7 @@ impl Provider {
         // It makes it a server of the DHT: on loopback no other peer could confirm one.
         add("--external-address", &listen);
         // An adapter tells the daemon of its home by itself what there is to take.
-        if network.app != App::Adapter {
+        if !matches!(network.app, App::Adapter | App::Xian) {
             match from_folder {
                 true => add("--sdk-snapshots", &node.snapshots().display().to_string()),
                 false => add("--harvest", &node.peer_address()),

@@ -17,6 +17,10 @@ pub struct Tools {
     pub e2e_node: PathBuf,
     /// A node of a chain of the Cosmos SDK; only its networks need it.
     pub wasmd: PathBuf,
+    /// Python with h5py; only networks of Xian need it.
+    pub python: PathBuf,
+    /// The source of Xian's own storage code, likewise.
+    pub xian_source: PathBuf,
     /// What this is all about.
     pub snapswarm: PathBuf,
 }
@@ -34,7 +38,11 @@ impl Tools {
             Some(path) => path.to_owned(),
             None => std::env::current_exe()?.with_file_name("snapswarm"),
         };
+        let beside = tools.parent().unwrap_or(&tools);
+        let named = |variable, usual| std::env::var_os(variable).map_or(usual, PathBuf::from);
         let found = Self {
+            python: named("SNAPSWARM_TEST_PYTHON", beside.join("python/bin/python")),
+            xian_source: named("SNAPSWARM_TEST_XIAN", xian_source(beside)),
             cometbft: std::path::absolute(tools.join("cometbft"))?,
             e2e_node: std::path::absolute(tools.join("node"))?,
             wasmd: std::path::absolute(tools.join("wasmd"))?,
@@ -63,8 +71,30 @@ impl Tools {
              install it",
             self.wasmd.display()
         );
+        let of_xian = [&self.python, &self.xian_source];
+        if let Some(missing) = of_xian.iter().find(|path| !path.exists()) {
+            ensure!(
+                app != App::Xian,
+                "{} is missing: testnet/demo.sh testnet/networks/xian.toml and testnet/test.sh \
+                 install it",
+                missing.display()
+            );
+        }
         Ok(())
     }
+}
+
+/// Where `testnet/tools.sh` puts the source of Xian's own storage code, of whatever version.
+fn xian_source(tools: &Path) -> PathBuf {
+    let entries = std::fs::read_dir(tools).into_iter().flatten().flatten();
+    let is_it = |path: &PathBuf| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        name.starts_with("xian_contracting")
+    };
+    let found = entries.map(|entry| entry.path()).find(is_it);
+    found
+        .unwrap_or_else(|| tools.join("xian_contracting"))
+        .join("src")
 }
 
 /// The target folder that this program was built in.

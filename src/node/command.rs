@@ -2,6 +2,7 @@
 //! the command line, the control socket and the hall. The JSON forms are
 //! DESIGN.md §11's; scripts rely on them.
 
+mod belief;
 mod outcome;
 mod states;
 
@@ -10,11 +11,12 @@ use std::path::PathBuf;
 use libp2p::Multiaddr;
 use serde::{Deserialize, Serialize};
 
+pub use self::belief::{Basis, Endorsed, EndorsementDetail};
 pub use self::outcome::{
-    Basis, Changed, ChunkDetail, DamagedSummary, DownloadStatus, Dumped, Endorsed,
-    EndorsementDetail, Fed, Fetched, FolderStatus, HarvestStatus, Harvested, JoinPhase, JoinStatus,
-    JoinStep, Joined, LimitsNow, Loaded, NetworkStatus, Noted, Outcome, PeerBytes, SnapshotDetail,
-    SnapshotList, SnapshotSummary, StatePublished, Status, UploadStatus, Verified, XianStatus,
+    Changed, ChunkDetail, DamagedSummary, DownloadStatus, Dumped, Fed, Fetched, FolderStatus,
+    HarvestStatus, Harvested, JoinPhase, JoinStatus, JoinStep, Joined, LimitsNow, Loaded,
+    NetworkStatus, Noted, Outcome, PeerBytes, SnapshotDetail, SnapshotList, SnapshotSummary,
+    StatePublished, Status, UploadStatus, Verified, XianStatus,
 };
 pub use self::states::{Amount, DeltaMade, Diffed, GenesisWritten, ScopeDiff, StateName};
 pub use crate::snapshot::{MAX_HEIGHT, STATE_FORMAT};

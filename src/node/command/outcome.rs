@@ -1,11 +1,11 @@
 //! What the verbs give back: the JSON forms on stdout.
 
-use std::fmt;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
 use super::DumpFormat;
+use super::belief::{Basis, Endorsed, EndorsementDetail};
 use super::states::{DeltaMade, Diffed, GenesisWritten};
 
 /// What a verb gives back.
@@ -209,44 +209,6 @@ pub struct Fetched {
     pub basis: Option<Basis>,
 }
 
-/// Why a state is believed that no application hash proves.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(tag = "because", rename_all = "snake_case")]
-pub enum Basis {
-    /// Its CID stands in the settings.
-    Pinned,
-    /// The person named it by its CID.
-    Named,
-    /// Enough of the listed endorsers computed it.
-    Endorsed {
-        /// Peer ids of those who did.
-        endorsers: Vec<String>,
-        /// How many are needed.
-        needed: usize,
-        /// How many are listed.
-        listed: usize,
-    },
-}
-
-impl fmt::Display for Basis {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Pinned => f.write_str("its CID is pinned in config.toml"),
-            Self::Named => f.write_str("it was named by its CID"),
-            Self::Endorsed {
-                endorsers,
-                needed,
-                listed,
-            } => write!(
-                f,
-                "{} of the {listed} endorsers in config.toml computed it ({needed} needed): {}",
-                endorsers.len(),
-                endorsers.join(", ")
-            ),
-        }
-    }
-}
-
 /// What one peer gave.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct PeerBytes {
@@ -362,19 +324,6 @@ pub struct SnapshotDetail {
     pub endorsements: Vec<EndorsementDetail>,
 }
 
-/// An endorsement of `show`.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct EndorsementDetail {
-    /// Peer id of the endorser.
-    pub endorser: String,
-    /// What it says: computed, vouched.
-    pub kind: String,
-    /// Whether the settings list it, so that its word counts.
-    pub listed: bool,
-    /// Whether it is this node.
-    pub own: bool,
-}
-
 /// A chunk of `show`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ChunkDetail {
@@ -429,18 +378,6 @@ pub struct Changed {
     pub manifest: String,
     /// What was done: deleted, pinned, unpinned.
     pub done: String,
-}
-
-/// Of `endorse`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Endorsed {
-    /// CID.
-    pub manifest: String,
-    /// Peer id of this node, whose key signed.
-    pub endorser: String,
-    /// What others are told: vouched, or computed where this node computed it.
-    pub kind: String,
 }
 
 /// Of `limits`: what is in force now.
