@@ -36,6 +36,16 @@ fn a_node_takes_a_snapshot_that_the_blocks_of_a_pruned_chain_still_follow() {
 }
 
 #[test]
+fn a_node_of_a_xian_like_chain_gets_its_storage_from_snapshots_made_at_commit() {
+    run("xian");
+}
+
+#[test]
+fn a_node_of_a_xian_like_chain_joins_however_often_the_join_is_killed() {
+    run("xian-restart");
+}
+
+#[test]
 fn a_real_chain_of_the_cosmos_sdk_is_harvested_in_both_ways_and_joined() {
     run("sdk");
 }
