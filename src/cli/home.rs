@@ -50,8 +50,9 @@ pub fn find(flag: Option<&Path>) -> Result<PathBuf, Failure> {
 
 /// Advice with the home in the commands that it names, where the person named one.
 pub fn with_home(text: &str, flag: Option<&Path>) -> String {
-    const VERBS: [&str; 10] = [
+    const VERBS: [&str; 11] = [
         "start", "init", "doctor", "join", "fetch", "list", "delete", "dump", "verify", "show",
+        "status",
     ];
     let Some(home) = flag else {
         return text.to_owned();

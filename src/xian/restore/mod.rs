@@ -36,6 +36,11 @@ use crate::state::Record;
 
 pub use swap::{KEPT, discard_old, keeps_old, recover, undo};
 
+/// A worker ends within this when its master is gone.
+const WORKER_ENDS: Duration = Duration::from_secs(5);
+/// Between two tries to remove what it writes.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+
 /// What a restore did.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct RestoreStats {
@@ -123,13 +128,21 @@ fn write_synced(path: &Path, bytes: &[u8]) -> Result<(), XianError> {
     written.map_err(XianError::io("write", path))
 }
 
-/// Removes a folder and all in it, if it is there.
+/// Removes a folder and all in it, if it is there. A worker whose master was killed may
+/// still be about to write into it: it ends in a moment.
 fn remove_all(path: &Path) -> Result<(), XianError> {
-    match fs::remove_dir_all(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(XianError::io("remove", path)(error))
+    let begun = Instant::now();
+    loop {
+        match fs::remove_dir_all(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error)
+                if error.kind() == io::ErrorKind::DirectoryNotEmpty
+                    && begun.elapsed() < WORKER_ENDS =>
+            {
+                std::thread::sleep(LOOK_AGAIN);
+            }
+            removed => return removed.map_err(XianError::io("remove", path)),
         }
-        _ => Ok(()),
     }
 }
 
