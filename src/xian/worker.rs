@@ -14,6 +14,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::sys::resource::{Resource, UsageWho, getrlimit, getrusage, setrlimit};
+use nix::unistd::getppid;
 
 use super::XianError;
 use super::stream::{Frame, FrameReader, FrameWriter};
@@ -33,6 +34,10 @@ const ALIVE_EVERY: Duration = Duration::from_secs(1);
 const LOOKS_AT_CLOCK_EVERY: u32 = 4096;
 /// What is gathered before it goes into a pipe: a pipe holds as much.
 pub(super) const PIPE_BYTES: usize = 64 << 10;
+
+/// Who started a worker: one whose master is gone by then makes no file, which the next
+/// restore would stumble over.
+const MASTER: &str = "SNAPSWARM_XIAN_MASTER";
 
 /// What a worker does.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -75,6 +80,7 @@ impl Workers {
     pub(super) fn start(&self, work: Work, file: &Path) -> Result<Child, XianError> {
         let mut command = Command::new(&self.program);
         command.args(&self.arguments).arg(work.name()).arg(file);
+        command.env(MASTER, std::process::id().to_string());
         // libhdf5 obeys these, and nobody asked for it.
         for (name, _) in std::env::vars_os() {
             if name.to_string_lossy().starts_with("HDF5_") {
@@ -102,6 +108,10 @@ pub fn work(work: Work, file: &Path) -> io::Result<()> {
     match work {
         Work::Walk => walk_to(file, BufWriter::with_capacity(PIPE_BYTES, stdout)),
         Work::Write => {
+            let master = std::env::var(MASTER).ok();
+            if master.is_some_and(|master| master != getppid().to_string()) {
+                return Err(io::ErrorKind::BrokenPipe.into());
+            }
             let stdin = File::from(io::stdin().as_fd().try_clone_to_owned()?);
             let stdin = BufReader::with_capacity(PIPE_BYTES, stdin);
             write_from(file, stdin, BufWriter::new(stdout))

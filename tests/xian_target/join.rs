@@ -207,7 +207,7 @@ fn is_synced(said: &Value, chain: &Chain) {
     assert_eq!(said["manifest"], chain.snapshot.cid());
     assert_eq!(said["snapshot_height"], chain.snapshot.manifest.height());
     let believed = said["believed"].as_str().unwrap();
-    assert!(believed.contains("you named its CID"), "{believed}");
+    assert!(believed.contains("it was named by its CID"), "{believed}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -229,7 +229,7 @@ async fn an_empty_node_gets_a_state_that_the_person_believes_in_and_follows_the_
     let ran = joiner.join(&chain, &["--cid", &cid]).await;
     is_synced(&ran.ok(), &chain);
     assert!(
-        ran.stderr().contains("is believed: you named its CID"),
+        ran.stderr().contains("is believed: it was named by its CID"),
         "{}",
         ran.stderr()
     );
