@@ -229,7 +229,8 @@ async fn an_empty_node_gets_a_state_that_the_person_believes_in_and_follows_the_
     let ran = joiner.join(&chain, &["--cid", &cid]).await;
     is_synced(&ran.ok(), &chain);
     assert!(
-        ran.stderr().contains("is believed: it was named by its CID"),
+        ran.stderr()
+            .contains("is believed: it was named by its CID"),
         "{}",
         ran.stderr()
     );
