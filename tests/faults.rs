@@ -251,7 +251,9 @@ fn a_fetch_without_a_daemon_can_be_watched_and_is_not_pulled_away() {
     for verb in [&["delete", &cid][..], &["fetch", &cid]] {
         let error = joiner.run(verb).failed(1);
         let hint = text(&error["hint"]);
-        assert!(hint.contains(" list` shows"), "{error}");
+        let home = joiner.path().display();
+        let advice = format!("`snapswarm --home {home} list` shows what it brings");
+        assert!(hint.contains(&advice), "{error}");
         assert!(hint.contains(&child.id().to_string()), "{error}");
     }
     kill(child.id(), Signal::SIGINT);
@@ -283,7 +285,8 @@ fn a_download_of_a_daemon_is_not_deleted_under_its_fetch() {
         text(&error["message"]).contains("being downloaded"),
         "{error}"
     );
-    assert!(text(&error["hint"]).contains(" status`"), "{error}");
+    let advice = format!("`snapswarm --home {} status`", joiner.path().display());
+    assert!(text(&error["hint"]).contains(&advice), "{error}");
     kill(child.id(), Signal::SIGINT);
     assert_eq!(wait(&mut child).code(), Some(6));
     joiner.run(["delete", &cid]).ok();

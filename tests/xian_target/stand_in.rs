@@ -325,7 +325,11 @@ fn a_state_that_nobody_vouches_for_is_rejected_and_the_chain_can_begin_without()
     let mut consensus = adapter.connect();
     assert_eq!(offered(node.call(house.offer())), REJECT);
     let told = house.log();
-    assert!(told.contains("pinned_manifests"), "{told}");
+    let advice = format!(
+        "pinned_manifests = [\\\"{}\\\"] below [trust]",
+        house.snapshot.cid()
+    );
+    assert!(told.contains(&advice), "{told}");
     assert_eq!(house.app.starts(), 0);
     assert!(house.is_empty());
     // Block sync from the first block needs the application.
