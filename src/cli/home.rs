@@ -5,7 +5,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{failure, screen::Screen, text};
+use clap::CommandFactory;
+
+use super::{Cli, failure, screen::Screen, text};
 use crate::{
     config::{CONFIG_NAME, Config, ConfigError},
     node::{
@@ -50,17 +52,22 @@ pub fn find(flag: Option<&Path>) -> Result<PathBuf, Failure> {
 
 /// Advice with the home in the commands that it names, where the person named one.
 pub fn with_home(text: &str, flag: Option<&Path>) -> String {
-    const VERBS: [&str; 11] = [
-        "start", "init", "doctor", "join", "fetch", "list", "delete", "dump", "verify", "show",
-        "status",
-    ];
     let Some(home) = flag else {
         return text.to_owned();
     };
-    VERBS.iter().fold(text.to_owned(), |text, verb| {
-        let named = format!("snapswarm --home {} {verb}", home.display());
-        text.replace(&format!("snapswarm {verb}"), &named)
-    })
+    let program = Cli::command();
+    let is_verb = |word: &str| program.find_subcommand(word).is_some();
+    let mut parts = text.split("snapswarm ");
+    let mut out = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        out += "snapswarm ";
+        let end = part.find(|c: char| !c.is_ascii_lowercase());
+        if is_verb(&part[..end.unwrap_or(part.len())]) {
+            out += &format!("--home {} ", home.display());
+        }
+        out += part;
+    }
+    out
 }
 
 /// The same path for a process with another working folder.
@@ -129,5 +136,29 @@ mod tests {
         assert_eq!(open_as_nobody(true).unwrap(), Config::default());
         let failure = open_as_nobody(false).unwrap_err();
         assert_eq!(failure.code, FailureCode::Storage);
+    }
+
+    #[test]
+    fn advice_names_the_home_in_commands_and_nowhere_else() {
+        let home = Some(Path::new("/h"));
+        for (said, wanted) in [
+            (
+                "`snapswarm start` starts one",
+                "`snapswarm --home /h start` starts one",
+            ),
+            (
+                "snapswarm feed CID, snapswarm list",
+                "snapswarm --home /h feed CID, snapswarm --home /h list",
+            ),
+            ("snapswarm starts it", "snapswarm starts it"),
+            ("snapswarm --home /h start", "snapswarm --home /h start"),
+            (
+                "the same version of snapswarm",
+                "the same version of snapswarm",
+            ),
+        ] {
+            assert_eq!(with_home(said, home), wanted);
+            assert_eq!(with_home(said, None), said);
+        }
     }
 }

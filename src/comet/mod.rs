@@ -19,6 +19,7 @@
 //! The room knows nothing of the swarm or the disk: it gives and takes
 //! [`Offer`](crate::snapshot::Offer)s and chunk bytes.
 
+mod half_made;
 pub mod light;
 pub mod node_home;
 pub mod peer;

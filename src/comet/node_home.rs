@@ -15,6 +15,7 @@ use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use serde::Deserialize;
 
+use super::half_made::is_half_made;
 use super::peer::NodeId;
 use super::settings::{Settings, SettingsError};
 
@@ -274,6 +275,26 @@ impl NodeHome {
     pub fn has_stores(&self, settings: &Settings) -> bool {
         let data = self.data(settings);
         STORES.iter().any(|name| data.join(name).exists())
+    }
+
+    /// Removes those of CometBFT's stores that were never made to their end. The node must
+    /// not run. Their names.
+    pub fn remove_half_made(&self, settings: &Settings) -> Result<Vec<String>, NodeHomeError> {
+        let data = self.data(settings);
+        let mut removed = Vec::new();
+        for name in STORES.iter().filter(|name| name.ends_with(".db")) {
+            let path = data.join(name);
+            let half = is_half_made(&path);
+            let half = half.map_err(|source| NodeHomeError::File {
+                path: path.clone(),
+                source,
+            });
+            if half? {
+                remove(&path)?;
+                removed.push((*name).to_owned());
+            }
+        }
+        Ok(removed)
     }
 
     /// Removes CometBFT's stores. The node must not run.

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use super::command::{Failure, FailureCode};
+
 /// The disk that a folder is on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Space {
@@ -34,6 +36,22 @@ pub(super) struct Short {
     pub(super) free_bytes: u64,
     /// Bytes that all the folders on it get together.
     pub(super) needed_bytes: u64,
+}
+
+impl Short {
+    /// What a person is told of it, who wants the snapshot of a height there.
+    pub(super) fn failure(&self, height: u64) -> Failure {
+        Failure::new(
+            FailureCode::Storage,
+            format!(
+                "the disk of {} has {} bytes, and the snapshot of height {height} needs about {} \
+                 on it",
+                self.folder.display(),
+                self.free_bytes,
+                self.needed_bytes
+            ),
+        )
+    }
 }
 
 /// The most bytes that each of these folders can get, beside what the others get.

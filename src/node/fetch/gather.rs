@@ -477,7 +477,7 @@ fn as_told(refusal: Refusal) -> crate::sync::Refusal {
 }
 
 /// Bytes that are here of what is wanted.
-fn here(manifest: &Manifest, part: Option<&Part>, have: &Bitmap) -> u64 {
+pub(super) fn here(manifest: &Manifest, part: Option<&Part>, have: &Bitmap) -> u64 {
     match part {
         None => bytes_of(manifest, have),
         Some(part) => part.bytes_here(manifest, have),

@@ -187,10 +187,7 @@ impl Wanted<'_> {
     }
 
     fn bytes_here(&self, manifest: &Manifest, have: &Bitmap) -> u64 {
-        match &self.part {
-            None => gather::bytes_of(manifest, have),
-            Some(part) => part.bytes_here(manifest, have),
-        }
+        gather::here(manifest, self.part.as_ref(), have)
     }
 
     /// How many chunks of how many.
@@ -243,7 +240,10 @@ async fn gather(
         basis: None,
     };
     if let Some(short) = short_of_room(services, &manifest, wanted.room_for) {
-        return Ok(Gathered::Given(no_room(&manifest, &short)));
+        let failure = short.failure(manifest.height()).hint(
+            "free some space and give the same command again: nothing was downloaded for it now",
+        );
+        return Ok(Gathered::Given(failure));
     }
     let store = services.store.clone();
     let (begun, asked) = (manifest.clone(), wanted.part.clone());
@@ -351,7 +351,11 @@ async fn gather(
                 // Its room is for the next one.
                 discard(services, id).await?;
             }
-            let failure = ended::deserted(id, wanted.patience, have, &banned);
+            let patience = match fetched.received_bytes == 0 {
+                true => wanted.first_patience,
+                false => wanted.patience,
+            };
+            let failure = ended::deserted(id, patience, have, &banned);
             Ok(Gathered::Given(failure))
         }
     }
@@ -484,20 +488,6 @@ fn short_of_room(services: &Services, manifest: &Manifest, room_for: &[PathBuf])
         true => None,
         false => space::short_of_room(folders, manifest.total_bytes()),
     }
-}
-
-fn no_room(manifest: &Manifest, short: &Short) -> Failure {
-    Failure::new(
-        FailureCode::Storage,
-        format!(
-            "the disk of {} has {} bytes, and the snapshot of height {} needs about {} on it",
-            short.folder.display(),
-            short.free_bytes,
-            manifest.height(),
-            short.needed_bytes
-        ),
-    )
-    .hint("free some space and give the same command again: nothing was downloaded for it now")
 }
 
 /// What would fail at the end fails at the beginning.

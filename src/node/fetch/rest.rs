@@ -27,9 +27,10 @@ pub(super) struct Rest {
     /// Not wanted, or false.
     refused: BTreeSet<ManifestId>,
     false_ones: usize,
+    left_ones: usize,
     /// Of which nothing came.
     given_up: BTreeSet<ManifestId>,
-    /// Why of the first of them: it was the best.
+    /// Why the first of all was left: it was the best.
     trouble: Option<Failure>,
     /// Whether there is no other, so that one is waited for.
     is_last: bool,
@@ -41,6 +42,7 @@ impl Rest {
             is_open: matches!(target, FetchTarget::Chain { .. }),
             refused,
             false_ones: 0,
+            left_ones: 0,
             given_up: BTreeSet::new(),
             trouble: None,
             is_last: false,
@@ -80,26 +82,28 @@ impl Rest {
 
     /// Nothing came of this one, for this reason.
     pub(super) fn gave_up(&mut self, id: ManifestId, failure: Failure) -> Result<(), Failure> {
-        if !self.is_open || self.is_last || self.given_up.len() >= MAX_GIVEN_UP {
+        if !self.is_open || self.is_last || self.left_ones >= MAX_GIVEN_UP {
             return Err(failure);
         }
-        self.given_up.insert(id);
+        self.left_ones += 1;
+        // Time does not help where there is no room.
+        match failure.code {
+            FailureCode::Storage => self.refused.insert(id),
+            _ => self.given_up.insert(id),
+        };
         self.trouble.get_or_insert(failure);
         Ok(())
     }
 
     /// The search found nothing, for this reason. Those that were given up are looked at
-    /// once more, unless time does not help.
+    /// once more.
     pub(super) fn nothing_else(&mut self, failure: Failure) -> Result<(), Failure> {
-        match self.trouble.take() {
-            Some(trouble) if trouble.code == FailureCode::Storage => Err(trouble),
-            Some(_) => {
-                self.given_up.clear();
-                self.is_last = true;
-                Ok(())
-            }
-            None => Err(failure),
+        if self.given_up.is_empty() {
+            return Err(self.trouble.take().unwrap_or(failure));
         }
+        self.given_up.clear();
+        self.is_last = true;
+        Ok(())
     }
 }
 
@@ -158,6 +162,13 @@ mod tests {
         }
         assert_eq!(tried, MAX_GIVEN_UP);
         let mut rest = of_chain();
+        let mut tried = 0;
+        let full = || Failure::new(FailureCode::Storage, "full");
+        while rest.gave_up(id(&tried.to_string()), full()).is_ok() {
+            tried += 1;
+        }
+        assert_eq!(tried, MAX_GIVEN_UP);
+        let mut rest = of_chain();
         let mut tried = 1;
         while rest.is_false(id(&tried.to_string())).is_ok() {
             tried += 1;
@@ -172,6 +183,17 @@ mod tests {
         rest.gave_up(id("large"), full).unwrap();
         let told = rest.nothing_else(silent()).unwrap_err();
         assert_eq!(told.code, FailureCode::Storage);
+    }
+
+    #[test]
+    fn a_full_disk_for_one_does_not_end_the_wait_for_a_smaller_one() {
+        let mut rest = of_chain();
+        let full = Failure::new(FailureCode::Storage, "full");
+        rest.gave_up(id("large"), full).unwrap();
+        rest.gave_up(id("small"), silent()).unwrap();
+        rest.nothing_else(silent()).unwrap();
+        assert!(rest.left_out().contains(&id("large")));
+        assert!(!rest.left_out().contains(&id("small")));
     }
 
     #[test]

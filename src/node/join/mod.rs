@@ -268,6 +268,7 @@ impl Join {
         let node_id = node_home.node_id(node.own())?;
         node.own_rpc()?;
         ports::look(&node, &reporter).await?;
+        node.remove_half_made(&reporter)?;
         let mut chain = Chain::new(&ChainCommand {
             chain_id,
             endpoints: options.chain_rpc.clone(),

@@ -132,6 +132,19 @@ impl Node {
         &self.own
     }
 
+    /// A node that was killed while it made its stores starts again without them.
+    pub(super) fn remove_half_made(&self, reporter: &Reporter) -> Result<(), Failure> {
+        let removed = self.plan.home.remove_half_made(&self.own)?;
+        if !removed.is_empty() {
+            reporter.note(format!(
+                "removed from {}, empty and never made to their end: {}",
+                self.data().display(),
+                removed.join(", ")
+            ));
+        }
+        Ok(())
+    }
+
     /// What the person said of it.
     pub(super) fn plan(&self) -> &NodePlan {
         &self.plan

@@ -298,20 +298,9 @@ impl Join {
                 self.node.use_usual_temporary();
                 Ok(())
             }
-            Some(_) => Err(Setback::everything(
-                Failure::new(
-                    FailureCode::Storage,
-                    format!(
-                        "the disk of {} has {} bytes, and the snapshot of height {} needs about \
-                         {} on it",
-                        short.folder.display(),
-                        short.free_bytes,
-                        chosen.height,
-                        short.needed_bytes
-                    ),
-                )
-                .hint("free some space; what was downloaded stays, and the same command goes on"),
-            )),
+            Some(_) => Err(Setback::everything(short.failure(chosen.height).hint(
+                "free some space; what was downloaded stays, and the same command goes on",
+            ))),
         }
     }
 
