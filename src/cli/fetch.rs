@@ -80,6 +80,7 @@ impl Arguments {
             timeout_s: self.timeout,
             not_below: None,
             except: Vec::new(),
+            state_only: false,
             room_for: Vec::new(),
             only: self.only.clone(),
         }))

@@ -234,7 +234,8 @@ hold_minutes = 3
 [xian]
 # The storage of the Xian node behind the adapter (`snapswarm adapter --xian`), and the
 # chain's state_patches.json: with it the adapter copies the storage at heights that
-# snapshot_interval divides, and the daemon makes snapshots of the copies.
+# snapshot_interval divides, and the daemon makes snapshots of the copies. They have the
+# same CID on all nodes that name state_patches, and another on those that do not.
 # storage = "/home/me/.cometbft/xian"
 # state_patches = "/home/me/xian-core/state_patches.json"
 

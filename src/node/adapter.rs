@@ -5,10 +5,10 @@
 //! Before a Xian application it may start that itself, when a state was restored into its
 //! storage ([`StandInOptions`]).
 //!
-//! It has no part of libp2p and none of libhdf5: archives are opened as a verb that
-//! only looks opens them, and read by position; the state of a Xian node is copied here
-//! and read by the daemon. The daemon may be killed, upgraded
-//! or missing; the chain goes on.
+//! Nothing of libp2p's network and nothing of libhdf5 runs in it: archives are opened as a
+//! verb that only looks opens them, and read by position; the state of a Xian node is
+//! copied here and read by the daemon, and what is restored is written by worker
+//! processes. The daemon may be killed, upgraded or missing; the chain goes on.
 
 mod application;
 mod copy;

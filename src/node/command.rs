@@ -222,6 +222,10 @@ pub struct FetchCommand {
     /// Of a chain, none of these CIDs.
     #[serde(default)]
     pub except: Vec<String>,
+    /// Of a chain, only records of a state: an application's own snapshots prove nothing
+    /// where the application hash does not commit to the state.
+    #[serde(default)]
+    pub state_only: bool,
     /// Folders that the state is to be restored into: each must have room for as many
     /// bytes as the snapshot has, beside those that are downloaded.
     #[serde(default)]

@@ -36,7 +36,7 @@ fn of_xian(
     let content = Content::open(store, &command.manifest)?;
     let block = latest_block(content.manifest())?;
     shelf::folder_of(&command.file)?;
-    let file = NewFile::create(&command.file, 0)?;
+    let file = NewFile::create(&command.file, content.least_bytes())?;
     reporter.phase(format!("writing {}", command.file.display()));
     let reading = Reading::new(reporter, cancel, content.chunk_bytes());
     let writer = BufWriter::with_capacity(BUFFER_BYTES, file);

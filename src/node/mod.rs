@@ -1,6 +1,6 @@
 //! The hall: the only place where rooms meet.
 //!
-//! Three paths go through it: *publish* (`load`, `harvest`), *fetch*
+//! Three paths go through it: *publish* (`load`, `harvest`, `xian`), *fetch*
 //! (`fetch`) and *feed* (`feed`). What they share stands in `services`.
 //! A verb is carried out in one of two places, by the same code: inside the
 //! daemon of its home, reached over the control socket ([`remote`]), or, when

@@ -50,7 +50,9 @@ pub use error::XianError;
 pub use genesis::GenesisWriter;
 pub use latest::LatestBlock;
 pub use patches::patches_hash;
-pub use restore::{KEPT, Restore, RestoreStats, discard_old, keeps_old, recover, undo};
+pub use restore::{
+    KEPT, Restore, RestoreStats, accept, discard_old, is_unaccepted, keeps_old, recover, undo,
+};
 pub use source::{Made, Reading, StorageRecords, XianSource};
 pub use target::XianTarget;
 pub use worker::{Work, Workers, work};

@@ -74,7 +74,7 @@ impl XianTarget {
             content: content.clone(),
             notes,
             decoder: Decoder::new().map_err(wrong)?,
-            hasher: StateHasher::new(),
+            hasher: StateHasher::expecting(notes.state),
         })
     }
 

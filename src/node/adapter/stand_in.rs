@@ -28,7 +28,7 @@ use crate::node::trust::believe;
 use crate::node::xian::workers;
 use crate::snapshot::{Manifest, Target};
 use crate::store::{Store, StoreSettings};
-use crate::xian::{KEPT, LatestBlock, XianTarget, keeps_old, recover, undo};
+use crate::xian::{KEPT, LatestBlock, XianTarget, accept, is_unaccepted, keeps_old, recover, undo};
 
 /// What a restore into the storage of an application goes by that is started here.
 #[derive(Clone, Debug)]
@@ -88,6 +88,13 @@ impl XianStandIn {
             tracing::info!(
                 storage = %storage.display(),
                 "a restore was cut off when its state was complete: it is in place now"
+            );
+        }
+        if is_unaccepted(storage)? {
+            undo(storage)?;
+            tracing::info!(
+                storage = %storage.display(),
+                "a restore was cut off before CometBFT had it: what was there before is back"
             );
         }
         let height = LatestBlock::read_or_none(storage)?.height;
@@ -251,6 +258,8 @@ impl StandIn for XianStandIn {
     fn accept(&self, lead: u32) -> Result<(), String> {
         let mut work = lock(&self.work);
         work.led_by(lead)?;
+        // Before CometBFT hears of it: a restore that is not noted so is undone.
+        accept(self.storage()).map_err(|error| error.to_string())?;
         work.restore = None;
         self.stands.send_replace(false);
         tracing::info!(

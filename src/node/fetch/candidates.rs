@@ -48,6 +48,8 @@ pub struct Wanted {
     /// Bytes for which there is room here; larger ones come last, unless they are
     /// begun.
     pub room: u64,
+    /// Only records of a state.
+    pub state_only: bool,
     /// How many endorsers must have computed a state that no application hash
     /// proves, and of how many; nothing where the settings list none.
     pub quorum: Option<(usize, usize)>,
@@ -225,7 +227,8 @@ pub fn rank(claims: &[Claim], wanted: &Wanted, known: &Known) -> Ranked {
         let height = newest.entry(claim.peer).or_default();
         *height = claim.entry.height.max(*height);
         let subject = Subject::of(&claim.entry);
-        let candidate = groups.entry(subject.clone()).or_insert(Candidate {
+        let candidate = groups.entry(subject.clone());
+        let candidate = candidate.or_insert_with(|| Candidate {
             believed: (known.believed)(&subject),
             subject,
             named: false,
@@ -294,7 +297,8 @@ pub enum Fit {
 /// Whether an entry is what is wanted.
 pub fn fit(entry: &CatalogueEntry, wanted: &Wanted) -> Fit {
     let other_height = wanted.height.is_some_and(|height| height != entry.height);
-    if entry.chain_id != wanted.chain_id || !entry.complete || other_height {
+    let other_kind = wanted.state_only && entry.format != STATE_FORMAT;
+    if entry.chain_id != wanted.chain_id || !entry.complete || other_height || other_kind {
         return Fit::No;
     }
     if wanted.tip.is_some_and(|tip| entry.height >= tip) {
@@ -342,6 +346,7 @@ mod tests {
             max_bytes: None,
             tip: None,
             room: u64::MAX,
+            state_only: false,
             quorum: None,
         }
     }
@@ -378,6 +383,17 @@ mod tests {
             claim(3, false, 100, "real"),
         ];
         assert_eq!(best(&claims, &wanted()), Some(100));
+    }
+
+    #[test]
+    fn where_only_a_state_will_do_nothing_else_is_taken() {
+        let mut claims = [claim(1, true, 200, "opaque"), claim(2, false, 100, "state")];
+        claims[1].entry.format = STATE_FORMAT;
+        let wanted = Wanted {
+            state_only: true,
+            ..wanted()
+        };
+        assert_eq!(best(&claims, &wanted), Some(100));
     }
 
     #[test]

@@ -47,6 +47,8 @@ pub(super) struct Search<'a> {
     pub(super) authority: Option<&'a Authority>,
     /// No snapshot of a chain below this height.
     pub(super) not_below: Option<u64>,
+    /// Of a chain, only records of a state.
+    pub(super) state_only: bool,
     /// Folders that have to have room for the snapshot, too.
     pub(super) room_for: &'a [PathBuf],
     /// Peers that the user named.
@@ -182,6 +184,7 @@ impl Search<'_> {
             max_bytes: Some(config.store.max_download_bytes.0),
             tip: None,
             room: elsewhere.map_or(room, |elsewhere| room.min(elsewhere)),
+            state_only: self.state_only,
             quorum: self.services.trust.quorum(),
         };
         let pinned = config.trust.pinned_manifests.to_vec();

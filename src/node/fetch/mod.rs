@@ -83,6 +83,7 @@ pub(super) async fn fetch(
             reporter,
             authority: authority.as_ref(),
             not_below: command.not_below,
+            state_only: command.state_only,
             room_for: &command.room_for,
             named: &named,
             deadline: Instant::now() + rest.search_patience(patience),

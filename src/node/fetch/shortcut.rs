@@ -31,6 +31,8 @@ use crate::wire::CatalogueEntry;
 /// take: the snapshot itself is at hand, and waits.
 const MAX_ASKED: usize = 8;
 const ASK_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long deltas are looked for at all.
+const FIND_TIMEOUT: Duration = Duration::from_secs(15);
 /// Manifests of deltas that are looked at, and the largest: 32 MiB together.
 const MAX_OFFERS: usize = 8;
 const MAX_OFFER_BYTES: u32 = 4 << 20;
@@ -56,13 +58,18 @@ pub(super) async fn take(
         return Ok(None);
     }
     let shortcut = tokio::select! {
-        shortcut = find(services, found) => shortcut,
+        shortcut = tokio::time::timeout(FIND_TIMEOUT, find(services, found)) => {
+            shortcut.ok().flatten()
+        }
         () = cancel.cancelled() => return Err(Failure::interrupted("the same command starts again")),
     };
     let Some(shortcut) = shortcut else {
         return Ok(None);
     };
-    let is_new = |step: &&Arc<Manifest>| services.store.get(&step.id()).is_none();
+    let is_new = |step: &&Arc<Manifest>| {
+        let stored = services.store.get(&step.id());
+        stored.is_none_or(|stored| !stored.complete)
+    };
     let new: Vec<ManifestId> = shortcut
         .steps
         .iter()

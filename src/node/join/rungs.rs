@@ -73,6 +73,7 @@ impl Join {
 
     /// CometBFT's own state sync from its own peers.
     pub(super) async fn by_peers(&mut self) -> Result<u64, Setback> {
+        self.believe_nobody();
         self.enter("state sync from peers").await;
         let trust = self.patiently(Chain::trust_below_tip).await?;
         let others = self.or_interrupted(self.others()).await?;
@@ -91,6 +92,7 @@ impl Join {
 
     /// All blocks.
     pub(super) async fn by_blocks(&mut self) -> Result<u64, Setback> {
+        self.believe_nobody();
         self.enter("block sync from the first block").await;
         let others = self.or_interrupted(self.others()).await?;
         let change = |own: &Settings| overlay::from_blocks(own, &others);

@@ -14,7 +14,7 @@ use crate::comet::sign::Sign;
 use crate::node::chain::{Basis, Extent, State};
 use crate::node::command::{
     Command, Failure, FailureCode, FeedCommand, FetchCommand, FetchTarget, ManifestCommand,
-    Outcome, ProvenState, SnapshotSummary,
+    Outcome, ProvenState, STATE_FORMAT, SnapshotSummary,
 };
 use crate::node::space::short_of_room;
 
@@ -121,6 +121,7 @@ impl Join {
         let usable = |one: &&SnapshotSummary| {
             one.complete
                 && one.base.is_none()
+                && (one.format == STATE_FORMAT || self.options.xian.is_none())
                 && one.height >= least
                 && !self.is_refused(&one.manifest)
         };
@@ -265,6 +266,7 @@ impl Join {
             not_below: (least > 0).then_some(least),
             except: self.node.journal.refused.iter().cloned().collect(),
             only: Vec::new(),
+            state_only: self.options.xian.is_some(),
             room_for: self.node.filled_folders(),
         });
         let fetched = match self.ask(command).await.map_err(Setback::rung)? {

@@ -124,14 +124,23 @@ impl Join {
         }
     }
 
+    /// No snapshot is vouched for any more.
+    pub(super) fn believe_nobody(&mut self) {
+        self.node.believed = None;
+        self.basis = None;
+    }
+
     /// Whether this node can restore what was chosen, and whom to believe for it. Before
     /// the node is started.
     pub(super) async fn judge_content(&mut self, chosen: &Chosen) -> Result<(), Setback> {
         let looked = self.look_at(chosen).await.map_err(Setback::rung)?;
         let (manifest, basis) = looked;
-        self.node.believed = None;
+        self.believe_nobody();
         if manifest.state().is_none() {
-            return Ok(());
+            return match self.options.xian {
+                None => Ok(()),
+                Some(_) => Err(unproven(chosen)),
+            };
         }
         let is_named = self.options.manifest.as_ref() == Some(&chosen.manifest);
         let Some(xian) = &self.options.xian else {
@@ -184,6 +193,21 @@ impl Join {
         })
         .await
     }
+}
+
+/// What an application of Xian makes of an opaque snapshot nobody checks.
+fn unproven(chosen: &Chosen) -> Setback {
+    Setback::snapshot(
+        Failure::new(
+            FailureCode::Failed,
+            format!(
+                "{} holds chunks of an application's own, and nothing proves what a Xian \
+                 application makes of them",
+                chosen.manifest
+            ),
+        )
+        .hint("take a snapshot of the records of its state: `snapswarm show CID` tells of them"),
+    )
 }
 
 #[cfg(test)]

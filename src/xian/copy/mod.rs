@@ -197,6 +197,14 @@ impl Copier {
         let files = state_files(&self.storage)?;
         self.try_to_clone()?;
         self.check_room(&files)?;
+        // What is half of a block is of none.
+        let latest = LatestBlock::path(&self.copy);
+        match fs::remove_file(&latest) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(XianError::io("remove", &latest)(error));
+            }
+            _ => {}
+        }
         let mut stats = CopyStats {
             files: files.len(),
             ..CopyStats::default()

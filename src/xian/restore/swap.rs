@@ -59,6 +59,7 @@ pub(super) struct Folders {
     old: PathBuf,
     dropped: PathBuf,
     journal: PathBuf,
+    accepted: PathBuf,
 }
 
 impl Folders {
@@ -70,6 +71,7 @@ impl Folders {
             old: room.join("old"),
             dropped: room.join("dropped"),
             journal: room.join("swap"),
+            accepted: room.join("accepted"),
             room,
         }
     }
@@ -134,6 +136,9 @@ pub(super) fn swap(folders: &Folders, steps: &Steps) -> Result<(), XianError> {
         steps.sync(&folder)?;
     }
     steps.sync(&folders.new)?;
+    // It was about another restore.
+    steps.take(&folders.accepted)?;
+    remove_file(&folders.accepted)?;
     let aside = if exists(&folders.old)? {
         "dropped"
     } else {
@@ -245,6 +250,20 @@ pub fn undo(storage: &Path) -> Result<bool, XianError> {
     undo_by(&Folders::of(storage), &Steps::default())
 }
 
+/// Notes, durably, that the state which was restored is the chain's: whoever restores it
+/// has compared it with what the chain has.
+pub fn accept(storage: &Path) -> Result<(), XianError> {
+    let folders = Folders::of(storage);
+    write_synced(&folders.accepted, b"")?;
+    Steps::default().sync(&folders.room)
+}
+
+/// Whether a restore was put into place, and cut off before anybody accepted it.
+pub fn is_unaccepted(storage: &Path) -> Result<bool, XianError> {
+    let folders = Folders::of(storage);
+    Ok(exists(&folders.old)? && !exists(&folders.accepted)?)
+}
+
 /// Whether what the node had before its restore is still kept.
 pub fn keeps_old(storage: &Path) -> Result<bool, XianError> {
     exists(&Folders::of(storage).old)
@@ -285,8 +304,19 @@ pub fn discard_old(storage: &Path) -> Result<(), XianError> {
         });
     }
     remove_all(&folders.old)?;
+    remove_file(&folders.accepted)?;
     match fs::remove_dir(&folders.room) {
         Err(error) if exists(&folders.room)? => Err(XianError::io("remove", &folders.room)(error)),
+        _ => Ok(()),
+    }
+}
+
+/// Removes a file, if it is there.
+fn remove_file(path: &Path) -> Result<(), XianError> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(XianError::io("remove", path)(error))
+        }
         _ => Ok(()),
     }
 }
@@ -389,6 +419,24 @@ mod tests {
         assert!(!folders.room.exists() && !keeps_old(&folders.storage).unwrap());
         assert_eq!(words(&folders.storage), whole("new"));
         discard_old(&folders.storage).unwrap();
+    }
+
+    #[test]
+    fn a_restore_is_unaccepted_until_somebody_says_otherwise_and_the_next_one_anew() {
+        let (_folder, folders) = prepared();
+        let storage = &folders.storage;
+        let unaccepted = || is_unaccepted(storage).unwrap();
+        assert!(!unaccepted(), "nothing was restored");
+        swap(&folders, &Steps::default()).unwrap();
+        assert!(unaccepted());
+        accept(storage).unwrap();
+        assert!(!unaccepted());
+        fill(&folders.new, "new");
+        swap(&folders, &Steps::default()).unwrap();
+        assert!(unaccepted());
+        accept(storage).unwrap();
+        discard_old(storage).unwrap();
+        assert!(!unaccepted() && !folders.room.exists());
     }
 
     #[test]

@@ -100,9 +100,11 @@ impl Desk {
         received
     }
 
-    /// Has what changed copied. False when there is no copyist.
+    /// Has what changed copied. False when there is no copyist, and while a copy is being
+    /// handed over, which stays as it is.
     pub(super) fn copy_ahead(&self) -> bool {
-        lock(&self.state).order(Order::Ahead)
+        let mut state = lock(&self.state);
+        state.busy.is_none() && state.order(Order::Ahead)
     }
 
     /// The right to write the copy. A copyist of before gives it back when it ends.
