@@ -10,6 +10,7 @@ cd "$(dirname "$0")/.."
 
 install_build_tools
 install_cometbft
+install_other_cometbfts
 install_wasmd
 install_test_python
 install_test_filesystem

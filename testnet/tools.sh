@@ -5,6 +5,7 @@
 #
 # Everything is installed into the target folder and found there the next time:
 #   TARGET/tools/bin     CometBFT, its e2e application, wasmd, cargo-deny
+#   TARGET/tools/cometbft-VERSION  the same two of other versions
 #   TARGET/tools/python  a Python environment: cmake for HDF5, packages for tests
 #   TARGET/tools/xian_…  the source of Xian's own storage code, for tests
 # Only what a C compiler and Python themselves lack comes from the system's
@@ -15,6 +16,8 @@
 # checkouts share what is compiled); else target/ in the checkout.
 
 COMETBFT_VERSION=v0.38.25
+# What the tests run with beside, each of another line.
+OTHER_COMETBFT_VERSIONS="v0.40.0 v1.0.1"
 WASMD_VERSION=v0.70.3
 CARGO_DENY_VERSION=0.20.2
 XIAN_CONTRACTING_VERSION=1.0.0
@@ -106,21 +109,33 @@ install_cmake() {
     export CMAKE=$TOOLS/python/bin/cmake
 }
 
-# go_tool PROGRAM PACKAGE: one of CometBFT's programs, unless that version of
-# it is there.
+# go_tool FOLDER VERSION PROGRAM PACKAGE: one of CometBFT's programs, unless that
+# version of it is there.
 go_tool() {
-    local program=$TOOLS/bin/$1 package=github.com/cometbft/cometbft/$2
+    local folder=$1 version=$2 program=$1/$3 package=github.com/cometbft/cometbft/$4
     # Tabs stand around the version.
-    if [ -x "$program" ] && [[ $(go version -m "$program") == *"	$COMETBFT_VERSION	"* ]]; then
+    if [ -x "$program" ] && [[ $(go version -m "$program") == *"	$version	"* ]]; then
         return
     fi
-    say "$package $COMETBFT_VERSION: missing, installing it into $TOOLS/bin"
-    GOBIN=$TOOLS/bin CGO_ENABLED=0 go install "$package@$COMETBFT_VERSION"
+    say "$package $version: missing, installing it into $folder"
+    GOBIN=$folder CGO_ENABLED=0 go install "$package@$version"
+}
+
+# cometbft_of FOLDER VERSION: it and its e2e application.
+cometbft_of() {
+    go_tool "$1" "$2" cometbft cmd/cometbft
+    go_tool "$1" "$2" node test/e2e/node
 }
 
 install_cometbft() {
-    go_tool cometbft cmd/cometbft
-    go_tool node test/e2e/node
+    cometbft_of "$TOOLS/bin" "$COMETBFT_VERSION"
+}
+
+install_other_cometbfts() {
+    local version
+    for version in $OTHER_COMETBFT_VERSIONS; do
+        cometbft_of "$TOOLS/cometbft-$version" "$version"
+    done
 }
 
 # A node of a chain of the Cosmos SDK. `go install` does not build a module that

@@ -2,7 +2,7 @@
 //! daemons, a new node at the tip. These are the cheapest that differ; the others are
 //! commands. `testnet/test.sh` installs what they need.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Mutex, PoisonError};
 
@@ -10,11 +10,17 @@ use std::sync::{Mutex, PoisonError};
 static MACHINE: Mutex<()> = Mutex::new(());
 
 fn run(network: &str) {
+    run_with(network, &[]);
+}
+
+/// `folders` beside the network's own: other versions of CometBFT.
+fn run_with(network: &str, folders: &[PathBuf]) {
     let _alone = MACHINE.lock().unwrap_or_else(PoisonError::into_inner);
     let networks = Path::new(env!("CARGO_MANIFEST_DIR")).join("testnet/networks");
     let status = Command::new(env!("CARGO_BIN_EXE_testnet"))
         .arg("run")
         .arg(networks.join(network).with_extension("toml"))
+        .args(folders.iter().flat_map(|folder| [Path::new("--tools"), folder]))
         .status()
         .unwrap();
     assert!(status.success(), "testnet run {network}: {status}");
@@ -28,6 +34,31 @@ fn a_new_node_starts_from_four_providers_and_follows_the_chain() {
 #[test]
 fn a_node_behind_an_adapter_joins_a_chain_behind_adapters() {
     run("adapter");
+}
+
+/// Where `testnet/tools.sh` puts the versions of CometBFT: the usual one, and the others.
+fn versions() -> (PathBuf, Vec<PathBuf>) {
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap();
+    let tools = target.join("tools");
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("testnet/tools.sh");
+    let script = std::fs::read_to_string(script).unwrap();
+    let (_, named) = script.split_once("OTHER_COMETBFT_VERSIONS=\"").unwrap();
+    let (named, _) = named.split_once('"').unwrap();
+    let folder = |version| tools.join(format!("cometbft-{version}"));
+    (tools.join("bin"), named.split(' ').map(folder).collect())
+}
+
+#[test]
+fn the_adapter_stands_before_other_versions_of_cometbft() {
+    let (_, others) = versions();
+    assert!(others.len() >= 2);
+    run_with("adapter", &others);
+}
+
+#[test]
+fn chains_of_several_versions_of_cometbft_are_harvested_and_joined() {
+    let (usual, others) = versions();
+    run_with("versions", &[vec![usual], others].concat());
 }
 
 #[test]

@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::{Door, PROGRESS_QUEUE, first_line, home, interrupt, text};
-use crate::node::command::{Failure, Joined};
+use crate::node::command::{Failure, Joined, Seeding};
 use crate::node::join::{Join, JoinOptions, Rung, XianApp};
 
 /// Synced, but not from the swarm.
@@ -21,7 +21,8 @@ const LOWER_RUNG: u8 = 8;
 ///
 /// Finds the newest snapshot of the node's chain in the swarm, downloads it from many
 /// peers, starts the node and feeds it, follows it to the tip, puts its own settings
-/// back, and stays with it as its supervisor, sharing what it has. The node's home is
+/// back, and stays with it as its supervisor, sharing what it has. With
+/// --exit-when-synced it leaves, and a daemon in the background goes on sharing. The node's home is
 /// what `cometbft init` makes, with the chain's genesis.json. An interrupted join goes
 /// on with the same command.
 #[derive(Debug, Args)]
@@ -48,6 +49,9 @@ pub(super) struct Arguments {
     /// How long to look for somebody who has a snapshot
     #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=31_536_000))]
     timeout: u64,
+    /// With --exit-when-synced: leave no daemon behind that shares the snapshot
+    #[arg(long, requires = "exit_when_synced")]
+    no_seed: bool,
 }
 
 /// The node that gets a state, and its chain.
@@ -80,7 +84,7 @@ pub(super) struct NodeArguments {
     /// not restored
     #[arg(long, value_name = "FILE", requires = "xian")]
     state_patches: Option<PathBuf>,
-    /// Stop the node once it is synced, instead of staying with it
+    /// Stop the node once it is synced, and leave it to you
     #[arg(long)]
     exit_when_synced: bool,
     /// A block that you trust, instead of what the endpoints agree in
@@ -108,6 +112,7 @@ impl Arguments {
             fallback: self.fallback.iter().filter_map(rung).collect(),
             timeout_s: self.timeout,
             only_here: false,
+            seeds_on: !self.no_seed,
             ..self.node.options()?
         };
         bring(door, options, cancel).await
@@ -132,6 +137,7 @@ impl NodeArguments {
             timeout_s: 0,
             patience: Duration::from_secs(self.patience),
             exit_when_synced: self.exit_when_synced,
+            seeds_on: false,
         })
     }
 }
@@ -168,7 +174,7 @@ pub(super) async fn bring(
 ) -> Result<ExitCode, Failure> {
     let config = home::open(door.home, false, door.screen)?;
     let (progress, mut news) = mpsc::channel(PROGRESS_QUEUE);
-    let (leaves, only_here) = (options.exit_when_synced, options.only_here);
+    let leaves = options.exit_when_synced;
     let joining = async {
         let mut join = Join::begin(door.home, config, options, progress, cancel).await?;
         let joined = join.until_synced().await?;
@@ -188,12 +194,6 @@ pub(super) async fn bring(
         tracing::warn!(%error, "the outcome cannot be written to stdout");
     }
     if leaves {
-        if !join.is_served_by_others() && !only_here && joined.manifest.is_some() {
-            let home = door.home.display();
-            door.screen.line(&format!(
-                "`snapswarm --home {home} start` shares the snapshot with others."
-            ));
-        }
         join.close().await;
     } else {
         door.shown(join.supervise(), &mut news).await?;
@@ -226,5 +226,12 @@ fn told(joined: &Joined, left: bool) -> String {
             "It runs with its own settings now, and this process stays with it. Ctrl-C stops both."
         }
     };
+    if let Some(Seeding { process, log }) = &joined.seeding {
+        told += &format!(
+            "\nA daemon in the background shares the snapshot with others: process {process}, which \
+             `kill {process}` stops; it logs to {}",
+            text::safe(&log.display().to_string())
+        );
+    }
     told
 }

@@ -15,8 +15,8 @@ pub use self::belief::{Basis, Endorsed, EndorsementDetail};
 pub use self::outcome::{
     Changed, ChunkDetail, DamagedSummary, DownloadStatus, Dumped, Fed, Fetched, FolderStatus,
     HarvestStatus, Harvested, JoinPhase, JoinStatus, JoinStep, Joined, LimitsNow, Loaded,
-    NetworkStatus, Noted, Outcome, PeerBytes, SnapshotDetail, SnapshotList, SnapshotSummary,
-    StatePublished, Status, UploadStatus, Verified, XianStatus,
+    NetworkStatus, Noted, Outcome, PeerBytes, Seeding, SnapshotDetail, SnapshotList,
+    SnapshotSummary, StatePublished, Status, UploadStatus, Verified, XianStatus,
 };
 pub use self::states::{Amount, DeltaMade, Diffed, GenesisWritten, ScopeDiff, StateName};
 pub use crate::snapshot::{MAX_HEIGHT, STATE_FORMAT};

@@ -24,20 +24,17 @@ mod small_disk;
 #[path = "../support/mod.rs"]
 mod support;
 
-use network::{Network, Running};
+use network::{Ended, Network, Running};
 use serde_json::json;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_empty_node_gets_to_the_tip_and_stays_there_with_its_own_settings() {
     let network = Network::start().await;
     let joiner = network.joiner("one");
-    let mut command = joiner.command(&network, &[]);
+    let command = joiner.command(&network, &[]);
     // A supervisor, unlike the other tests.
-    let arguments: Vec<_> = command.get_args().map(ToOwned::to_owned).collect();
-    let mut staying = std::process::Command::new(command.get_program());
-    staying.args(arguments.iter().filter(|one| *one != "--exit-when-synced"));
-    command = staying;
-    let mut join = Running::start(command);
+    let staying = without(&command, &["--exit-when-synced", "--no-seed"]);
+    let mut join = Running::start(staying);
     join.wait_for("own settings come back");
     let said = join.first_line();
     assert_eq!(said["rung"], "swarm", "{said}");
@@ -73,8 +70,36 @@ async fn an_empty_node_gets_to_the_tip_and_stays_there_with_its_own_settings() {
     // The same command again follows on with the blocks that are there.
     let again = joiner.join(&network, &[]);
     assert_eq!(again.code, Some(0), "{}", again.ran.stderr());
-    assert_eq!(again.said()["rung"], "none");
+    let said = again.said();
+    assert_eq!(said["rung"], "none");
+    assert_eq!(said["seeding"], json!(null), "it was told to leave none");
     assert!(joiner.is_as_it_was());
+
+    // Left to itself, it leaves a daemon that shares the snapshot.
+    let leaving = without(&joiner.command(&network, &[]), &["--no-seed"]);
+    let left = Ended::of(leaving);
+    let said = left.said();
+    let status = joiner.home.run(["status"]).ok();
+    assert_eq!(status["running"], true, "{said}");
+    let process = said["seeding"]["process"].as_u64().unwrap() as u32;
+    let log = std::path::Path::new(said["seeding"]["log"].as_str().unwrap());
+    assert!(std::fs::read_to_string(log).unwrap().contains("peer_id"));
+    // One that runs already stays the only one.
+    let leaving = without(&joiner.command(&network, &[]), &["--no-seed"]);
+    assert_eq!(Ended::of(leaving).said()["seeding"], json!(null));
+    support::kill(process, nix::sys::signal::Signal::SIGTERM);
+    support::eventually("the daemon ends", || {
+        let status = joiner.home.run(["status"]).ok();
+        (status["running"] == false).then_some(())
+    });
+}
+
+/// The same command without some of its arguments.
+fn without(command: &std::process::Command, left_out: &[&str]) -> std::process::Command {
+    let mut shorter = std::process::Command::new(command.get_program());
+    let arguments = command.get_args();
+    shorter.args(arguments.filter(|one| left_out.iter().all(|out| one != out)));
+    shorter
 }
 
 /// The joiner's CometBFT.

@@ -185,7 +185,7 @@ pub struct Ended {
 }
 
 impl Ended {
-    fn of(mut command: Command) -> Self {
+    pub fn of(mut command: Command) -> Self {
         let output = command.output().unwrap();
         let code = output.status.code();
         let ran = Ran(output);
@@ -284,7 +284,7 @@ impl Joiner {
 
     /// `snapswarm join` before an application that others start.
     pub fn command_before_app(&self, network: &Network, more: &[&str]) -> Command {
-        let mut command = self.home.command(["join"]);
+        let mut command = self.home.command(["join", "--no-seed"]);
         self.tell(&mut command);
         command.args(more);
         let mut unless_told = |name: &str, value: &str| {

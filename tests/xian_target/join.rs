@@ -140,7 +140,9 @@ impl Joiner {
             self.node.home.display()
         );
         let (height, hash) = chain.validator.trusted(1).await;
-        let mut command = self.home.command(["join", "--exit-when-synced"]);
+        let mut command = self
+            .home
+            .command(["join", "--no-seed", "--exit-when-synced"]);
         command
             .arg("--node-home")
             .arg(&self.node.home)

@@ -82,6 +82,18 @@ pub struct Joined {
     pub steps: Vec<JoinStep>,
     /// The download, where there was one.
     pub fetched: Option<Fetched>,
+    /// The daemon that was left behind.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seeding: Option<Seeding>,
+}
+
+/// A daemon in the background.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Seeding {
+    /// Its process.
+    pub process: u32,
+    /// What it says.
+    pub log: PathBuf,
 }
 
 /// A phase of a join.

@@ -48,6 +48,10 @@ impl Join {
         self.close_phase();
         self.held = Some(rung.map_or("none", Rung::name));
         self.tell_status(None).await;
+        let seeding = match self.options.exit_when_synced {
+            true => self.seed_on().await,
+            false => None,
+        };
         let chosen = self.chosen.as_ref().filter(|_| rung == Some(Rung::Swarm));
         Ok(Joined {
             rung: rung.map_or("none", Rung::name).to_owned(),
@@ -60,6 +64,7 @@ impl Join {
             phases: std::mem::take(&mut self.phases),
             steps: self.steps.clone(),
             fetched: self.fetched.take(),
+            seeding,
         })
     }
 
@@ -169,16 +174,11 @@ impl Join {
         self.stop_daemon().await;
     }
 
-    async fn stop_daemon(&mut self) {
+    pub(super) async fn stop_daemon(&mut self) {
         if let Some(daemon) = self.daemon.take() {
             daemon.stop.cancel();
             let _ = tokio::time::timeout(DAEMON_PATIENCE, daemon.task).await;
         }
-    }
-
-    /// Whether what was fetched is still served when this process has ended.
-    pub fn is_served_by_others(&self) -> bool {
-        self.daemon.is_none()
     }
 }
 

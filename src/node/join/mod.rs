@@ -19,6 +19,7 @@
 //! | `follow` | normal peers, first block, tip |
 //! | `xian` | an application that an adapter starts when its state is there |
 //! | `end` | own settings back; leaving, or staying as supervisor |
+//! | `seed` | the daemon that a join leaves behind |
 //!
 //! The home's daemon does what concerns the swarm: the one that runs already, or one
 //! in this process. Both are asked over the control socket. What is believed of the
@@ -49,6 +50,7 @@ mod overlay;
 mod ports;
 mod preflight;
 mod rungs;
+mod seed;
 mod swarm;
 mod xian;
 
@@ -127,6 +129,8 @@ pub struct JoinOptions {
     pub patience: Duration,
     /// Stop the node when it is synced, instead of staying with it.
     pub exit_when_synced: bool,
+    /// Leave a daemon behind then, where there is none.
+    pub seeds_on: bool,
 }
 
 /// A join under way.

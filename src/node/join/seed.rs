@@ -1,0 +1,104 @@
+//! Who shares the snapshot when a join has left: a daemon in a process of its own.
+//!
+//! A join of a home without a daemon runs one itself. When it leaves, another takes its
+//! place in the background, so that whoever joins next finds one more provider. The
+//! person is told of it, and how to end it.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Child, Command as Process, Stdio};
+use std::time::{Duration, Instant};
+
+use libp2p::Multiaddr;
+
+use super::{Join, LOGS, has_daemon};
+use crate::node::command::{Command, Failure, FailureCode, Outcome, Seeding};
+
+/// What the daemon says, among the logs of the home.
+const DAEMON_LOG: &str = "daemon.log";
+/// Nobody else's business.
+const LOG_RIGHTS: u32 = 0o600;
+/// A daemon opens its store and its listeners within this.
+const READY_PATIENCE: Duration = Duration::from_secs(60);
+/// Between two looks whether it has.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
+
+impl Join {
+    /// Leaves a daemon behind, in place of the one of this process. None where that is
+    /// not wanted, where another runs already, and where there is nothing to share.
+    pub(super) async fn seed_on(&mut self) -> Option<Seeding> {
+        if !self.options.seeds_on || self.daemon.is_none() || !self.has_snapshots().await {
+            return None;
+        }
+        self.stop_daemon().await;
+        match background_daemon(&self.asker.home, &self.options.bootstrap).await {
+            Ok(seeding) => Some(seeding),
+            // The node is where it should be, all the same.
+            Err(failure) => {
+                let hint = failure.hint.unwrap_or_default();
+                self.reporter.note(format!("{}; {hint}", failure.message));
+                None
+            }
+        }
+    }
+
+    async fn has_snapshots(&self) -> bool {
+        match self.ask(Command::List).await {
+            Ok(Outcome::List(list)) => list.snapshots.iter().any(|one| one.complete),
+            _ => false,
+        }
+    }
+}
+
+/// Starts a daemon of the home that outlives this process, and waits until it answers.
+async fn background_daemon(home: &Path, bootstrap: &[Multiaddr]) -> Result<Seeding, Failure> {
+    let log = home.join(LOGS).join(DAEMON_LOG);
+    let failed = |why: &dyn std::fmt::Display| {
+        let message = format!("no daemon shares the snapshot now: {why}");
+        Failure::new(FailureCode::Failed, message).hint(format!(
+            "`snapswarm --home {} start` does, and says what is wrong",
+            home.display()
+        ))
+    };
+    let mut child = spawn(home, bootstrap, &log).map_err(|error| failed(&error))?;
+    let process = child.id();
+    let since = Instant::now();
+    while since.elapsed() < READY_PATIENCE {
+        if let Some(status) = child.try_wait().map_err(|error| failed(&error))? {
+            let why = format!("it has ended with {status}, see {}", log.display());
+            return Err(failed(&why));
+        }
+        if has_daemon(home).await.unwrap_or_default() {
+            return Ok(Seeding { process, log });
+        }
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
+    // It opens a large store, perhaps: it is left to it.
+    Ok(Seeding { process, log })
+}
+
+/// In a process group of its own: what ends this terminal's work is not meant for it. Its
+/// output goes to the log, so that nobody waits for the end of a pipe.
+fn spawn(home: &Path, bootstrap: &[Multiaddr], log: &Path) -> io::Result<Child> {
+    fs::create_dir_all(home.join(LOGS))?;
+    let mut options = File::options();
+    let log = options
+        .create(true)
+        .append(true)
+        .mode(LOG_RIGHTS)
+        .open(log)?;
+    let mut command = Process::new(std::env::current_exe()?);
+    command.arg("--home").arg(home).arg("start");
+    for peer in bootstrap {
+        command.arg("--bootstrap").arg(peer.to_string());
+    }
+    command
+        .stdin(Stdio::null())
+        .stdout(log.try_clone()?)
+        .stderr(log)
+        .process_group(0)
+        .spawn()
+}
