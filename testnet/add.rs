@@ -11,7 +11,7 @@ use crate::network::{App, Network};
 use crate::phases::{HOMES, NODES};
 use crate::processes::Processes;
 use crate::record::Record;
-use crate::swarm::{Home, JoinOrder};
+use crate::swarm::{Home, JoinOrder, trust_in};
 
 /// The first last byte of a new node's address; those below belong to validators.
 const FIRST_ADDRESS: u8 = 120;
@@ -103,8 +103,8 @@ async fn make(
     let node = Node::make(network, place, ip, first, tools, processes).await?;
     node.configure(network, &kept.validators)?;
     let home = folder.path().join(HOMES).join(&name);
-    let none = toml::Table::new();
-    let home = Home::make(&name, home, network, &none, tools, processes).await?;
+    let trust = trust_in(network.app, &kept.providers);
+    let home = Home::make(&name, home, network, &trust, tools, processes).await?;
     // Last: a node without this file is not whole.
     let text = serde_json::to_string_pretty(&node)?;
     crate::comet::write(&file(folder, &name)?, &text)?;

@@ -202,7 +202,7 @@ impl Run<'_> {
                 snapshot.manifest
             );
             ensure!(
-                same.proven,
+                same.app_hash_confirmed,
                 "{} has not compared the snapshot with the chain",
                 provider.home.name
             );
@@ -272,6 +272,7 @@ mod tests {
             base: None,
             pinned: false,
             proven: true,
+            app_hash_confirmed: true,
             origin: "harvested".to_owned(),
             only: Vec::new(),
         }

@@ -133,6 +133,7 @@ mod tests {
                 })
                 .collect(),
             basis: None,
+            base: None,
         }
     }
 

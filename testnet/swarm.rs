@@ -9,6 +9,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use snapswarm::node::command::{SnapshotList, SnapshotSummary};
 use tokio::process::Command;
+use toml::Table;
 
 use crate::comet::{Node, free_addresses, lay_over};
 use crate::network::{App, Network};
@@ -134,6 +135,23 @@ impl Home {
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
         processes.start_telling(&self.name, self.command(&arguments))
     }
+}
+
+/// Settings of the home of a node that believes the providers of an `app` whose state no
+/// application hash proves: two of them, where nobody names a snapshot.
+pub fn trust_in(app: App, providers: &[String]) -> Table {
+    let mut settings = Table::new();
+    if app == App::Xian {
+        let ids = providers
+            .iter()
+            .filter_map(|address| address.rsplit('/').next());
+        let endorsers: Vec<toml::Value> = ids.map(toml::Value::from).collect();
+        let mut trust = Table::new();
+        trust.insert("threshold".to_owned(), 2.into());
+        trust.insert("endorsers".to_owned(), endorsers.into());
+        settings.insert("trust".to_owned(), trust.into());
+    }
+    settings
 }
 
 /// What a new node is to join, and how.

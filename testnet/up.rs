@@ -5,7 +5,7 @@ use crate::kept::{Folder, Kept};
 use crate::network::{self, Network};
 use crate::phases::Started;
 use crate::run::Run;
-use crate::swarm::JoinOrder;
+use crate::swarm::{JoinOrder, trust_in};
 use crate::tools::Tools;
 
 /// What is to be started.
@@ -100,7 +100,8 @@ async fn by_hand(
     started: &Started,
     providers: &[String],
 ) -> anyhow::Result<String> {
-    let home = run.make_home("joiner", &toml::Table::new()).await?;
+    let trust = trust_in(run.network.app, providers);
+    let home = run.make_home("joiner", &trust).await?;
     let node = &started.joiner;
     node.start_adapter(run.network, &home, run.tools, run.processes)
         .await?;

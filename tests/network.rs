@@ -20,7 +20,11 @@ fn run_with(network: &str, folders: &[PathBuf]) {
     let status = Command::new(env!("CARGO_BIN_EXE_testnet"))
         .arg("run")
         .arg(networks.join(network).with_extension("toml"))
-        .args(folders.iter().flat_map(|folder| [Path::new("--tools"), folder]))
+        .args(
+            folders
+                .iter()
+                .flat_map(|folder| [Path::new("--tools"), folder]),
+        )
         .status()
         .unwrap();
     assert!(status.success(), "testnet run {network}: {status}");

@@ -28,10 +28,10 @@ use crate::node::command::Failure;
       --xian ~/.cometbft/xian --app-cmd 'python -m xian.xian_abci' --cid bafkrei...")]
 pub(super) struct Arguments {
     /// Where the application listens: tcp://HOST:PORT or unix://PATH
-    #[arg(long, value_name = "ADDR")]
+    #[arg(long, value_name = "ADDR", value_parser = super::arguments::app_address)]
     app: String,
     /// Where CometBFT shall find its application, written likewise
-    #[arg(long, value_name = "ADDR")]
+    #[arg(long, value_name = "ADDR", value_parser = super::arguments::app_address)]
     listen: String,
     /// The chain; new snapshots are taken after a restart only with it [default: learnt
     /// when the chain begins, or, to serve, from a home with snapshots of one chain only]
@@ -61,7 +61,7 @@ pub(super) struct Arguments {
     cid: Vec<String>,
     /// The chain's state_patches.json: snapshots note a hash over it, and one that was made
     /// with other patches is not restored [default: xian.state_patches in config.toml]
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_parser = super::arguments::file)]
     state_patches: Option<PathBuf>,
 }
 

@@ -1,10 +1,13 @@
 //! Arguments that several verbs have, and how wrong ones are told.
 
+use std::path::PathBuf;
+
 use clap::Args;
 use libp2p::Multiaddr;
 
 use super::failure;
 use crate::{
+    abci::Address,
     config,
     node::command::{self, Failure, FailureCode, MAX_HEIGHT},
 };
@@ -40,6 +43,23 @@ pub(super) fn usage(error: &clap::Error) -> Failure {
 pub(super) fn cid(text: &str) -> Result<String, String> {
     config::check_cid(text)?;
     Ok(text.to_owned())
+}
+
+/// Where an application listens, or CometBFT finds it.
+pub(super) fn app_address(text: &str) -> Result<String, String> {
+    text.parse::<Address>()
+        .map(|_| text.to_owned())
+        .map_err(|error| error.to_string())
+}
+
+/// A file that is there.
+pub(super) fn file(text: &str) -> Result<PathBuf, String> {
+    let path = PathBuf::from(text);
+    match path.is_file() {
+        true => Ok(path),
+        false if path.exists() => Err("is no file".to_owned()),
+        false => Err("there is no such file".to_owned()),
+    }
 }
 
 pub(super) fn chain_id(text: &str) -> Result<String, String> {

@@ -148,10 +148,7 @@ pub(super) fn text(outcome: &Outcome) -> Option<String> {
          (--node-rpc).\n"
     };
     if fetched.state {
-        out += &format!(
-            "Next: snapswarm join --xian STORAGE --cid {} …\n",
-            text::safe(&fetched.manifest)
-        );
+        out += &next_of_state(fetched);
         return Some(out);
     }
     let proof = if fetched.proven {
@@ -164,6 +161,24 @@ pub(super) fn text(outcome: &Outcome) -> Option<String> {
         text::safe(&fetched.manifest)
     );
     Some(out)
+}
+
+/// What may follow of the records of a state. Nobody is led to name what he does not
+/// believe.
+fn next_of_state(fetched: &Fetched) -> String {
+    let cid = text::safe(&fetched.manifest);
+    match (&fetched.base, &fetched.basis) {
+        (Some(base), _) => format!(
+            "It is a delta from {}, and no node restores it: fetch the full snapshot of its \
+             height.\n",
+            text::safe(base)
+        ),
+        (None, Some(_)) => format!("Next: snapswarm join --xian STORAGE --cid {cid} …\n"),
+        (None, None) => format!(
+            "Before a node is joined with it (snapswarm join --xian STORAGE --cid {cid} …), ask \
+             somebody whom you trust whether this is the CID of that height.\n"
+        ),
+    }
 }
 
 fn peers(fetched: &Fetched) -> String {
@@ -212,6 +227,7 @@ mod tests {
                 },
             ],
             basis: None,
+            base: None,
         })
     }
 

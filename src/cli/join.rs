@@ -78,11 +78,11 @@ pub(super) struct NodeArguments {
     #[arg(long, value_name = "STORAGE", requires_all = ["app", "app_cmd"], conflicts_with = "app_data")]
     xian: Option<PathBuf>,
     /// Where the Xian application listens, behind the adapter
-    #[arg(long, value_name = "ADDR", requires = "xian")]
+    #[arg(long, value_name = "ADDR", requires = "xian", value_parser = super::arguments::app_address)]
     app: Option<String>,
     /// The Xian chain's state_patches.json: a snapshot that was made with other patches is
     /// not restored
-    #[arg(long, value_name = "FILE", requires = "xian")]
+    #[arg(long, value_name = "FILE", requires = "xian", value_parser = super::arguments::file)]
     state_patches: Option<PathBuf>,
     /// Stop the node once it is synced, and leave it to you
     #[arg(long)]
@@ -109,6 +109,7 @@ impl Arguments {
         let options = JoinOptions {
             bootstrap: self.bootstrap.clone(),
             manifest: self.cid.clone(),
+            from_file: false,
             fallback: self.fallback.iter().filter_map(rung).collect(),
             timeout_s: self.timeout,
             only_here: false,
@@ -131,6 +132,7 @@ impl NodeArguments {
             xian: self.xian()?,
             bootstrap: Vec::new(),
             manifest: None,
+            from_file: false,
             only_here: true,
             trust: self.trust_height.zip(self.trust_hash.clone()),
             fallback: Vec::new(),

@@ -104,10 +104,11 @@ fn here(snapshot: &SnapshotSummary) -> String {
 
 /// Whether more than transport damage was checked.
 pub(super) fn proof(snapshot: &SnapshotSummary) -> &'static str {
-    if snapshot.proven {
-        "proven"
-    } else {
-        "not proven"
+    match (snapshot.format, snapshot.app_hash_confirmed) {
+        // What it confirms is the height, and not the state.
+        (STATE_FORMAT, true) => "hash fits",
+        (_, true) => "proven",
+        (_, false) => "not proven",
     }
 }
 
@@ -130,6 +131,7 @@ mod tests {
             base: None,
             pinned: true,
             proven: false,
+            app_hash_confirmed: false,
             origin: "fetched".to_owned(),
             only: Vec::new(),
         };

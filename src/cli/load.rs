@@ -56,7 +56,7 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "HEX", value_parser = super::arguments::hex_bytes)]
     metadata: Option<String>,
     /// With --kind xian: the chain's state_patches.json, over which the snapshot notes a hash
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_parser = super::arguments::file)]
     state_patches: Option<PathBuf>,
 }
 

@@ -32,20 +32,21 @@ pub(super) struct Arguments {
 impl Arguments {
     pub(super) async fn run(&self, door: &Door<'_>) -> Result<ExitCode, Failure> {
         let cancel = super::join::listen(door)?;
-        let manifest = match self.snapshot.to_str() {
+        let (manifest, from_file) = match self.snapshot.to_str() {
             Some(text) if !self.snapshot.exists() && config::check_cid(text).is_ok() => {
-                text.to_owned()
+                (text.to_owned(), false)
             }
             _ => {
                 let load = load(&self.snapshot)?;
                 match door.carry_out_until(load, cancel.clone()).await? {
-                    Outcome::Loaded(loaded) => loaded.manifest,
+                    Outcome::Loaded(loaded) => (loaded.manifest, true),
                     _ => return Err(Failure::other_answer()),
                 }
             }
         };
         let options = JoinOptions {
             manifest: Some(manifest),
+            from_file,
             ..self.node.options()?
         };
         bring(door, options, cancel).await

@@ -2,6 +2,7 @@
 //! lines elsewhere. Logs take the same way, so that they do not tear the bar.
 
 use std::{
+    collections::VecDeque,
     io::{self, IsTerminal, Write},
     time::{Duration, Instant},
 };
@@ -17,6 +18,12 @@ const LINE_EVERY: Duration = Duration::from_secs(5);
 
 /// A bar without bytes shows that it lives.
 const TICK: Duration = Duration::from_millis(120);
+
+/// What was said is not said again for so long.
+const SAID_FOR: Duration = Duration::from_secs(60);
+
+/// Lines that are remembered as said: more than repeat each other in turn.
+const MAX_SAID: usize = 16;
 
 /// Stderr, shared by progress and logs.
 #[derive(Clone)]
@@ -55,6 +62,7 @@ impl Screen {
             next: None,
             told: Instant::now(),
             ticking: false,
+            said: VecDeque::new(),
         }
     }
 }
@@ -72,6 +80,8 @@ pub struct ProgressView {
     next: Option<String>,
     told: Instant,
     ticking: bool,
+    /// Notes of a short while, and when.
+    said: VecDeque<(String, Instant)>,
 }
 
 impl ProgressView {
@@ -97,8 +107,24 @@ impl ProgressView {
                     self.screen.line(&format!("{}: {line}", self.phase));
                 }
             }
-            Progress::Note { text } => self.screen.line(&text::safe(text)),
+            Progress::Note { text } => {
+                if self.is_new(text, Instant::now()) {
+                    self.screen.line(&text::safe(text));
+                }
+            }
         }
+    }
+
+    /// Whether a note was not said a moment ago: what is asked again and again fails in
+    /// the same words.
+    fn is_new(&mut self, note: &str, now: Instant) -> bool {
+        self.said.retain(|(_, since)| now - *since < SAID_FOR);
+        let is_new = self.said.iter().all(|(said, _)| said != note);
+        if is_new {
+            self.said.truncate(MAX_SAID - 1);
+            self.said.push_front((note.to_owned(), now));
+        }
+        is_new
     }
 
     fn begin_phase(&mut self) {
@@ -260,6 +286,24 @@ mod tests {
         };
         *done = 1 << 30;
         assert!(bytes_line(&end, None).contains("0 B/s"), "it stands still");
+    }
+
+    #[test]
+    fn what_fails_again_in_the_same_words_is_said_once_in_a_while() {
+        let mut view = Screen { bar: None }.progress();
+        let began = Instant::now();
+        let mut said =
+            |note: &str, after: u64| view.is_new(note, began + Duration::from_secs(after));
+        assert!(said("a is dead", 0) && said("b is dead", 0));
+        assert!(!said("a is dead", 2) && !said("b is dead", 59));
+        assert!(said("a is dead", 61));
+        for other in 0..MAX_SAID {
+            assert!(
+                said(&other.to_string(), 62),
+                "what is remembered is bounded"
+            );
+        }
+        assert!(said("a is dead", 62));
     }
 
     #[test]

@@ -3,7 +3,9 @@
 use clap::Args;
 
 use super::{Cid, list, text};
-use crate::node::command::{Command, EndorsementDetail, ManifestCommand, Outcome, SnapshotDetail};
+use crate::node::command::{
+    Command, EndorsementDetail, ManifestCommand, Outcome, STATE_FORMAT, SnapshotDetail,
+};
 
 /// Chunks that the text form lists; a screen holds no more, `--json` has all.
 const CHUNK_LINES: usize = 40;
@@ -33,7 +35,9 @@ pub(super) fn text(outcome: &Outcome) -> Option<String> {
     };
     let snapshot = &shown.snapshot;
     let app_hash = match &shown.app_hash {
-        Some(hash) if snapshot.proven => format!("{hash} (confirmed by the chain's RPC)"),
+        Some(hash) if snapshot.app_hash_confirmed => {
+            format!("{hash} (confirmed by the chain's RPC)")
+        }
         Some(hash) => format!("{hash} (as its maker says; not proven)"),
         None => "none: nothing can prove the state".to_owned(),
     };
@@ -42,7 +46,7 @@ pub(super) fn text(outcome: &Outcome) -> Option<String> {
         ("chain", snapshot.chain_id.clone()),
         ("height", snapshot.height.to_string()),
         ("app hash", app_hash),
-        ("format", snapshot.format.to_string()),
+        ("format", format(snapshot.format)),
         ("hash", shown.hash.clone()),
         ("metadata", shown.metadata.clone()),
         (
@@ -60,7 +64,7 @@ pub(super) fn text(outcome: &Outcome) -> Option<String> {
             ),
         ),
         ("manifest", text::bytes(u64::from(shown.manifest_bytes))),
-        ("state", list::proof(snapshot).to_owned()),
+        ("state", proof(shown)),
         (
             "pinned",
             if snapshot.pinned { "yes" } else { "no" }.to_owned(),
@@ -91,15 +95,41 @@ pub(super) fn text(outcome: &Outcome) -> Option<String> {
     Some(out)
 }
 
+/// As `list` shows it.
+fn format(number: u32) -> String {
+    match number {
+        STATE_FORMAT => "state".to_owned(),
+        number => number.to_string(),
+    }
+}
+
+/// What the state is believed for.
+fn proof(shown: &SnapshotDetail) -> String {
+    if shown.snapshot.format != STATE_FORMAT {
+        return list::proof(&shown.snapshot).to_owned();
+    }
+    match &shown.basis {
+        Some(basis) => format!(
+            "no application hash proves it; believed: {}",
+            text::safe(&basis.to_string())
+        ),
+        None => "no application hash proves it; not believed by the settings ([trust])".to_owned(),
+    }
+}
+
 /// What is said of state content besides.
 fn of_state(shown: &SnapshotDetail) -> String {
     let Some(records) = shown.records else {
         return String::new();
     };
-    let mut facts = vec![("records", records.to_string())];
-    if let Some(base) = &shown.snapshot.base {
-        facts.push(("delta to", base.clone()));
-    }
+    let mut facts = match &shown.snapshot.base {
+        None => vec![("records", records.to_string())],
+        // The number is that of the state which it leads to.
+        Some(base) => vec![
+            ("delta from", base.clone()),
+            ("leads to", text::count(records, "record", "records")),
+        ],
+    };
     facts.push(("contracts", named(&shown.scopes)));
     if !shown.snapshot.only.is_empty() {
         facts.push(("here", named(&shown.snapshot.only)));

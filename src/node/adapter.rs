@@ -174,6 +174,12 @@ fn copy_settings(
         }
         return Ok(None);
     };
+    // One that is missing may come: the application makes it when the chain begins.
+    if storage.exists() && !storage.is_dir() {
+        let message = format!("{} is no folder", storage.display());
+        let hint = "name the storage of the application with --xian, as ~/.cometbft/xian";
+        return Err(Failure::new(FailureCode::Usage, message).hint(hint));
+    }
     let state_patches = options.state_patches.clone();
     let settings = CopySettings {
         home: home.to_owned(),

@@ -235,6 +235,13 @@ pub struct FetchCommand {
     pub only: Vec<String>,
 }
 
+impl FetchCommand {
+    /// Whether a node gets its state from it.
+    pub fn is_to_be_restored(&self) -> bool {
+        !self.room_for.is_empty()
+    }
+}
+
 /// A chain, and what is believed of it.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct ChainCommand {

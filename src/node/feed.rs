@@ -141,6 +141,20 @@ fn interrupted() -> Failure {
     )
 }
 
+/// A node's state cannot begin with a delta.
+pub(super) fn must_be_full(manifest: &Manifest) -> Result<(), Failure> {
+    let Some(base) = manifest.state().and_then(|content| content.base()) else {
+        return Ok(());
+    };
+    Err(is_delta(&manifest.id().to_string(), &base.to_string()))
+}
+
+/// Why a delta is not taken.
+pub(super) fn is_delta(id: &str, base: &str) -> Failure {
+    let message = format!("{id} is a delta from {base}: no node restores it");
+    Failure::new(FailureCode::Usage, message).hint("take the full snapshot of its height")
+}
+
 /// The archive, if it may be fed: complete, and its application hash confirmed
 /// by the chain.
 async fn proven_archive(
@@ -151,16 +165,7 @@ async fn proven_archive(
     let (shelf_store, id) = (store.clone(), command.manifest.clone());
     let stored = blocking(move || shelf::find(&shelf_store, &id)).await?;
     let manifest = stored.manifest.clone();
-    if let Some(base) = manifest.state().and_then(|content| content.base()) {
-        return Err(Failure::new(
-            FailureCode::Usage,
-            format!(
-                "{} is a delta to {base}: no node restores it",
-                manifest.id()
-            ),
-        )
-        .hint("feed the full snapshot of its height"));
-    }
+    must_be_full(&manifest)?;
     if let Some(proof) = &command.proof {
         must_fit(&manifest, proof)?;
         set_proven(store, &manifest, proof.app_version).await?;

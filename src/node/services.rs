@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use libp2p::{Multiaddr, PeerId};
 use tokio::sync::{Notify, broadcast};
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::command::{
     DownloadStatus, Failure, FolderStatus, HarvestStatus, JoinStatus, LimitsNow, XianStatus,
@@ -58,6 +59,8 @@ pub(super) struct Services {
     announcing: tokio::sync::Mutex<()>,
     /// One download takes all of the link and of the memory that there is.
     downloading: tokio::sync::Mutex<()>,
+    /// Ends what judges peers, which would hold the network, and that the store.
+    _judging: DropGuard,
 }
 
 /// What was counted since the process started.
@@ -228,6 +231,7 @@ impl Services {
             upload_slots: config.upload.slots(),
         };
         net.set_upload_limits(upload_limits(&limits)).await;
+        let judging = CancellationToken::new();
         let services = Arc::new(Self {
             home: home.to_owned(),
             config,
@@ -248,9 +252,11 @@ impl Services {
             shelf_changed: Notify::new(),
             announcing: tokio::sync::Mutex::default(),
             downloading: tokio::sync::Mutex::default(),
+            _judging: judging.clone().drop_guard(),
         });
         services.announce().await;
-        tokio::spawn(judge(services.net.events(), services.referee.clone()));
+        let judge = judge(services.net.events(), services.referee.clone());
+        tokio::spawn(async move { judging.run_until_cancelled(judge).await });
         Ok(Ok(services))
     }
 

@@ -55,7 +55,8 @@ fn summary(stored: &Stored) -> SnapshotSummary {
             .and_then(|content| content.base())
             .map(|base| base.to_string()),
         pinned: stored.pinned,
-        proven: stored.proven,
+        proven: stored.proven && manifest.state().is_none(),
+        app_hash_confirmed: stored.proven,
         origin: stored.origin.as_str().to_owned(),
         only: stored.only.iter().map(ToString::to_string).collect(),
     }
@@ -77,8 +78,10 @@ pub(super) fn show(store: &Store, trust: &Trust, id: &str) -> Result<SnapshotDet
             }
         })
         .collect();
+    let endorsements = store.endorsements(&manifest.id());
     Ok(SnapshotDetail {
         snapshot: summary(&stored),
+        basis: content.and_then(|_| trust.basis(&manifest.id(), &endorsements)),
         app_hash: manifest.app_hash().map(hex::encode_upper),
         hash: hex::encode(manifest.hash()),
         metadata: hex::encode(manifest.metadata()),
@@ -91,7 +94,7 @@ pub(super) fn show(store: &Store, trust: &Trust, id: &str) -> Result<SnapshotDet
         scopes: content
             .map(|content| content.scopes().iter().map(ToString::to_string).collect())
             .unwrap_or_default(),
-        endorsements: trust.details(&store.endorsements(&manifest.id())),
+        endorsements: trust.details(&endorsements),
     })
 }
 

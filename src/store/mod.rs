@@ -119,6 +119,11 @@ impl Store {
         Inner::open_for_reading(home, settings).map(|inner| Self(Arc::new(inner)))
     }
 
+    /// Whether no process has taken the home.
+    pub fn is_free(home: &Path) -> bool {
+        Home::at(home).lock().is_ok()
+    }
+
     /// When a home changed last, where it is one: as long as this is the same, and
     /// settled, [`Store::open_for_reading`] finds the same.
     pub fn stamp(home: &Path) -> Option<Stamp> {

@@ -49,6 +49,12 @@ impl XianTarget {
         self.stats
     }
 
+    /// The least room that the state of a snapshot takes in a storage; 0 where it tells
+    /// of no state.
+    pub fn needed_bytes(manifest: &Manifest) -> u64 {
+        StateNotes::of(manifest).map_or(0, |notes| needed_bytes(&notes))
+    }
+
     fn prepare(&self, manifest: &Manifest) -> Result<UnderWay, TargetError> {
         let refused = |why: &str| TargetError::Refused(why.to_owned());
         let content = manifest.state();
@@ -66,9 +72,7 @@ impl XianTarget {
             app_hash: app_hash.clone(),
         };
         let restore = Restore::begin(&self.storage, &block, &self.workers).map_err(failed)?;
-        let needed = notes.state.records.saturating_mul(LEAST_RECORD_BYTES);
-        let needed = needed.saturating_add(notes.state.bytes);
-        room::check(&self.storage, needed).map_err(failed)?;
+        room::check(&self.storage, needed_bytes(&notes)).map_err(failed)?;
         Ok(UnderWay {
             restore,
             content: content.clone(),
@@ -82,6 +86,11 @@ impl XianTarget {
         let none = || TargetError::Refused("no snapshot was begun".to_owned());
         self.under_way.as_mut().ok_or_else(none)
     }
+}
+
+fn needed_bytes(notes: &StateNotes) -> u64 {
+    let records = notes.state.records.saturating_mul(LEAST_RECORD_BYTES);
+    records.saturating_add(notes.state.bytes)
 }
 
 impl Target for XianTarget {

@@ -135,6 +135,7 @@ pub fn hostile_snapshot() -> SnapshotSummary {
         base: None,
         pinned: false,
         proven: false,
+        app_hash_confirmed: false,
         origin: "fetched".to_owned(),
         only: Vec::new(),
     }
@@ -179,6 +180,7 @@ pub fn fetched() -> Fetched {
         state: false,
         only: Vec::new(),
         basis: None,
+        base: None,
     }
 }
 

@@ -80,7 +80,7 @@ async fn an_empty_node_gets_to_the_tip_and_stays_there_with_its_own_settings() {
     let left = Ended::of(leaving);
     let said = left.said();
     let status = joiner.home.run(["status"]).ok();
-    assert_eq!(status["running"], true, "{said}");
+    assert_eq!(status["running"], true, "{}", left.ran.stderr());
     let process = said["seeding"]["process"].as_u64().unwrap() as u32;
     let log = std::path::Path::new(said["seeding"]["log"].as_str().unwrap());
     assert!(std::fs::read_to_string(log).unwrap().contains("peer_id"));

@@ -118,7 +118,7 @@ fn app(states: States, storage: PathBuf, spoiled: i64) -> FakeApp {
 fn here(home: &Home) -> Vec<(i64, String)> {
     let listed = home.run(["list"]).ok();
     let line = |one: &Value| {
-        assert_eq!(one["proven"], true);
+        assert_eq!(one["app_hash_confirmed"], true);
         assert_eq!(one["origin"], "harvested");
         let cid = one["manifest"].as_str().unwrap().to_owned();
         (one["height"].as_i64().unwrap(), cid)

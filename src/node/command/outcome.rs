@@ -219,6 +219,9 @@ pub struct Fetched {
     /// proves; absent where it is not, and in every other snapshot.
     #[serde(default)]
     pub basis: Option<Basis>,
+    /// Of a delta, CID of what it builds on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base: Option<String>,
 }
 
 /// What one peer gave.
@@ -296,8 +299,12 @@ pub struct SnapshotSummary {
     pub base: Option<String>,
     /// Whether it is kept whatever its age.
     pub pinned: bool,
-    /// Whether the chain itself (its RPC) confirmed the application hash.
+    /// Whether the chain itself (its RPC) confirmed the application hash, and that stands
+    /// for the state: never where it holds the records of a state, of which Xian's
+    /// application hash says nothing.
     pub proven: bool,
+    /// Whether the chain itself confirmed the application hash, whatever that proves.
+    pub app_hash_confirmed: bool,
     /// How it came here: loaded, harvested, fetched.
     pub origin: String,
     /// Of one that is not complete: the contracts (scopes) that were asked for, where no
@@ -322,6 +329,9 @@ pub struct SnapshotDetail {
     pub manifest_bytes: u32,
     /// The archive file, or the download's.
     pub file: PathBuf,
+    /// Why its state is believed by the settings, where no application hash proves it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub basis: Option<Basis>,
     /// In ABCI order.
     pub chunks: Vec<ChunkDetail>,
     /// How many records its state has, as it says; absent where chunks are the

@@ -44,6 +44,7 @@ use self::recruit::{Orders, Recruiter};
 use self::rest::Rest;
 use super::command::{Basis, Failure, FailureCode, FetchCommand, FetchTarget, Fetched, PeerBytes};
 use super::failure::blocking;
+use super::feed::must_be_full;
 use super::progress::{Meter, Reporter, byte_progress, chunks};
 use super::services::{Services, add};
 use super::space::{self, Short};
@@ -104,6 +105,9 @@ pub(super) async fn fetch(
             }
         };
         let id = found.manifest.id();
+        if command.is_to_be_restored() {
+            must_be_full(&found.manifest)?;
+        }
         // A provider that the person named is worth trying again when it is lost.
         found.peers.extend(&named.peers);
         let holders = found.peers.clone();
@@ -206,6 +210,12 @@ impl Wanted<'_> {
     }
 }
 
+/// CID of what a delta builds on.
+fn base_of(manifest: &Manifest) -> Option<String> {
+    let base = manifest.state().and_then(|content| content.base());
+    base.map(|base| base.to_string())
+}
+
 enum Gathered {
     Complete(Fetched),
     FalseManifest,
@@ -239,6 +249,7 @@ async fn gather(
         state: manifest.state().is_some(),
         only: Vec::new(),
         basis: None,
+        base: base_of(&manifest),
     };
     if let Some(short) = short_of_room(services, &manifest, wanted.room_for) {
         let failure = short.failure(manifest.height()).hint(

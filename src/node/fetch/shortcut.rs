@@ -131,6 +131,7 @@ pub(super) async fn take(
         state: manifest.state().is_some(),
         only: Vec::new(),
         basis: None,
+        base: None,
     }))
 }
 

@@ -73,7 +73,7 @@ impl Join {
             self.node.stop().await;
             let why = match left {
                 Left::State(height) if can_empty_app => in_the_way(height),
-                Left::State(height) => return Err(self.needs_app_data(in_the_way(height))),
+                Left::State(height) => return Err(self.has_state(height)),
                 Left::NoBlock => "an earlier restore was cut off before the first block".to_owned(),
                 Left::Part => "an earlier restore was cut off".to_owned(),
             };
@@ -102,6 +102,13 @@ impl Join {
                 failed.failure.message
             )),
             false => failed,
+        }
+    }
+
+    fn has_state(&self, height: u64) -> Setback {
+        match &self.options.xian {
+            Some(xian) => Setback::everything(super::xian::in_the_way(&xian.storage, height)),
+            None => self.needs_app_data(in_the_way(height)),
         }
     }
 

@@ -117,6 +117,8 @@ pub struct JoinOptions {
     pub bootstrap: Vec<Multiaddr>,
     /// This snapshot and no other.
     pub manifest: Option<String>,
+    /// The person gave it as a file.
+    pub from_file: bool,
     /// Only what the home has already: nothing is asked of the swarm.
     pub only_here: bool,
     /// A block that the person trusts: height and hash in hex.

@@ -298,14 +298,20 @@ impl Node {
         Ok(())
     }
 
+    /// What the application says.
+    pub(super) fn app_log(&self) -> PathBuf {
+        self.plan.logs.join(APP_LOG)
+    }
+
     /// What is started as CometBFT's application.
     fn app_command(&self) -> Result<Option<String>, Failure> {
         let (Some(command), Some(xian)) = (&self.plan.app_cmd, &self.plan.xian) else {
             return Ok(self.plan.app_cmd.clone());
         };
-        let proxy = self.own.text("", "proxy_app");
+        let chain_id = self.plan.home.chain_id(&self.own)?;
+        let node = (&*chain_id, self.own.text("", "proxy_app"));
         let believed = self.believed.as_deref();
-        xian::adapter(&self.plan.own_home, xian, command, proxy, believed).map(Some)
+        xian::adapter(&self.plan.own_home, xian, command, node, believed).map(Some)
     }
 
     /// The node has caught up.

@@ -5,7 +5,7 @@
 //! person is told of it, and how to end it.
 
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Read, Seek};
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -14,11 +14,14 @@ use std::time::{Duration, Instant};
 
 use libp2p::Multiaddr;
 
-use super::{Join, LOGS, has_daemon};
+use super::{DAEMON_PATIENCE, Join, LOGS, has_daemon};
 use crate::node::command::{Command, Failure, FailureCode, Outcome, Seeding};
+use crate::store::Store;
 
 /// What the daemon says, among the logs of the home.
 const DAEMON_LOG: &str = "daemon.log";
+/// What a daemon that ends at once may have said.
+const SAID_BYTES: u64 = 64 << 10;
 /// Nobody else's business.
 const LOG_RIGHTS: u32 = 0o600;
 /// A daemon opens its store and its listeners within this.
@@ -34,6 +37,10 @@ impl Join {
             return None;
         }
         self.stop_daemon().await;
+        let since = Instant::now();
+        while !Store::is_free(&self.asker.home) && since.elapsed() < DAEMON_PATIENCE {
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
         match background_daemon(&self.asker.home, &self.options.bootstrap).await {
             Ok(seeding) => Some(seeding),
             // The node is where it should be, all the same.
@@ -63,12 +70,13 @@ async fn background_daemon(home: &Path, bootstrap: &[Multiaddr]) -> Result<Seedi
             home.display()
         ))
     };
+    let said_before = fs::metadata(&log).map_or(0, |found| found.len());
     let mut child = spawn(home, bootstrap, &log).map_err(|error| failed(&error))?;
     let process = child.id();
     let since = Instant::now();
     while since.elapsed() < READY_PATIENCE {
         if let Some(status) = child.try_wait().map_err(|error| failed(&error))? {
-            let why = format!("it has ended with {status}, see {}", log.display());
+            let why = said_last(&log, said_before).unwrap_or_else(|| status.to_string());
             return Err(failed(&why));
         }
         if has_daemon(home).await.unwrap_or_default() {
@@ -78,6 +86,20 @@ async fn background_daemon(home: &Path, bootstrap: &[Multiaddr]) -> Result<Seedi
     }
     // It opens a large store, perhaps: it is left to it.
     Ok(Seeding { process, log })
+}
+
+/// Why it ended, in its own words.
+fn said_last(log: &Path, from: u64) -> Option<String> {
+    let mut log = File::open(log).ok()?;
+    log.seek(io::SeekFrom::Start(from)).ok()?;
+    let mut said = Vec::new();
+    log.take(SAID_BYTES).read_to_end(&mut said).ok()?;
+    let said = String::from_utf8_lossy(&said);
+    let why = said
+        .lines()
+        .rev()
+        .find_map(|line| line.strip_prefix("error: "));
+    why.map(str::to_owned)
 }
 
 /// In a process group of its own: what ends this terminal's work is not meant for it. Its

@@ -16,6 +16,7 @@ use crate::node::command::{
     Command, Failure, FailureCode, FeedCommand, FetchCommand, FetchTarget, ManifestCommand,
     Outcome, ProvenState, STATE_FORMAT, SnapshotSummary,
 };
+use crate::node::feed::is_delta;
 use crate::node::space::short_of_room;
 
 /// With a snapshot at hand, a newer one is looked for only so long.
@@ -55,7 +56,7 @@ enum Condition {
 impl Join {
     /// From the search to the tip. The height at which it is there.
     pub(super) async fn by_swarm(&mut self) -> Result<u64, Setback> {
-        self.must_believe_somebody().map_err(Setback::everything)?;
+        self.may_restore_state().map_err(Setback::everything)?;
         let chosen = self.choose().await?;
         self.chosen = Some(chosen.clone());
         self.judge_content(&chosen).await?;
@@ -133,6 +134,9 @@ impl Join {
                 )));
             }
             let here = own.iter().find(|one| one.manifest == *wanted);
+            if let Some(base) = here.and_then(|one| one.base.as_ref()) {
+                return Err(Setback::everything(is_delta(wanted, base)));
+            }
             if let Some(here) = here.filter(|one| one.complete) {
                 let next = here.height.saturating_add(1);
                 return match extent.filter(|extent| next < extent.oldest) {
@@ -269,7 +273,11 @@ impl Join {
             state_only: self.options.xian.is_some(),
             room_for: self.node.filled_folders(),
         });
-        let fetched = match self.ask(command).await.map_err(Setback::rung)? {
+        let setback = |failure: Failure| match failure.code {
+            FailureCode::Usage => Setback::everything(failure),
+            _ => Setback::rung(failure),
+        };
+        let fetched = match self.ask(command).await.map_err(setback)? {
             Outcome::Fetched(fetched) => fetched,
             _ => return Err(Setback::rung(Failure::other_answer())),
         };
@@ -402,7 +410,7 @@ impl Join {
         if self.cancel.is_cancelled() && ended.is_err() {
             return Err(Setback::everything(self.interrupted()));
         }
-        ended
+        ended.map_err(|setback| self.unless_silent(setback))
     }
 
     /// Why the snapshot that is fed is not restored, when the node says so.

@@ -17,10 +17,11 @@ use crate::node::failure::blocking;
 use crate::node::patches::compare_patches;
 use crate::node::progress::Reporter;
 use crate::node::services::store_settings;
+use crate::node::space::short_of_room;
 use crate::node::trust::{believe, somebody_is_believed};
 use crate::snapshot::{Manifest, ManifestId};
 use crate::store::Store;
-use crate::xian;
+use crate::xian::{self, LatestBlock, XianTarget};
 
 /// What the person said of a Xian application.
 #[derive(Clone, Debug)]
@@ -38,6 +39,11 @@ pub(super) fn preflight(plan: &NodePlan, own: &Settings) -> Result<(), Failure> 
     let Some(xian) = &plan.xian else {
         return Ok(());
     };
+    if xian.storage.exists() && !xian.storage.is_dir() {
+        let message = format!("--xian {} is no folder", xian.storage.display());
+        let hint = "name the storage of the application, as ~/.cometbft/xian; it may be missing";
+        return Err(Failure::new(FailureCode::Usage, message).hint(hint));
+    }
     let proxy = own.text("", "proxy_app");
     let place = |address: &str| address.trim_start_matches("tcp://").to_owned();
     if place(proxy) == place(&xian.app) {
@@ -59,7 +65,7 @@ pub(super) fn adapter(
     home: &Path,
     xian: &XianApp,
     app_cmd: &str,
-    proxy_app: &str,
+    (chain_id, proxy_app): (&str, &str),
     believed: Option<&str>,
 ) -> Result<String, Failure> {
     let program = std::env::current_exe();
@@ -70,6 +76,8 @@ pub(super) fn adapter(
         "--home".to_owned(),
         home.display().to_string(),
         "adapter".to_owned(),
+        "--chain-id".to_owned(),
+        chain_id.to_owned(),
         "--app".to_owned(),
         xian.app.clone(),
         "--listen".to_owned(),
@@ -116,11 +124,19 @@ pub(super) async fn discard_old(plan: &NodePlan, reporter: &Reporter) {
 }
 
 impl Join {
-    /// Nothing is downloaded that nobody would believe.
-    pub(super) fn must_believe_somebody(&self) -> Result<(), Failure> {
-        match self.options.xian {
-            Some(_) => somebody_is_believed(&self.config.trust, self.options.manifest.is_some()),
-            None => Ok(()),
+    /// Nothing is downloaded that nobody would believe, or that has no place.
+    pub(super) fn may_restore_state(&self) -> Result<(), Failure> {
+        let Some(xian) = &self.options.xian else {
+            return Ok(());
+        };
+        somebody_is_believed(&self.config.trust, self.options.manifest.is_some())?;
+        // What a restore of ours left is undone, or gone on with, by the adapter.
+        let is_ours = self.node.journal.window || xian::keeps_old(&xian.storage).unwrap_or(true);
+        match LatestBlock::read(&xian.storage) {
+            Ok(block) if block.height > 0 && !is_ours => {
+                Err(in_the_way(&xian.storage, block.height))
+            }
+            _ => Ok(()),
         }
     }
 
@@ -135,6 +151,7 @@ impl Join {
     pub(super) async fn judge_content(&mut self, chosen: &Chosen) -> Result<(), Setback> {
         let looked = self.look_at(chosen).await.map_err(Setback::rung)?;
         let (manifest, basis) = looked;
+        let needed_bytes = XianTarget::needed_bytes(&manifest);
         self.believe_nobody();
         if manifest.state().is_none() {
             return match self.options.xian {
@@ -166,12 +183,42 @@ impl Join {
             kind: Kind::Everything,
             failure,
         })?;
+        if let Some(short) = short_of_room([&xian.storage], needed_bytes) {
+            let failure = short.failure(chosen.height);
+            let hint = "free some space; what was downloaded stays, and the same command goes on";
+            return Err(Setback::everything(failure.hint(hint)));
+        }
+        let basis = match basis {
+            Basis::Named if self.options.from_file => "you gave its file".to_owned(),
+            basis => basis.to_string(),
+        };
         let believed = format!("the state of height {} is believed: {basis}", chosen.height);
         self.reporter.note(believed);
         self.reporter.note(patches.to_string());
-        self.basis = Some(basis.to_string());
+        self.basis = Some(basis);
         self.node.believed = Some(chosen.manifest.clone());
         Ok(())
+    }
+
+    /// Where the adapter that was started answers nothing, it waits for its application.
+    pub(super) fn unless_silent(&self, setback: Setback) -> Setback {
+        match &self.options.xian {
+            Some(xian)
+                if setback.kind == Kind::Snapshot && setback.failure.code == FailureCode::Usage =>
+            {
+                Setback::rung(
+                    Failure::new(
+                        FailureCode::Failed,
+                        format!("the application at --app {} does not answer", xian.app),
+                    )
+                    .hint(format!(
+                        "it may have ended, or listen elsewhere: {} says more",
+                        self.node.app_log().display()
+                    )),
+                )
+            }
+            _ => setback,
+        }
     }
 
     /// The manifest, and why its state is believed where nothing proves it.
@@ -193,6 +240,18 @@ impl Join {
         })
         .await
     }
+}
+
+/// The application's storage holds a state, and the node no block.
+pub(super) fn in_the_way(storage: &Path, height: u64) -> Failure {
+    let storage = storage.display();
+    let message = format!(
+        "{storage} holds the state of height {height}, and the node no block: a restore would \
+         lose it"
+    );
+    Failure::new(FailureCode::Policy, message).hint(format!(
+        "if nobody needs it, move it aside first: mv {storage} {storage}.old"
+    ))
 }
 
 /// What an application of Xian makes of an opaque snapshot nobody checks.
@@ -222,7 +281,8 @@ mod tests {
             state_patches: Some("/patches".into()),
         };
         let command = "python app.py --name 'it is'";
-        let line = adapter(Path::new("/h"), &xian, command, "unix:///p", Some("bafk")).unwrap();
+        let node = ("my-chain", "unix:///p");
+        let line = adapter(Path::new("/h"), &xian, command, node, Some("bafk")).unwrap();
         let asked = std::process::Command::new("/bin/sh")
             .args(["-c", &line.replacen("exec ", "printf '%s\\n' ", 1)])
             .output()
@@ -233,6 +293,8 @@ mod tests {
             "--home",
             "/h",
             "adapter",
+            "--chain-id",
+            "my-chain",
             "--app",
             "tcp://127.0.0.1:1",
             "--listen",
@@ -249,7 +311,7 @@ mod tests {
             "bafk",
         ];
         assert_eq!(words, expected);
-        let lower = adapter(Path::new("/h"), &xian, command, "unix:///p", None).unwrap();
+        let lower = adapter(Path::new("/h"), &xian, command, node, None).unwrap();
         assert!(lower.contains("'--offers' 'any'") && !lower.contains("--cid"));
     }
 }

@@ -21,7 +21,12 @@ pub(super) fn load_xian(
 ) -> Result<Published, Failure> {
     check_flags(command)?;
     let storage = &command.path;
-    std::fs::metadata(storage).map_err(|error| Failure::given_path(storage, &error))?;
+    let found = std::fs::metadata(storage).map_err(|error| Failure::given_path(storage, &error))?;
+    if !found.is_dir() {
+        let message = format!("{} is no folder", storage.display());
+        let hint = "name the storage of a Xian node, as ~/.cometbft/xian";
+        return Err(Failure::new(FailureCode::Usage, message).hint(hint));
+    }
     let making = Making {
         storage,
         state_patches: command.state_patches.as_deref(),
