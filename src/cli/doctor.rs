@@ -52,11 +52,13 @@ impl Arguments {
         };
         let looking = cancel.run_until_cancelled(doctor::examine(door.home, &options, progress));
         let looked = door.shown(looking, &mut news).await;
-        let found = looked.ok_or_else(|| {
+        let mut found = looked.ok_or_else(|| {
             Failure::interrupted("give the same command again: nothing was changed")
         })?;
-        let told = home::with_home(&told(&found), door.named_home);
-        answer::outcome(door.json, &found, &told)?;
+        for finding in &mut found.findings {
+            finding.remedy = home::with_home(&finding.remedy, door.named_home);
+        }
+        answer::outcome(door.json, &found, &told(&found))?;
         Ok(match found.problems {
             0 => ExitCode::SUCCESS,
             _ => ExitCode::from(PROBLEMS),

@@ -136,6 +136,10 @@ pub(super) fn text(outcome: &Outcome) -> Option<String> {
             text::safe(&why)
         );
     }
+    if fetched.state {
+        out += &next_of_state(fetched);
+        return Some(out);
+    }
     if fetched.app_hash.is_none() {
         out += "Bytes checked. The snapshot names no application hash: nothing can prove its \
                 state, and `feed` does not take it.\n";
@@ -147,10 +151,6 @@ pub(super) fn text(outcome: &Outcome) -> Option<String> {
         "Bytes checked, state not proven: no RPC of the chain confirmed the application hash \
          (--node-rpc).\n"
     };
-    if fetched.state {
-        out += &next_of_state(fetched);
-        return Some(out);
-    }
     let proof = if fetched.proven {
         ""
     } else {
@@ -173,10 +173,14 @@ fn next_of_state(fetched: &Fetched) -> String {
              height.\n",
             text::safe(base)
         ),
-        (None, Some(_)) => format!("Next: snapswarm join --xian STORAGE --cid {cid} …\n"),
+        (None, Some(_)) => {
+            format!("Bytes checked.\nNext: snapswarm join --xian STORAGE --cid {cid} …\n")
+        }
         (None, None) => format!(
-            "Before a node is joined with it (snapswarm join --xian STORAGE --cid {cid} …), ask \
-             somebody whom you trust whether this is the CID of that height.\n"
+            "Bytes checked. No application hash proves this state, and nobody whom config.toml \
+             names below [trust] has vouched for it: before a node is joined with it (snapswarm \
+             join --xian STORAGE --cid {cid} …), ask somebody whom you trust whether this is the \
+             CID of that height.\n"
         ),
     }
 }
@@ -202,7 +206,7 @@ fn peers(fetched: &Fetched) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::node::command::PeerBytes;
+    use crate::node::command::{Basis, PeerBytes};
 
     fn fetched(proven: bool) -> Outcome {
         Outcome::Fetched(Fetched {
@@ -257,6 +261,23 @@ mod tests {
             "{said}"
         );
         assert!(!said.contains('\u{1b}'));
+    }
+
+    #[test]
+    fn nobody_is_led_to_name_a_state_that_nobody_vouched_for() {
+        let Outcome::Fetched(mut state) = fetched(true) else {
+            panic!("fetched");
+        };
+        state.state = true;
+        let said = |state: &Fetched| text(&Outcome::Fetched(state.clone())).unwrap();
+        let unknown = said(&state);
+        assert!(unknown.contains("ask somebody") && !unknown.contains("Next:"));
+        state.basis = Some(Basis::Pinned);
+        let pinned = said(&state);
+        assert!(pinned.contains("pinned") && pinned.contains("Next: snapswarm join --xian"));
+        state.base = Some("bafkbase".to_owned());
+        let delta = said(&state);
+        assert!(delta.contains("a delta from bafkbase") && !delta.contains("join"));
     }
 
     #[test]

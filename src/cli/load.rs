@@ -100,6 +100,8 @@ pub(super) fn text(outcome: &Outcome) -> Option<String> {
         return None;
     };
     let proof = match (&loaded.app_hash, loaded.proven) {
+        // It is the chain's own word for a height, and no more.
+        _ if loaded.records.is_some() => "",
         (_, true) => "Its application hash was confirmed by the chain's RPC before.",
         (Some(_), false) => {
             "Not proven: it carries an application hash, which no RPC of the chain confirmed yet \
@@ -114,12 +116,12 @@ pub(super) fn text(outcome: &Outcome) -> Option<String> {
         Some(records) => (
             format!("{} in ", text::count(records, "record", "records")),
             "An application hash of Xian says nothing of the state: whoever takes this snapshot \
-             trusts its maker.\n",
+             trusts its maker.",
         ),
         None => (String::new(), ""),
     };
     Some(format!(
-        "Loaded {records}{} of {} in {}: {}\n{proof}\n{trust}",
+        "Loaded {records}{} of {} in {}: {}\n{proof}{trust}\n",
         text::count(u64::from(loaded.chunks), "chunk", "chunks"),
         text::bytes(loaded.bytes),
         text::seconds(loaded.seconds),

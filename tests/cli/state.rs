@@ -518,7 +518,10 @@ async fn a_delta_is_the_same_everywhere_and_far_smaller_than_the_state() {
     assert_eq!(shown["snapshot"]["base"], base.as_str());
     assert_eq!(shown["records"], 5999);
     let text = stdout(&run(home, &["show", cid]).await);
-    assert!(text.contains("delta to") && text.contains(&base), "{text}");
+    assert!(
+        text.contains("delta from") && text.contains(&base),
+        "{text}"
+    );
 
     failed(home, &["delta", &full, &base], 2, "does not come before").await;
     failed(

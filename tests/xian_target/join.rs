@@ -208,8 +208,11 @@ fn is_synced(said: &Value, chain: &Chain) {
     assert_eq!(said["rung"], "swarm", "{said}");
     assert_eq!(said["manifest"], chain.snapshot.cid());
     assert_eq!(said["snapshot_height"], chain.snapshot.manifest.height());
+}
+
+fn is_believed(said: &Value, why: &str) {
     let believed = said["believed"].as_str().unwrap();
-    assert!(believed.contains("it was named by its CID"), "{believed}");
+    assert!(believed.contains(why), "{believed}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -230,6 +233,7 @@ async fn an_empty_node_gets_a_state_that_the_person_believes_in_and_follows_the_
     let cid = chain.snapshot.cid();
     let ran = joiner.join(&chain, &["--cid", &cid]).await;
     is_synced(&ran.ok(), &chain);
+    is_believed(&ran.ok(), "it was named by its CID");
     assert!(
         ran.stderr()
             .contains("is believed: it was named by its CID"),
@@ -336,6 +340,67 @@ async fn a_snapshot_in_a_file_is_restored_without_the_swarm() {
         }
     }
     command = restore;
-    is_synced(&Ran(command.output().unwrap()).ok(), &chain);
+    let said = Ran(command.output().unwrap()).ok();
+    is_synced(&said, &chain);
+    is_believed(&said, "you gave its file");
     assert!(joiner.value("/notes/0").is_some());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_stands_in_the_way_of_a_restore_is_said_before_anything_is_begun() {
+    let chain = Chain::start().await;
+    let cid = chain.snapshot.cid();
+    let joiner = chain.joiner("full");
+    let storage = joiner.app.storage();
+    // Somebody's state.
+    copy_storage(&chain.app.storage(), &storage);
+    let refused = joiner.join(&chain, &["--cid", &cid]).await.failed(7);
+    let told = refused["message"].as_str().unwrap();
+    assert!(told.contains("holds the state of height"), "{told}");
+    assert!(refused["hint"].as_str().unwrap().contains("mv "));
+    assert!(value(&storage, "/notes/0").is_some(), "it is still there");
+
+    // What was named is no storage, no address, no file.
+    let joiner = chain.joiner("wrong");
+    let file = chain.folder.path().join("file");
+    std::fs::write(&file, "text").unwrap();
+    for (option, wrong) in [
+        ("--xian", file.as_path()),
+        ("--app", Path::new("nonsense")),
+        ("--state-patches", Path::new("/nowhere/state_patches.json")),
+    ] {
+        let command = joiner.command(&chain, &["--cid", &cid]).await;
+        let ran = Ran(with(&command, option, wrong).output().unwrap());
+        let refused = ran.failed(2);
+        let told = refused["message"].as_str().unwrap();
+        assert!(told.contains(option), "{told}");
+    }
+    assert_eq!(joiner.app.starts(), 0);
+    let listed = joiner.home.run(["list"]).ok();
+    assert_eq!(listed["snapshots"], json!([]), "nothing was downloaded");
+}
+
+/// The same command with another value of an option.
+fn with(command: &Command, option: &str, value: &Path) -> Command {
+    let mut other = Command::new(command.get_program());
+    let mut arguments = command.get_args();
+    while let Some(argument) = arguments.next() {
+        match argument == option {
+            true => drop(arguments.next()),
+            false => drop(other.arg(argument)),
+        }
+    }
+    other.arg(option).arg(value);
+    other
+}
+
+fn copy_storage(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap().map(Result::unwrap) {
+        let to = to.join(entry.file_name());
+        match entry.path().is_dir() {
+            true => copy_storage(&entry.path(), &to),
+            false => drop(std::fs::copy(entry.path(), to).unwrap()),
+        }
+    }
 }

@@ -90,6 +90,8 @@ pub(super) struct Snapshot {
     /// Of these, what is still to come.
     pub(super) missing_bytes: u64,
     pub(super) proven: bool,
+    /// Whether it holds records of a state, which an application hash does not prove.
+    pub(super) is_state: bool,
     pub(super) chunks: u32,
     pub(super) largest_chunk_bytes: u32,
     /// Hex in upper case.

@@ -273,6 +273,7 @@ fn snapshot(stored: &Stored) -> Snapshot {
             false => manifest.unique_bytes().saturating_sub(stored.have_bytes),
         },
         proven: stored.proven,
+        is_state: manifest.state().is_some(),
         chunks: manifest.chunk_count(),
         largest_chunk_bytes: sizes.max().unwrap_or(0),
         app_hash: manifest.app_hash().map(hex::encode_upper),

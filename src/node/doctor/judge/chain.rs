@@ -28,6 +28,11 @@ const APP_HASH: Check = Check {
     subject: "application hash",
     why: "it says whether the snapshot is the chain's state",
 };
+const BELIEF: Check = Check {
+    subject: "state",
+    why: "no application hash proves the records of a state: they are restored only where you \
+          or the settings ([trust]) say whom to believe",
+};
 const CLOCK: Check = Check {
     subject: "clock",
     why: "CometBFT believes no block from more than 10 s in the future, and trusts by time",
@@ -48,6 +53,7 @@ pub(super) fn judge(facts: &Facts) -> Vec<Finding> {
     if let Some(snapshot) = &facts.snapshot {
         found.extend(history(facts, snapshot));
         found.push(app_hash(facts, snapshot));
+        found.extend(belief(snapshot));
     }
     found
 }
@@ -232,6 +238,12 @@ fn history(facts: &Facts, snapshot: &Snapshot) -> Vec<Finding> {
     found
 }
 
+fn belief(snapshot: &Snapshot) -> Option<Finding> {
+    let remedy = format!("snapswarm show {}", snapshot.manifest);
+    let what = "the application hash says which height it is, and nothing of the state";
+    snapshot.is_state.then(|| BELIEF.hint(what, remedy))
+}
+
 fn app_hash(facts: &Facts, snapshot: &Snapshot) -> Finding {
     let Some(own) = &snapshot.app_hash else {
         return APP_HASH.problem(
@@ -382,5 +394,11 @@ mod tests {
         assert!(told(&judge(&unknown), "application hash").is_hint("--chain-rpc"));
         unknown.snapshot.as_mut().unwrap().app_hash = None;
         assert!(told(&judge(&unknown), "application hash").is_problem("--app-hash"));
+    }
+    #[test]
+    fn that_no_application_hash_proves_a_state_is_said() {
+        let mut of_state = facts();
+        of_state.snapshot.as_mut().unwrap().is_state = true;
+        assert!(told(&judge(&of_state), "state").is_hint("snapswarm show cid"));
     }
 }

@@ -55,6 +55,7 @@ pub(super) fn facts() -> Facts {
             bytes: GIGA,
             missing_bytes: 0,
             proven: true,
+            is_state: false,
             chunks: 100,
             largest_chunk_bytes: 10_000_000,
             app_hash: Some("BB".to_owned()),
