@@ -9,13 +9,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tracing::info;
 
 use crate::snapshot::hash::{self, BATCH_PIECES};
-use crate::snapshot::{Bitmap, Manifest, PieceIndex, UniqueIndex, VerifiedPiece};
+use crate::snapshot::{Bitmap, Manifest, PieceIndex, Scope, UniqueIndex, VerifiedPiece};
 
 use super::disk::{may_be_written, read_at};
 use super::entry::{Archive, Ended, Entry, Progress};
 use super::staged::Staged;
 use super::state::Inner;
-use super::{Origin, StoreError};
+use super::{Origin, StoreError, selection};
 
 pub use check::BATCH_CHUNKS;
 
@@ -37,11 +37,12 @@ pub struct Download {
 }
 
 impl Download {
-    /// Begins, or goes on with what is here. So many bytes of its chunks are wanted.
+    /// Begins, or goes on with what is here. Wanted are these scopes; of none named, all
+    /// of it.
     pub(super) fn begin(
         store: &Arc<Inner>,
         manifest: Arc<Manifest>,
-        wanted: u64,
+        only: &[Scope],
     ) -> Result<Self, StoreError> {
         let id = manifest.id();
         // Who asks for a harvested snapshot keeps it, as any other that it fetched.
@@ -53,8 +54,8 @@ impl Download {
             known = store.claim_download(id)?;
         }
         let begun = match known {
-            Some(entry) => Self::resume(store, entry),
-            None => Self::start(store, manifest, wanted),
+            Some(entry) => Self::resume(store, entry, only),
+            None => Self::start(store, manifest, only),
         };
         if begun.is_err() {
             store.release_download(&id);
@@ -62,18 +63,25 @@ impl Download {
         begun
     }
 
-    fn start(store: &Arc<Inner>, manifest: Arc<Manifest>, wanted: u64) -> Result<Self, StoreError> {
-        let staged = Staged::create_for(store, manifest, wanted)?;
+    fn start(
+        store: &Arc<Inner>,
+        manifest: Arc<Manifest>,
+        only: &[Scope],
+    ) -> Result<Self, StoreError> {
+        let nothing_here = Bitmap::new(manifest.piece_count());
+        let holes = selection::hole_bytes(&manifest, only, &nothing_here);
+        let staged = Staged::create_with_holes(store, manifest, holes)?;
         staged.sync()?;
-        let entry = store.start_download(staged)?;
+        let entry = store.start_download(staged, only)?;
         let file = open_for_writing(&entry.path)?;
         Ok(Self::new(store, entry, file))
     }
 
-    fn resume(store: &Arc<Inner>, entry: Arc<Entry>) -> Result<Self, StoreError> {
+    fn resume(store: &Arc<Inner>, entry: Arc<Entry>, only: &[Scope]) -> Result<Self, StoreError> {
         let file = open_for_writing(&entry.path)?;
         let this = Self::new(store, entry, file);
         let found = this.find_written()?;
+        selection::give_room(store, &this.entry, &this.file, only)?;
         let have = this.have();
         info!(
             manifest = %this.manifest().id(),

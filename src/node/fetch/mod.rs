@@ -251,7 +251,7 @@ async fn gather(
     let begun = blocking(move || {
         Ok(match &asked {
             None => store.begin_download(begun),
-            Some(part) => store.begin_selection(begun, &part.scopes, part.bytes),
+            Some(part) => store.begin_selection(begun, &part.scopes),
         })
     });
     let download = match begun.await? {
@@ -481,9 +481,12 @@ async fn discard(services: &Services, id: ManifestId) -> Result<(), Failure> {
 }
 
 /// The disk that has no room for a snapshot that is to be restored as well. A download
-/// that is begun has its own room already.
+/// that is begun has its own room already, if it is not of a part only.
 fn short_of_room(services: &Services, manifest: &Manifest, room_for: &[PathBuf]) -> Option<Short> {
-    let own = (!is_begun(services, &manifest.id())).then(|| services.store.home().to_owned());
+    let stored = services.store.get(&manifest.id());
+    let is_part = stored.is_some_and(|stored| !stored.only.is_empty());
+    let has_room = is_begun(services, &manifest.id()) && !is_part;
+    let own = (!has_room).then(|| services.store.home().to_owned());
     let folders = room_for.iter().chain(own.as_ref());
     match room_for.is_empty() {
         true => None,
