@@ -13,6 +13,7 @@ use snapswarm::state::{Record, Stamp};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use crate::small_disk::small_disk;
 use crate::states::*;
 use crate::support::*;
 
@@ -288,6 +289,26 @@ async fn xian_makes_a_storage_of_the_same_records() {
     )
     .await;
     assert_eq!(read_storage(&storage), golden);
+}
+
+#[tokio::test]
+async fn a_storage_that_the_disk_refuses_is_a_fault_of_the_disk() {
+    let home = tempfile::tempdir().unwrap();
+    let cid = Snapshot::full(4, &read_storage(&golden_storage())).publish(home.path());
+    let out = tempfile::tempdir().unwrap();
+    // Room for bytes, and for no more than a few files.
+    let Some(_disk) = small_disk(out.path(), "64m,nr_inodes=10") else {
+        return;
+    };
+    let file = out.path().join("storage").display().to_string();
+    failed(
+        home.path(),
+        &["dump", &cid, &file, "--format", "xian"],
+        5,
+        "No space left on device",
+    )
+    .await;
+    assert!(names(out.path()).is_empty());
 }
 
 #[tokio::test]
