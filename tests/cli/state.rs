@@ -427,6 +427,23 @@ async fn who_is_stopped_leaves_nothing() {
     }
 }
 
+#[tokio::test]
+async fn a_genesis_is_made_where_it_is_wanted_and_nowhere_else() {
+    let home = tempfile::tempdir().unwrap();
+    let cid = Snapshot::full(4, &read_storage(&golden_storage())).publish(home.path());
+    let out = tempfile::tempdir().unwrap();
+    let file = out.path().join("abci_genesis.json").display().to_string();
+    let genesis = program(home.path())
+        .args([
+            "genesis", "--from", &cid, "--format", "xian", "--out", &file,
+        ])
+        .env("TMPDIR", out.path().join("not here"))
+        .spawn();
+    let said = end_of(genesis.unwrap()).await;
+    assert_eq!(said.status.code(), Some(0), "{}", stderr(&said));
+    assert_eq!(names(out.path()), ["abci_genesis.json"]);
+}
+
 /// What Python's own reader finds in a genesis: `key<TAB>value as JSON` of each entry.
 const READ_GENESIS: &str = "\
 import json, sys
