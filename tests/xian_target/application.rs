@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use bytes::Bytes;
-use snapswarm::snapshot::{Manifest, ManifestBuilder, SnapshotFields, Source, StateFields};
+use snapswarm::snapshot::{Manifest, ManifestBuilder};
 use snapswarm::state::ChunkSize;
-use snapswarm::xian::XianSource;
+use snapswarm::xian::{XianError, XianSource};
 
 use crate::support::{Home, kill, wait};
 use crate::xian::reading;
@@ -114,31 +114,16 @@ pub struct Snapshot {
 
 impl Snapshot {
     pub fn of(storage: &Path, patches: Option<&Path>) -> Self {
-        let mut source = XianSource::new(storage, &reading(), ChunkSize::MIN, patches, || false);
-        let offers = source.list().unwrap();
-        let mut chunks = Vec::new();
-        let mut builder = ManifestBuilder::new();
-        let mut open = source.open(&offers[0]).unwrap();
-        while let Some(chunk) = open.next_chunk().unwrap() {
-            builder.push(&chunk).unwrap();
-            chunks.push(chunk);
-        }
-        drop(open);
-        let made = source.made().unwrap();
-        let fields = SnapshotFields {
-            chain_id: CHAIN.to_owned(),
-            height: made.offer.height,
-            app_hash: Some(made.block.app_hash.clone()),
-            format: made.offer.format,
-            hash: None,
-            metadata: made.offer.metadata.clone(),
-        };
-        let state = StateFields {
-            base: None,
-            scopes: made.scopes.clone(),
-            chunks: made.chunks.clone(),
-        };
-        let manifest = builder.finish_state(fields, state).unwrap();
+        let source = XianSource::new(storage, &reading(), ChunkSize::MIN, patches, || false);
+        let (mut builder, mut chunks) = (ManifestBuilder::new(), Vec::new());
+        let made = source.make(|chunk| {
+            builder.push(chunk).unwrap();
+            chunks.push(Bytes::copy_from_slice(chunk));
+            Ok::<_, XianError>(())
+        });
+        let made = made.unwrap();
+        let manifest = builder.finish_state(made.fields(CHAIN), made.state);
+        let manifest = manifest.unwrap();
         Self { manifest, chunks }
     }
 
