@@ -58,6 +58,9 @@ pub(super) struct Services {
     announcing: tokio::sync::Mutex<()>,
     /// One download takes all of the link and of the memory that there is.
     downloading: tokio::sync::Mutex<()>,
+    /// One snapshot at a time is made of deltas: what is a step of one is left over to
+    /// none.
+    pub(super) shortcut: tokio::sync::Mutex<()>,
 }
 
 /// What was counted since the process started.
@@ -248,6 +251,7 @@ impl Services {
             shelf_changed: Notify::new(),
             announcing: tokio::sync::Mutex::default(),
             downloading: tokio::sync::Mutex::default(),
+            shortcut: tokio::sync::Mutex::default(),
         });
         services.announce().await;
         tokio::spawn(judge(services.net.events(), services.referee.clone()));

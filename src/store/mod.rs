@@ -218,7 +218,14 @@ impl Store {
     /// Fails with [`StoreError::AlreadyComplete`], and with
     /// [`StoreError::DownloadOpen`] while another handle has the download.
     pub fn begin_download(&self, manifest: Arc<Manifest>) -> Result<Download, StoreError> {
-        Download::begin(&self.0, manifest, &[])
+        Download::begin(&self.0, manifest, &[], Origin::Fetched)
+    }
+
+    /// As [`Store::begin_download`], of a snapshot that is wanted for the sake of another
+    /// one only: it is known by its [`Origin`] until somebody wants it for itself, and
+    /// goes for room as a download does that rests.
+    pub fn begin_step(&self, manifest: Arc<Manifest>) -> Result<Download, StoreError> {
+        Download::begin(&self.0, manifest, &[], Origin::Step)
     }
 
     /// As [`Store::begin_download`], of the chunks that hold these scopes, of which there
@@ -230,7 +237,7 @@ impl Store {
         manifest: Arc<Manifest>,
         only: &[Scope],
     ) -> Result<Download, StoreError> {
-        Download::begin(&self.0, manifest, only)
+        Download::begin(&self.0, manifest, only, Origin::Fetched)
     }
 
     /// A complete snapshot, for reading.

@@ -467,9 +467,10 @@ impl Inner {
         &self,
         staged: Staged,
         only: &[Scope],
+        origin: Origin,
     ) -> Result<Arc<Entry>, StoreError> {
         let id = staged.contents.manifest.id();
-        let marks = self.announce_arrival(id, Origin::Fetched, false, only)?;
+        let marks = self.announce_arrival(id, origin, false, only)?;
         let started = self.arrived(&id, staged.start())?;
         let mut state = self.state();
         state.arriving.remove(&id);
@@ -541,6 +542,7 @@ impl State {
             .iter()
             .map(|(id, record)| {
                 let manifest = record.entry.manifest();
+                let is_whole = record.entry.is_complete() && record.marks.origin != Origin::Step;
                 Candidate {
                     id: *id,
                     chain_id: manifest.chain_id(),
@@ -548,7 +550,7 @@ impl State {
                     sequence: record.marks.sequence,
                     bytes: record.file_bytes(),
                     // What a person asked for is all here, or on its way.
-                    complete: record.entry.is_complete() || !record.marks.only.is_empty(),
+                    complete: is_whole || !record.marks.only.is_empty(),
                     harvested: record.marks.origin == Origin::Harvested,
                     pinned: record.marks.pinned,
                     leased: record.is_leased(now),

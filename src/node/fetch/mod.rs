@@ -113,6 +113,7 @@ pub(super) async fn fetch(
             patience,
             first_patience: rest.first_patience(patience),
             room_for: &command.room_for,
+            is_step: false,
         };
         let gathered = match shortcut::take(services, &found, &wanted, reporter, cancel).await? {
             Some(made) => Gathered::Complete(made),
@@ -179,6 +180,8 @@ struct Wanted<'a> {
     first_patience: Duration,
     /// Folders that have to have room for it, too.
     room_for: &'a [PathBuf],
+    /// For the sake of another one only.
+    is_step: bool,
 }
 
 impl Wanted<'_> {
@@ -247,9 +250,10 @@ async fn gather(
         return Ok(Gathered::Given(failure));
     }
     let store = services.store.clone();
-    let (begun, asked) = (manifest.clone(), wanted.part.clone());
+    let (begun, asked, is_step) = (manifest.clone(), wanted.part.clone(), wanted.is_step);
     let begun = blocking(move || {
         Ok(match &asked {
+            None if is_step => store.begin_step(begun),
             None => store.begin_download(begun),
             Some(part) => store.begin_selection(begun, &part.scopes),
         })
