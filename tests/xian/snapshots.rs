@@ -11,16 +11,13 @@ use crate::support::*;
 
 /// The manifest and the chunks of a storage.
 fn snapshot(storage: &Path, patches: Option<&Path>) -> (Manifest, Vec<Bytes>) {
-    let source = XianSource::new(storage, &reading(), ChunkSize::MIN, patches, || false);
-    let (mut builder, mut chunks) = (ManifestBuilder::new(), Vec::new());
-    let made = source.make(|chunk| {
-        builder.push(chunk).unwrap();
-        chunks.push(Bytes::copy_from_slice(chunk));
-        Ok::<_, XianError>(())
-    });
-    let made = made.unwrap();
-    let manifest = builder.finish_state(made.fields("xian-1"), made.state);
-    (manifest.unwrap(), chunks)
+    snapshot_of("xian-1", storage, patches)
+}
+
+/// Makes a storage of 3,000 records.
+fn generate(storage: &Path, files: &str) {
+    let flags = ["--records", "3000", "--files", files].map(Path::new);
+    python("generate.py", &[&[storage][..], &flags].concat(), None);
 }
 
 fn restore_into(
@@ -42,12 +39,7 @@ fn the_same_state_has_the_same_name_whatever_became_of_its_files() {
     let folder = tempfile::tempdir().unwrap();
     let [node, restored, again] =
         ["node", "restored", "again"].map(|name| folder.path().join(name));
-    let flags = ["--records", "3000", "--files", "3"].map(Path::new);
-    python(
-        "generate.py",
-        &[&[node.as_path()][..], &flags].concat(),
-        None,
-    );
+    generate(&node, "3");
     let (manifest, chunks) = snapshot(&node, None);
     assert!(chunks.len() > 3, "{}", chunks.len());
     assert_eq!(manifest.height(), 1000);
@@ -93,12 +85,7 @@ fn the_notes_tell_of_the_patches_of_the_chain() {
 #[test]
 fn what_changes_while_it_is_read_is_no_snapshot() {
     let folder = tempfile::tempdir().unwrap();
-    let flags = ["--records", "3000", "--files", "3"].map(Path::new);
-    python(
-        "generate.py",
-        &[&[folder.path()][..], &flags].concat(),
-        None,
-    );
+    generate(folder.path(), "3");
     let source = XianSource::new(folder.path(), &reading(), ChunkSize::MIN, None, || false);
     let mut chunks = 0;
     let made = source.make(|_| {
@@ -122,12 +109,7 @@ fn a_chunk_that_nobody_takes_ends_the_reading() {
 #[test]
 fn a_source_stops_when_it_is_told_to() {
     let folder = tempfile::tempdir().unwrap();
-    let flags = ["--records", "3000", "--files", "1"].map(Path::new);
-    python(
-        "generate.py",
-        &[&[folder.path()][..], &flags].concat(),
-        None,
-    );
+    generate(folder.path(), "1");
     let source = XianSource::new(folder.path(), &reading(), ChunkSize::MAX, None, || true);
     let made = source.make(|_| Ok(()));
     assert!(matches!(made, Err(XianError::Stopped)));

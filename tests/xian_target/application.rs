@@ -6,12 +6,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use bytes::Bytes;
-use snapswarm::snapshot::{Manifest, ManifestBuilder};
-use snapswarm::state::ChunkSize;
-use snapswarm::xian::{XianError, XianSource};
+use snapswarm::snapshot::Manifest;
 
 use crate::support::{Home, kill, wait};
-use crate::xian::reading;
+use crate::xian::snapshot_of;
 
 pub const CHAIN: &str = "xian-target-1";
 
@@ -114,16 +112,7 @@ pub struct Snapshot {
 
 impl Snapshot {
     pub fn of(storage: &Path, patches: Option<&Path>) -> Self {
-        let source = XianSource::new(storage, &reading(), ChunkSize::MIN, patches, || false);
-        let (mut builder, mut chunks) = (ManifestBuilder::new(), Vec::new());
-        let made = source.make(|chunk| {
-            builder.push(chunk).unwrap();
-            chunks.push(Bytes::copy_from_slice(chunk));
-            Ok::<_, XianError>(())
-        });
-        let made = made.unwrap();
-        let manifest = builder.finish_state(made.fields(CHAIN), made.state);
-        let manifest = manifest.unwrap();
+        let (manifest, chunks) = snapshot_of(CHAIN, storage, patches);
         Self { manifest, chunks }
     }
 
