@@ -22,7 +22,7 @@ use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
 use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use snapswarm::snapshot::{Manifest, ManifestBuilder, SnapshotFields, Source, StateFields, Target};
+use snapswarm::snapshot::{Manifest, ManifestBuilder, Target};
 use snapswarm::state::ChunkSize;
 use snapswarm::xian::{
     Copier, LatestBlock, Reading, StorageRecords, Workers, XianSource, XianTarget,
@@ -99,32 +99,19 @@ fn read(storage: &Path, reading: &Reading) -> Result<()> {
 fn snapshot(storage: &Path, reading: &Reading) -> Result<(Manifest, Vec<Bytes>)> {
     let memory = Memory::watch();
     let began = Instant::now();
-    let mut source = XianSource::new(storage, reading, ChunkSize::MAX, None, || false);
-    let made = source.make()?.clone();
-    let took = began.elapsed();
-    let mut open = source.open(&made.offer)?;
+    let source = XianSource::new(storage, reading, ChunkSize::MAX, None, || false);
     let (mut builder, mut chunks) = (ManifestBuilder::new(), Vec::new());
-    while let Some(chunk) = open.next_chunk()? {
-        builder.push(&chunk)?;
-        chunks.push(chunk);
-    }
+    let made = source.make(|chunk| -> Result<()> {
+        builder.push(chunk)?;
+        chunks.push(Bytes::copy_from_slice(chunk));
+        Ok(())
+    })?;
+    let took = began.elapsed();
     let bytes: usize = chunks.iter().map(Bytes::len).sum();
     let about = format!("{} chunks, {} MB", chunks.len(), bytes / 1_000_000);
     row("snapshot", made.notes.state.records, took, &memory, &about);
-    let fields = SnapshotFields {
-        chain_id: "bench".to_owned(),
-        height: made.block.height,
-        app_hash: Some(made.block.app_hash),
-        format: made.offer.format,
-        hash: None,
-        metadata: made.offer.metadata,
-    };
-    let state = StateFields {
-        base: None,
-        scopes: made.scopes,
-        chunks: made.chunks,
-    };
-    Ok((builder.finish_state(fields, state)?, chunks))
+    let fields = made.fields("bench");
+    Ok((builder.finish_state(fields, made.state)?, chunks))
 }
 
 fn restore(

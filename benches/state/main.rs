@@ -17,7 +17,7 @@ use anyhow::Result;
 use rand::RngExt as _;
 use snapswarm::snapshot::{ChunkId, hash};
 use snapswarm::state::{
-    Applied, Changes, ChunkSize, Differences, Encoder, OpenChunk, Record, Records, Scope,
+    Applied, Change, Changes, ChunkSize, Differences, Encoder, OpenChunk, Record, Records, Scope,
     StateChunk, StateError, StateHasher,
 };
 
@@ -53,7 +53,7 @@ impl Content {
         let mut encoder = Encoder::new(chunk_size)?;
         let mut chunks = Vec::new();
         for record in records {
-            chunks.extend(encoder.push_record(record)?);
+            chunks.extend(encoder.push(&Change::Put(record.clone()))?);
         }
         Self::finish(encoder, chunks, start)
     }

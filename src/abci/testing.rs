@@ -59,6 +59,12 @@ impl Learnt {
         });
     }
 
+    /// A block is committed.
+    pub(crate) fn commit(&self, height: u64) {
+        self.0.learn(|memory| memory.decided(height));
+        self.0.committed();
+    }
+
     /// A chain begins.
     pub(crate) fn begin(&self, chain_id: &str) {
         self.0.genesis(chain_id.to_owned());

@@ -7,9 +7,9 @@ use tokio_util::sync::CancellationToken;
 use super::command::{DeltaCommand, DeltaMade, Failure, FailureCode};
 use super::content::{self, Content, Reading};
 use super::progress::{Reporter, byte_progress};
-use crate::snapshot::{Manifest, ManifestId, SnapshotFields, StateFields};
-use crate::state::{Change, ChunkSize, Difference, Differences, Encoder};
-use crate::store::{Origin, Spool, Store};
+use crate::snapshot::{Manifest, ManifestId, SnapshotFields};
+use crate::state::{Change, ChunkSize, Difference, Differences, encode};
+use crate::store::{Origin, Store};
 
 /// What comes after the chunks are made.
 const SEALING: &str = "writing the archive and reading it back";
@@ -39,7 +39,11 @@ pub(super) fn delta(
         difference.map(Difference::into_change)
     });
     let mut spool = store.publish()?;
-    let state = encode(differences, &mut spool, Some(base.manifest().id()))?;
+    let base_id = base.manifest().id();
+    let state = encode(ChunkSize::MAX, Some(base_id), differences, |chunk| {
+        spool.push(chunk)?;
+        Ok(())
+    })?;
     reporter.phase(SEALING);
     let mut progress = byte_progress(reporter, cancel);
     let fields = SnapshotFields {
@@ -80,11 +84,11 @@ pub(super) fn make_full(
     let here = store.list().into_iter().map(|stored| stored.manifest.id());
     let here: Vec<ManifestId> = here.collect();
     let mut spool = store.publish()?;
-    let state = encode(
-        records.map(|record| record.map(Change::Put)),
-        &mut spool,
-        None,
-    )?;
+    let changes = records.map(|record| record.map(Change::Put));
+    let state = encode(ChunkSize::MAX, None, changes, |chunk| {
+        spool.push(chunk)?;
+        Ok::<_, Failure>(())
+    })?;
     reporter.phase(SEALING);
     let mut progress = byte_progress(reporter, cancel);
     let fields = fields(goal);
@@ -94,30 +98,6 @@ pub(super) fn make_full(
         store.delete(&made)?;
     }
     Ok(made == goal.id())
-}
-
-/// Spools the chunks of all changes.
-fn encode(
-    changes: impl Iterator<Item = Result<Change, Failure>>,
-    spool: &mut Spool,
-    base: Option<ManifestId>,
-) -> Result<StateFields, Failure> {
-    let mut encoder = Encoder::new(ChunkSize::MAX)?;
-    let mut chunks = Vec::new();
-    for change in changes {
-        if let Some(chunk) = encoder.push(&change?)? {
-            spool.push(&chunk.bytes)?;
-            chunks.push(chunk.scopes);
-        }
-    }
-    let end = encoder.finish()?;
-    spool.push(&end.chunk.bytes)?;
-    chunks.push(end.chunk.scopes);
-    Ok(StateFields {
-        base,
-        scopes: end.scopes,
-        chunks,
-    })
 }
 
 /// A delta leads on in the history of one chain.

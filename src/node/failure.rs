@@ -12,7 +12,7 @@ use crate::comet::process::StartError;
 use crate::comet::rpc::RpcError;
 use crate::config::ConfigError;
 use crate::net::{IdentityError, NetError};
-use crate::snapshot::{IdError, SourceError};
+use crate::snapshot::{IdError, SourceError, TargetError};
 use crate::state::StateError;
 use crate::store::{ErrorKind, StoreError};
 use crate::xian::XianError;
@@ -235,6 +235,18 @@ impl From<SourceError> for Failure {
     }
 }
 
+impl From<TargetError> for Failure {
+    fn from(error: TargetError) -> Self {
+        match error {
+            TargetError::Refused(_) => Self::new(FailureCode::Verification, error.to_string()),
+            TargetError::Failed(error) => match error.downcast::<XianError>() {
+                Ok(error) => Self::from(*error),
+                Err(error) => Self::new(FailureCode::Failed, chain(&*error)),
+            },
+        }
+    }
+}
+
 impl From<XianError> for Failure {
     fn from(error: XianError) -> Self {
         let told = |code| Self::new(code, chain(&error));
@@ -255,6 +267,8 @@ impl From<XianError> for Failure {
             XianError::Changed { .. } => told(FailureCode::Failed).hint(
                 "stop the node first; `snapswarm adapter --xian` takes snapshots of one that runs",
             ),
+            XianError::Writer { .. } => told(FailureCode::Failed)
+                .hint("the system's log may say who ended it; the same command begins again"),
             XianError::HeldTooLong { .. } => told(FailureCode::Failed),
             XianError::NoSpace { .. } => told(FailureCode::Storage)
                 .hint("free some space, or use a home on a larger disk with --home"),

@@ -8,9 +8,9 @@ use super::command::{Failure, FailureCode, GenesisCommand, GenesisFormat, Genesi
 use super::content::{Content, Reading};
 use super::progress::Reporter;
 use super::shelf;
-use crate::snapshot::Manifest;
+use crate::snapshot::{ChunkIndex, Manifest};
 use crate::store::{NewFile, Store};
-use crate::xian::{GenesisWriter, LatestBlock};
+use crate::xian::{GenesisWriter, LatestBlock, NONCES};
 
 /// Writes are gathered to this size.
 const BUFFER_BYTES: usize = 256 << 10;
@@ -36,11 +36,13 @@ fn of_xian(
     let content = Content::open(store, &command.manifest)?;
     let block = latest_block(content.manifest())?;
     shelf::folder_of(&command.file)?;
-    let file = NewFile::create(&command.file, content.least_bytes())?;
+    let needed = content.least_bytes() + least_waiting_bytes(content.manifest());
+    let file = NewFile::create(&command.file, needed)?;
+    let nonces = file.spool()?;
     reporter.phase(format!("writing {}", command.file.display()));
     let reading = Reading::new(reporter, cancel, content.chunk_bytes());
     let writer = BufWriter::with_capacity(BUFFER_BYTES, file);
-    let mut genesis = GenesisWriter::new(writer, &block)?;
+    let mut genesis = GenesisWriter::new(writer, &block, nonces)?;
     for record in content.records(&reading)? {
         genesis.put(&record?)?;
     }
@@ -55,6 +57,20 @@ fn of_xian(
         file_bytes: file.finish()?,
         file: command.file.clone(),
     })
+}
+
+/// What the nonces take at least while they wait beside the file: the chunks that hold
+/// nothing else.
+fn least_waiting_bytes(manifest: &Manifest) -> u64 {
+    let Some(content) = manifest.state() else {
+        return 0;
+    };
+    let is_theirs = |chunk: &ChunkIndex| {
+        let mut scopes = content.scopes_of(*chunk).iter();
+        scopes.all(|scope| scope.as_str() == NONCES)
+    };
+    let size = |chunk| u64::from(manifest.unique_chunk(manifest.unique_at(chunk)).size);
+    manifest.chunk_indexes().filter(is_theirs).map(size).sum()
 }
 
 /// The block of a snapshot, as a Xian node notes it.

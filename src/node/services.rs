@@ -61,6 +61,9 @@ pub(super) struct Services {
     downloading: tokio::sync::Mutex<()>,
     /// Ends what judges peers, which would hold the network, and that the store.
     _judging: DropGuard,
+    /// One snapshot at a time is made of deltas: what is a step of one is left over to
+    /// none.
+    pub(super) shortcut: tokio::sync::Mutex<()>,
 }
 
 /// What was counted since the process started.
@@ -253,6 +256,7 @@ impl Services {
             announcing: tokio::sync::Mutex::default(),
             downloading: tokio::sync::Mutex::default(),
             _judging: judging.clone().drop_guard(),
+            shortcut: tokio::sync::Mutex::default(),
         });
         services.announce().await;
         let judge = judge(services.net.events(), services.referee.clone());

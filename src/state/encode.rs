@@ -7,9 +7,9 @@ use bytes::Bytes;
 use super::cut::{CutRule, Filled};
 use super::entry::{Entry, Last, PAYLOAD_VERSION};
 use super::frame::FrameWriter;
-use super::record::{Change, Record};
+use super::record::Change;
 use super::{ChunkSize, StateError};
-use crate::snapshot::{MAX_SCOPES, Scope, ScopeRange};
+use crate::snapshot::{MAX_SCOPES, ManifestId, Scope, ScopeRange, StateFields};
 
 /// Makes chunks of changes that come in the order of their places. Holds the chunk
 /// that is being filled, a block and an entry that are not compressed yet, and the
@@ -38,6 +38,35 @@ pub struct StateEnd {
     pub chunk: StateChunk,
     /// All scopes of the content, in order.
     pub scopes: Vec<Scope>,
+}
+
+/// Makes chunks of all changes, in the order of their places; `keep` gets each as soon
+/// as it is full. Gives what a manifest says of them: of a delta to `base`, or without
+/// one of a full state.
+pub fn encode<E: From<StateError>>(
+    chunk_size: ChunkSize,
+    base: Option<ManifestId>,
+    changes: impl IntoIterator<Item = Result<Change, E>>,
+    mut keep: impl FnMut(&[u8]) -> Result<(), E>,
+) -> Result<StateFields, E> {
+    let mut encoder = Encoder::new(chunk_size)?;
+    let mut chunks = Vec::new();
+    let mut hand_on = |chunk: StateChunk| {
+        chunks.push(chunk.scopes);
+        keep(&chunk.bytes)
+    };
+    for change in changes {
+        if let Some(chunk) = encoder.push(&change?)? {
+            hand_on(chunk)?;
+        }
+    }
+    let end = encoder.finish()?;
+    hand_on(end.chunk)?;
+    Ok(StateFields {
+        base,
+        scopes: end.scopes,
+        chunks,
+    })
 }
 
 /// The chunk that is being filled.
@@ -104,15 +133,7 @@ impl Encoder {
     /// Adds the next change. Gives a chunk where one ends ahead of it. After an
     /// error no more may be added.
     pub fn push(&mut self, change: &Change) -> Result<Option<StateChunk>, StateError> {
-        self.push_entry(change.into())
-    }
-
-    /// As [`Encoder::push`], for a record that is put.
-    pub fn push_record(&mut self, record: &Record) -> Result<Option<StateChunk>, StateError> {
-        self.push_entry(record.into())
-    }
-
-    fn push_entry(&mut self, entry: Entry) -> Result<Option<StateChunk>, StateError> {
+        let entry = Entry::from(change);
         self.last.check_order(entry.place)?;
         let mut ended = None;
         if self.filling.ends_ahead_of(&entry, self.rule) {

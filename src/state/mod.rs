@@ -74,7 +74,7 @@ pub use decode::{Changes, Decoder, OpenChunk, Records};
 pub use delta::{
     Applied, Difference, Differences, RecordStream, ScopeSummary, Summary, Tally, applied_all,
 };
-pub use encode::{Encoder, StateChunk, StateEnd};
+pub use encode::{Encoder, StateChunk, StateEnd, encode};
 pub use error::StateError;
 pub use notes::{StateDigest, StateHasher, StateNotes};
 pub use plan::{AtHand, MAX_DELTAS, Plan, plan};

@@ -112,7 +112,12 @@ impl Faults for Crash {
                     .folders
                     .insert(path.components().collect::<PathBuf>().join(""), names);
             }
-            Step::Skeleton | Step::Allocate | Step::Write | Step::Rename | Step::Remove => {}
+            Step::Skeleton
+            | Step::Allocate
+            | Step::GiveBack
+            | Step::Write
+            | Step::Rename
+            | Step::Remove => {}
         }
     }
 }

@@ -27,6 +27,7 @@ pub(super) enum Step {
     Create,
     Skeleton,
     Allocate,
+    GiveBack,
     Write,
     SyncFile,
     Rename,
@@ -214,6 +215,20 @@ impl Disk {
         })
     }
 
+    /// Gives the blocks of a range of a file back; it is a hole then. Where
+    /// [`Disk::allocate`] can reserve none, there are none to give.
+    pub(super) fn give_back(
+        &self,
+        file: &File,
+        path: &Path,
+        range: std::ops::Range<u64>,
+    ) -> Result<(), StoreError> {
+        self.step(Step::GiveBack, path, || match punch(file, range) {
+            Err(Errno::EOPNOTSUPP | Errno::ENOSYS | Errno::EINVAL) => Ok(()),
+            other => other.map_err(io::Error::from),
+        })
+    }
+
     /// The size of the file system of `path`.
     pub(super) fn size_bytes(&self, path: &Path) -> u64 {
         statvfs(path).map_or(0, |stat| size_of(stat.blocks(), &stat))
@@ -302,6 +317,20 @@ fn fallocate(_file: &File, _len: u64) -> Result<(), Errno> {
     Err(Errno::ENOSYS)
 }
 
+#[cfg(target_os = "linux")]
+fn punch(file: &File, range: std::ops::Range<u64>) -> Result<(), Errno> {
+    use nix::fcntl::FallocateFlags as Flags;
+    let begin = i64::try_from(range.start).map_err(|_| Errno::EFBIG)?;
+    let len = i64::try_from(range.end - range.start).map_err(|_| Errno::EFBIG)?;
+    let flags = Flags::FALLOC_FL_PUNCH_HOLE | Flags::FALLOC_FL_KEEP_SIZE;
+    nix::fcntl::fallocate(file, flags, begin, len)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn punch(_file: &File, _range: std::ops::Range<u64>) -> Result<(), Errno> {
+    Err(Errno::ENOSYS)
+}
+
 /// Bytes that this user can still write to the file system of `path`, or of the
 /// nearest parent that exists.
 pub(super) fn free_bytes(path: &Path) -> Option<u64> {
@@ -335,6 +364,7 @@ fn failed(step: Step, path: &Path, needed: u64, source: io::Error) -> StoreError
     let op = match step {
         Step::Create | Step::Skeleton => "create",
         Step::Allocate => "reserve space for",
+        Step::GiveBack => "give space back of",
         Step::Write => "write",
         Step::SyncFile | Step::SyncFolder => "sync",
         Step::Rename => "rename a file to",

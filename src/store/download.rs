@@ -9,13 +9,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tracing::info;
 
 use crate::snapshot::hash::{self, BATCH_PIECES};
-use crate::snapshot::{Bitmap, Manifest, PieceIndex, UniqueIndex, VerifiedPiece};
+use crate::snapshot::{Bitmap, Manifest, PieceIndex, Scope, UniqueIndex, VerifiedPiece};
 
 use super::disk::{may_be_written, read_at};
 use super::entry::{Archive, Ended, Entry, Progress};
 use super::staged::Staged;
 use super::state::Inner;
-use super::{Origin, StoreError};
+use super::{Origin, StoreError, selection};
 
 pub use check::BATCH_CHUNKS;
 
@@ -28,6 +28,7 @@ pub struct Download {
     store: Arc<Inner>,
     entry: Arc<Entry>,
     file: File,
+    origin: Origin,
     /// Held while the sidecar is written, so that an older one never replaces a
     /// newer one.
     syncing: Mutex<()>,
@@ -37,15 +38,17 @@ pub struct Download {
 }
 
 impl Download {
-    /// Begins, or goes on with what is here. So many bytes of its chunks are wanted.
+    /// Begins, or goes on with what is here. Wanted are these scopes; of none named, all
+    /// of it.
     pub(super) fn begin(
         store: &Arc<Inner>,
         manifest: Arc<Manifest>,
-        wanted: u64,
+        only: &[Scope],
+        origin: Origin,
     ) -> Result<Self, StoreError> {
         let id = manifest.id();
         // Who asks for a harvested snapshot keeps it, as any other that it fetched.
-        store.complete_already(&id, Origin::Fetched, false)?;
+        store.complete_already(&id, origin, false)?;
         let mut known = store.claim_download(id)?;
         if known.as_ref().is_some_and(|entry| !entry.path.exists()) {
             // Somebody took the file away under us: begin again.
@@ -53,8 +56,8 @@ impl Download {
             known = store.claim_download(id)?;
         }
         let begun = match known {
-            Some(entry) => Self::resume(store, entry),
-            None => Self::start(store, manifest, wanted),
+            Some(entry) => Self::resume(store, entry, only, origin),
+            None => Self::start(store, manifest, only, origin),
         };
         if begun.is_err() {
             store.release_download(&id);
@@ -62,18 +65,32 @@ impl Download {
         begun
     }
 
-    fn start(store: &Arc<Inner>, manifest: Arc<Manifest>, wanted: u64) -> Result<Self, StoreError> {
-        let staged = Staged::create_for(store, manifest, wanted)?;
+    fn start(
+        store: &Arc<Inner>,
+        manifest: Arc<Manifest>,
+        only: &[Scope],
+        origin: Origin,
+    ) -> Result<Self, StoreError> {
+        let nothing_here = Bitmap::new(manifest.piece_count());
+        let holes = selection::hole_bytes(&manifest, only, &nothing_here);
+        let staged = Staged::create_with_holes(store, manifest, holes)?;
         staged.sync()?;
-        let entry = store.start_download(staged)?;
+        let entry = store.start_download(staged, only, origin)?;
         let file = open_for_writing(&entry.path)?;
-        Ok(Self::new(store, entry, file))
+        Ok(Self::new(store, entry, file, origin))
     }
 
-    fn resume(store: &Arc<Inner>, entry: Arc<Entry>) -> Result<Self, StoreError> {
+    fn resume(
+        store: &Arc<Inner>,
+        entry: Arc<Entry>,
+        only: &[Scope],
+        origin: Origin,
+    ) -> Result<Self, StoreError> {
         let file = open_for_writing(&entry.path)?;
-        let this = Self::new(store, entry, file);
+        store.mark(&entry.id(), |marks| marks.origin = marks.origin.or(origin))?;
+        let this = Self::new(store, entry, file, origin);
         let found = this.find_written()?;
+        selection::give_room(store, &this.entry, &this.file, only)?;
         let have = this.have();
         info!(
             manifest = %this.manifest().id(),
@@ -85,11 +102,12 @@ impl Download {
         Ok(this)
     }
 
-    fn new(store: &Arc<Inner>, entry: Arc<Entry>, file: File) -> Self {
+    fn new(store: &Arc<Inner>, entry: Arc<Entry>, file: File, origin: Origin) -> Self {
         Self {
             store: store.clone(),
             entry,
             file,
+            origin,
             syncing: Mutex::new(()),
             buffer: Mutex::default(),
         }
@@ -193,7 +211,7 @@ impl Download {
         }
         disk.settle(&self.entry.path, &path)?;
         disk.remove(&self.store.home.sidecar(&id))?;
-        let sealed = self.store.complete_already(&id, Origin::Fetched, false)?;
+        let sealed = self.store.complete_already(&id, self.origin, false)?;
         let manifest = self.manifest();
         info!(
             height = manifest.height(),
@@ -339,4 +357,74 @@ fn open_for_writing(path: &Path) -> Result<File, StoreError> {
         .write(true)
         .open(path)
         .map_err(StoreError::io("open", path))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::store::testing::{manifest_at, noise, piece};
+    use crate::store::{Store, StoreSettings};
+
+    const CHUNK_BYTES: usize = 1 << 20;
+
+    fn snapshot(height: u64) -> (Arc<Manifest>, Vec<u8>) {
+        let chunk = noise(height, CHUNK_BYTES);
+        (Arc::new(manifest_at(height, &[&chunk])), chunk)
+    }
+
+    fn open(home: &Path, quota_bytes: Option<u64>) -> Store {
+        let settings = StoreSettings {
+            quota_bytes,
+            ..StoreSettings::default()
+        };
+        Store::open(home, settings).unwrap()
+    }
+
+    /// Brings all of one as a step.
+    fn bring(store: &Store, manifest: &Arc<Manifest>, chunk: &[u8]) {
+        let step = store.begin_step(manifest.clone()).unwrap();
+        let pieces = manifest.piece_indexes();
+        let pieces: Vec<_> = pieces
+            .map(|index| piece(manifest, &[chunk], index))
+            .collect();
+        step.write(&pieces).unwrap();
+        let chunks: Vec<UniqueIndex> = manifest.unique_indexes().collect();
+        step.check_chunks(&chunks).unwrap();
+        step.seal().unwrap();
+    }
+
+    #[test]
+    fn a_step_is_one_until_somebody_wants_it_for_itself() {
+        let home = tempfile::tempdir().unwrap();
+        let (one, chunk) = snapshot(1);
+        let (other, _) = snapshot(2);
+        let store = open(home.path(), None);
+        bring(&store, &one, &chunk);
+        drop(store.begin_step(other.clone()).unwrap());
+        drop(store);
+        let store = open(home.path(), None);
+        let origin = |manifest: &Manifest| store.get(&manifest.id()).unwrap().origin;
+        assert_eq!([origin(&one), origin(&other)], [Origin::Step; 2]);
+        let begun = store.begin_step(one.clone());
+        assert!(matches!(begun, Err(StoreError::AlreadyComplete(_))));
+        assert_eq!(origin(&one), Origin::Step);
+        let begun = store.begin_download(one.clone());
+        assert!(matches!(begun, Err(StoreError::AlreadyComplete(_))));
+        drop(store.begin_download(other.clone()).unwrap());
+        drop(store.begin_step(other.clone()).unwrap());
+        assert_eq!([origin(&one), origin(&other)], [Origin::Fetched; 2]);
+    }
+
+    #[test]
+    fn a_step_goes_where_another_one_needs_its_room() {
+        let home = tempfile::tempdir().unwrap();
+        let (one, chunk) = snapshot(1);
+        let (other, _) = snapshot(2);
+        let store = open(home.path(), Some(CHUNK_BYTES as u64 * 3 / 2));
+        bring(&store, &one, &chunk);
+        store.begin_download(other).unwrap();
+        assert!(store.get(&one.id()).is_none());
+    }
 }

@@ -14,7 +14,7 @@ use crate::snapshot::{
 use super::disk::{Disk, read_at};
 use super::layout::Layout;
 use super::sidecar::Pieces;
-use super::{Removed, RemovedBecause, Servable, StoreError};
+use super::{Servable, StoreError};
 
 /// Files that are kept open for serving. Well below the 1,024 that a process may
 /// have open by default, sockets included.
@@ -158,27 +158,6 @@ impl Entry {
         self.contents.manifest.id()
     }
 
-    /// What is told when it is gone.
-    pub(super) fn removed(&self, because: RemovedBecause) -> Removed {
-        let manifest = self.manifest();
-        let chunks = manifest.unique_indexes();
-        Removed {
-            id: self.id(),
-            chain_id: manifest.chain_id().to_owned(),
-            height: manifest.height(),
-            bytes: self.file_bytes(),
-            chunks: chunks
-                .map(|chunk| manifest.unique_chunk(chunk).id)
-                .collect(),
-            because,
-        }
-    }
-
-    /// What the file takes on disk.
-    pub(super) fn file_bytes(&self) -> u64 {
-        self.contents.layout.file_len
-    }
-
     pub(super) fn is_complete(&self) -> bool {
         self.progress.is_none()
     }
@@ -216,6 +195,13 @@ impl Entry {
             }
         }
         Servable::Pieces(pieces)
+    }
+
+    /// Pieces that are here.
+    pub(super) fn have(&self) -> Bitmap {
+        let all = || Bitmap::full(self.manifest().piece_count());
+        self.progress()
+            .map_or_else(all, |progress| progress.pieces.have.clone())
     }
 
     /// Bytes of distinct chunks that are here.

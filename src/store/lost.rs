@@ -1,6 +1,7 @@
 //! What is not here any more, or not to be trusted: files that were moved aside,
 //! files that cannot be read, pins of snapshots whose files are missing.
 
+use std::collections::btree_map::Entry as Slot;
 use std::io;
 use std::sync::Arc;
 
@@ -31,17 +32,12 @@ impl Inner {
             }
             let id = entry.id();
             let mut state = self.state();
-            let Some(marks) = state
-                .records
-                .get(&id)
-                .filter(|record| Arc::ptr_eq(&record.entry, &entry))
-                .map(|record| record.marks.clone())
-            else {
-                continue;
+            let record = match state.records.entry(id) {
+                Slot::Occupied(found) if Arc::ptr_eq(&found.get().entry, &entry) => found.remove(),
+                _ => continue,
             };
-            state.records.remove(&id);
             state.forget_damage(&entry.path);
-            state.missing.insert(id, marks);
+            state.missing.insert(id, record.marks.clone());
             drop(state);
             self.files.forget(&id);
             warn!(
@@ -49,7 +45,7 @@ impl Inner {
                 "The file of a snapshot was taken away: it is not served any more. Put it back and \
                  start again, or `snapswarm delete CID` forgets it"
             );
-            self.tell_removed([entry.removed(RemovedBecause::Vanished)]);
+            self.tell_removed([record.removed(RemovedBecause::Vanished)]);
         }
     }
 

@@ -197,8 +197,7 @@ impl Store {
     /// Bytes of archives and downloads together.
     pub fn disk_bytes(&self) -> u64 {
         let state = self.0.state();
-        let records = state.records.values();
-        records.map(|record| record.entry.file_bytes()).sum()
+        state.records.values().map(Record::file_bytes).sum()
     }
 
     /// The most bytes that a new snapshot can have now, as quota and disk are. A
@@ -218,26 +217,32 @@ impl Store {
     }
 
     /// Begins a download, or goes on with the one that is here. Pieces that an
-    /// earlier run wrote are found, marked or not.
+    /// earlier run wrote are found, marked or not. Of a part that is here the rest gets
+    /// its room, and it is a download as any other from then on.
     ///
     /// Fails with [`StoreError::AlreadyComplete`], and with
     /// [`StoreError::DownloadOpen`] while another handle has the download.
     pub fn begin_download(&self, manifest: Arc<Manifest>) -> Result<Download, StoreError> {
-        let all = manifest.total_bytes();
-        Download::begin(&self.0, manifest, all)
+        Download::begin(&self.0, manifest, &[], Origin::Fetched)
     }
 
-    /// As [`Store::begin_download`], of the chunks that hold these scopes, which have so
-    /// many bytes: the file has holes in place of the others. What is here of it stays,
-    /// marked with the scopes of all such calls, until somebody deletes it or gets the
-    /// rest.
+    /// As [`Store::begin_download`], of a snapshot that is wanted for the sake of another
+    /// one only: it is known by its [`Origin`] until somebody wants it for itself, and
+    /// goes for room as a download does that rests.
+    pub fn begin_step(&self, manifest: Arc<Manifest>) -> Result<Download, StoreError> {
+        Download::begin(&self.0, manifest, &[], Origin::Step)
+    }
+
+    /// As [`Store::begin_download`], of the chunks that hold these scopes, of which there
+    /// is one at least: the file has holes in place of the others, and takes so much less
+    /// of disk and quota. What is here of it stays, marked with the scopes of all such
+    /// calls, until somebody deletes it or gets the rest.
     pub fn begin_selection(
         &self,
         manifest: Arc<Manifest>,
         only: &[Scope],
-        bytes: u64,
     ) -> Result<Download, StoreError> {
-        selection::begin(&self.0, manifest, only, bytes)
+        Download::begin(&self.0, manifest, only, Origin::Fetched)
     }
 
     /// A complete snapshot, for reading.
@@ -431,10 +436,7 @@ fn stored(record: &Record) -> Stored {
         manifest: entry.manifest().clone(),
         complete: entry.is_complete(),
         have_bytes: entry.have_bytes(),
-        only: match entry.is_complete() {
-            true => Vec::new(),
-            false => selection::scopes(&record.marks),
-        },
+        only: record.only(),
         pinned: record.marks.pinned,
         proven: record.marks.proven,
         app_version: record.marks.app_version,
@@ -443,6 +445,6 @@ fn stored(record: &Record) -> Stored {
         leased_until: record.leased_until,
         downloading: record.active,
         file: entry.path.clone(),
-        file_bytes: entry.file_bytes(),
+        file_bytes: record.file_bytes(),
     }
 }

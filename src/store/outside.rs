@@ -50,6 +50,13 @@ impl NewFile {
         self.temporary.path()
     }
 
+    /// An empty file beside it, without a name: for what has its place behind that which
+    /// is not written yet.
+    pub fn spool(&self) -> Result<File, StoreError> {
+        let folder = folder_of(&self.path);
+        tempfile::tempfile_in(&folder).map_err(StoreError::outside(&folder, self.needed))
+    }
+
     /// What a failed write means.
     pub fn failed(&self, source: io::Error) -> StoreError {
         StoreError::outside(&self.path, self.needed)(source)

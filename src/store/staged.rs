@@ -28,27 +28,21 @@ impl Staged {
     /// Makes room, then the skeleton with index and manifest, and gives the file
     /// all its blocks, so that a full disk shows now and not at the last chunk.
     pub(super) fn create(store: &Arc<Inner>, manifest: Arc<Manifest>) -> Result<Self, StoreError> {
-        let all = manifest.total_bytes();
-        Self::create_for(store, manifest, all)
+        Self::create_with_holes(store, manifest, 0)
     }
 
-    /// As [`Staged::create`], for so many bytes of chunks: where these are not all, the
-    /// file has holes in place of the others.
-    pub(super) fn create_for(
+    /// As [`Staged::create`], of which so many bytes of chunks are not to come: the file
+    /// has holes in place of them, for which no room is made.
+    pub(super) fn create_with_holes(
         store: &Arc<Inner>,
         manifest: Arc<Manifest>,
-        wanted: u64,
+        holes: u64,
     ) -> Result<Self, StoreError> {
-        let estimated = skeleton::estimated_bytes(&manifest);
-        let holes = manifest.total_bytes().saturating_sub(wanted);
+        let needed = skeleton::estimated_bytes(&manifest).saturating_sub(holes);
         let disk = &store.disk;
         let path = disk.temporary("h5");
-        store.make_room(estimated)?;
-        let room = Room {
-            store,
-            bytes: estimated,
-        };
-        disk.require_space(&path, estimated.saturating_sub(holes))?;
+        let room = Room::make(store, needed)?;
+        disk.require_space(&path, needed)?;
         disk.step(Step::Skeleton, &path, || Ok(()))?;
         let made = skeleton::create(&path, &manifest).and_then(|layout| {
             let file = OpenOptions::new()
@@ -71,14 +65,14 @@ impl Staged {
                     contents: Arc::new(Contents::new(manifest, layout)),
                     file,
                     path,
-                    reserved: estimated,
+                    reserved: needed,
                 })
             }
             Err(error) => {
                 let _ = std::fs::remove_file(&path);
                 // libhdf5 does not tell that the disk was full.
                 if matches!(error, StoreError::Hdf5 { .. }) {
-                    disk.require_space(&path, estimated)?;
+                    disk.require_space(&path, needed)?;
                 }
                 Err(error)
             }
@@ -147,12 +141,18 @@ impl Drop for Staged {
 }
 
 /// Bytes of the quota that are given back unless they are kept.
-struct Room<'a> {
+pub(super) struct Room<'a> {
     store: &'a Inner,
     bytes: u64,
 }
 
-impl Room<'_> {
+impl<'a> Room<'a> {
+    /// Makes room for so many bytes more, and sets them aside.
+    pub(super) fn make(store: &'a Inner, bytes: u64) -> Result<Self, StoreError> {
+        store.make_room(bytes)?;
+        Ok(Self { store, bytes })
+    }
+
     fn keep(self) {
         std::mem::forget(self);
     }

@@ -12,7 +12,7 @@ use std::time::{Instant, SystemTime};
 
 use tracing::{info, warn};
 
-use crate::snapshot::{Endorsements, ManifestId};
+use crate::snapshot::{Endorsements, ManifestId, Scope};
 
 use super::catalogue::{self, Catalogue, Marks};
 use super::disk::{Disk, free_bytes};
@@ -20,7 +20,7 @@ use super::entry::{Archive, Ended, Entry, OpenFiles};
 use super::home::Home;
 use super::retain::{self, Candidate};
 use super::staged::Staged;
-use super::{DamagedFile, Origin, Removed, RemovedBecause, StoreError, StoreSettings};
+use super::{DamagedFile, Origin, Removed, RemovedBecause, StoreError, StoreSettings, selection};
 
 /// Removals by quota that [`Store::enforce`](super::Store::enforce) has not told
 /// yet. Each stands for a snapshot that was here, so there are never many; the
@@ -85,6 +85,41 @@ impl Record {
         }
     }
 
+    /// The scopes that were asked for, in order, where no more is to come.
+    pub(super) fn only(&self) -> Vec<Scope> {
+        match self.entry.is_complete() {
+            true => Vec::new(),
+            false => selection::scopes(&self.marks),
+        }
+    }
+
+    /// What the file takes on disk, or is to take.
+    pub(super) fn file_bytes(&self) -> u64 {
+        let all = self.entry.contents.layout.file_len;
+        let only = self.only();
+        if only.is_empty() {
+            return all;
+        }
+        let have = self.entry.have();
+        all.saturating_sub(selection::hole_bytes(self.entry.manifest(), &only, &have))
+    }
+
+    /// What is told when it is gone.
+    pub(super) fn removed(&self, because: RemovedBecause) -> Removed {
+        let manifest = self.entry.manifest();
+        let chunks = manifest.unique_indexes();
+        Removed {
+            id: manifest.id(),
+            chain_id: manifest.chain_id().to_owned(),
+            height: manifest.height(),
+            bytes: self.file_bytes(),
+            chunks: chunks
+                .map(|chunk| manifest.unique_chunk(chunk).id)
+                .collect(),
+            because,
+        }
+    }
+
     fn is_leased(&self, now: Instant) -> bool {
         self.leased_until.is_some_and(|until| now < until)
             && self.go_at.is_none_or(|limit| now < limit)
@@ -136,12 +171,14 @@ impl Inner {
             .replace(&self.home.catalogue, &catalogue::encode(&catalogue))
     }
 
-    /// Enters marks for a snapshot whose file is about to get its name.
-    pub(super) fn announce_arrival(
+    /// Enters marks for a snapshot whose file is about to get its name, or for a part of
+    /// it that is to have these scopes.
+    fn announce_arrival(
         &self,
         id: ManifestId,
         origin: Origin,
         proven: bool,
+        only: &[Scope],
     ) -> Result<Marks, StoreError> {
         let marks = {
             let mut state = self.state();
@@ -155,7 +192,7 @@ impl Inner {
                 origin: before.map_or(origin, |marks| marks.origin.or(origin)),
                 added_unix_s: unix_now(),
                 sequence,
-                only: Vec::new(),
+                only: selection::names(only),
             };
             state.next_sequence = state.next_sequence.max(sequence + 1);
             state.arriving.insert(id, marks.clone());
@@ -190,7 +227,7 @@ impl Inner {
         if let Some(archive) = self.complete_already(&id, origin, proven)? {
             return Ok(archive);
         }
-        let marks = self.announce_arrival(id, origin, proven)?;
+        let marks = self.announce_arrival(id, origin, proven, &[])?;
         let published = self.arrived(&id, staged.publish())?;
         let mut state = self.state();
         state.arriving.remove(&id);
@@ -218,6 +255,7 @@ impl Inner {
         self.mark(id, |marks| {
             marks.proven |= proven;
             marks.origin = marks.origin.or(origin);
+            marks.only.clear();
         })?;
         self.open_archive(entry).map(Some)
     }
@@ -265,7 +303,7 @@ impl Inner {
     }
 
     /// Removes a snapshot, complete or not.
-    pub(super) fn remove(&self, id: &ManifestId) -> Result<Arc<Entry>, StoreError> {
+    pub(super) fn remove(&self, id: &ManifestId) -> Result<Record, StoreError> {
         let record = self
             .state()
             .records
@@ -284,7 +322,7 @@ impl Inner {
         self.end_download(&record.entry, Ended::Deleted);
         self.forget_endorsements(id);
         self.save_catalogue()?;
-        Ok(record.entry)
+        Ok(record)
     }
 
     /// Removes what may go until `needed` more bytes fit the quota, and sets them
@@ -379,17 +417,18 @@ impl Inner {
         let mut removed = Vec::new();
         for (id, because) in ids {
             match self.remove(&id) {
-                Ok(entry) => {
-                    let manifest = entry.manifest();
+                Ok(record) => {
+                    let removed_now = record.removed(because);
+                    let manifest = record.entry.manifest();
                     info!(
                         manifest = %id,
                         chain = manifest.chain_id(),
                         height = manifest.height(),
-                        bytes = entry.file_bytes(),
+                        bytes = removed_now.bytes,
                         ?because,
                         "Removed state snapshot"
                     );
-                    removed.push(entry.removed(because));
+                    removed.push(removed_now);
                 }
                 Err(error) => warn!(manifest = %id, %error, "A snapshot could not be removed"),
             }
@@ -424,9 +463,14 @@ impl Inner {
     }
 
     /// Enters a new download under the name that was claimed.
-    pub(super) fn start_download(&self, staged: Staged) -> Result<Arc<Entry>, StoreError> {
+    pub(super) fn start_download(
+        &self,
+        staged: Staged,
+        only: &[Scope],
+        origin: Origin,
+    ) -> Result<Arc<Entry>, StoreError> {
         let id = staged.contents.manifest.id();
-        let marks = self.announce_arrival(id, Origin::Fetched, false)?;
+        let marks = self.announce_arrival(id, origin, false, only)?;
         let started = self.arrived(&id, staged.start())?;
         let mut state = self.state();
         state.arriving.remove(&id);
@@ -498,14 +542,15 @@ impl State {
             .iter()
             .map(|(id, record)| {
                 let manifest = record.entry.manifest();
+                let is_whole = record.entry.is_complete() && record.marks.origin != Origin::Step;
                 Candidate {
                     id: *id,
                     chain_id: manifest.chain_id(),
                     height: manifest.height(),
                     sequence: record.marks.sequence,
-                    bytes: record.entry.file_bytes(),
+                    bytes: record.file_bytes(),
                     // What a person asked for is all here, or on its way.
-                    complete: record.entry.is_complete() || !record.marks.only.is_empty(),
+                    complete: is_whole || !record.marks.only.is_empty(),
                     harvested: record.marks.origin == Origin::Harvested,
                     pinned: record.marks.pinned,
                     leased: record.is_leased(now),

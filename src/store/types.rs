@@ -49,24 +49,29 @@ pub enum Origin {
     Harvested,
     /// It came from the swarm.
     Fetched,
+    /// The same, as a way to another one only: a delta on top of what was here.
+    Step,
 }
 
 impl Origin {
-    /// The word for people and scripts: loaded, harvested, fetched.
+    /// The word for people and scripts: loaded, harvested, fetched, step.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Loaded => "loaded",
             Self::Harvested => "harvested",
             Self::Fetched => "fetched",
+            Self::Step => "step",
         }
     }
 
-    /// Of a snapshot that came twice: what a person brought stays as it was, and
-    /// what was harvested becomes a person's.
+    /// Of a snapshot that came twice: what a person brought stays as it was, what was
+    /// harvested becomes a person's, and a step whatever it comes as.
     pub(super) fn or(self, later: Self) -> Self {
-        match self {
-            Self::Harvested => later,
-            Self::Loaded | Self::Fetched => self,
+        match (self, later) {
+            (Self::Step, later) => later,
+            (before, Self::Step) => before,
+            (Self::Harvested, later) => later,
+            (Self::Loaded | Self::Fetched, _) => self,
         }
     }
 }

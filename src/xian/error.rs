@@ -53,15 +53,28 @@ pub enum XianError {
         /// What is wrong.
         problem: String,
     },
-    /// The process that read or wrote a file ended without an answer.
+    /// The process that read a file ended without an answer.
     #[error(
-        "the process that works on {} {problem}. A damaged file can do that: the last group \
+        "the process that reads {} {problem}. A damaged file can do that: the last group \
          that came of it is {group}", file.display()
     )]
     Worker {
         /// The file.
         file: PathBuf,
         /// The last group before.
+        group: String,
+        /// How it ended.
+        problem: String,
+    },
+    /// The process that wrote a file ended without an answer.
+    #[error(
+        "the process that writes {} {problem}; the last group that it was given is {group}",
+        file.display()
+    )]
+    Writer {
+        /// The file.
+        file: PathBuf,
+        /// That group.
         group: String,
         /// How it ended.
         problem: String,
@@ -113,22 +126,5 @@ impl XianError {
     pub(super) fn io(op: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();
         move |source| Self::Io { op, path, source }
-    }
-
-    /// Whether the same may work a little later without anybody doing something.
-    pub fn is_retryable(&self) -> bool {
-        match self {
-            Self::Changed { .. } | Self::HeldTooLong { .. } => true,
-            Self::Io { source, .. } => source.kind() != io::ErrorKind::StorageFull,
-            Self::NoSpace { .. }
-            | Self::NoStorage { .. }
-            | Self::Stray { .. }
-            | Self::Damaged { .. }
-            | Self::Content { .. }
-            | Self::Worker { .. }
-            | Self::Records { .. }
-            | Self::State(_)
-            | Self::Stopped => false,
-        }
     }
 }

@@ -43,8 +43,9 @@ struct Entry<'a> {
 }
 
 impl<W: Write> GenesisWriter<W> {
-    /// Begins one for the state of this block.
-    pub fn new(mut to: W, block: &LatestBlock) -> Result<Self, XianError> {
+    /// Begins one for the state of this block. The records of [`NONCES`], which come
+    /// before others, wait in `nonces`, an empty file, for their place at the end.
+    pub fn new(mut to: W, block: &LatestBlock, nonces: File) -> Result<Self, XianError> {
         let hash = hex::encode(&block.app_hash);
         let number = block.height;
         write!(
@@ -53,7 +54,6 @@ impl<W: Write> GenesisWriter<W> {
              \"origin\":{{\"signature\":\"\",\"sender\":\"\"}},\"genesis\":["
         )
         .map_err(failed)?;
-        let nonces = tempfile::tempfile().map_err(failed)?;
         Ok(Self {
             to,
             is_first: true,
@@ -151,7 +151,8 @@ mod tests {
             height: 7,
             app_hash: Bytes::from_static(b"ab"),
         };
-        let mut writer = GenesisWriter::new(Vec::new(), &block)?;
+        let nonces = tempfile::tempfile().unwrap();
+        let mut writer = GenesisWriter::new(Vec::new(), &block, nonces)?;
         for record in records {
             writer.put(record)?;
         }

@@ -31,7 +31,7 @@ pub(super) const RUN: &str = "run_state";
 /// Names that begin so stand in [`RUN`].
 const RUN_MARK: &str = "__";
 /// The scope of the nonces that transactions have used.
-pub(super) const NONCES: &str = "run_state/__n";
+pub const NONCES: &str = "run_state/__n";
 /// Nonces of transactions that wait in the node's mempool.
 const PENDING_NONCES: &str = "__pn";
 /// The chain's own limit on a file's name, and the file system's.

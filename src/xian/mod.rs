@@ -49,6 +49,7 @@ pub use copy::{Copied, Copier, CopyStats, Held};
 pub use error::XianError;
 pub use genesis::GenesisWriter;
 pub use latest::LatestBlock;
+pub use layout::NONCES;
 pub use patches::patches_hash;
 pub use restore::{
     KEPT, Restore, RestoreStats, accept, discard_old, is_unaccepted, keeps_old, recover, undo,

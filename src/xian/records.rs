@@ -213,6 +213,10 @@ impl Open {
                         problem,
                     });
                 }
+                Ok(Frame::Fault(number)) => {
+                    let error = io::Error::from_raw_os_error(number);
+                    return Err(XianError::io("read", &self.path)(error));
+                }
                 Err(error) => {
                     let problem = match error.kind() {
                         io::ErrorKind::UnexpectedEof => self.running.end(),

@@ -7,9 +7,10 @@
 //! alive   2: still at work
 //! end     3, u64 number of records before it
 //! failed  4, u32 length of key, key, problem to the end
+//! fault   5, i32 number of the system's error
 //! ```
 //!
-//! A stream without `end` or `failed` is that of a worker that died. Both ends are the
+//! A stream without `end`, `failed` or `fault` is that of a worker that died. Both ends are the
 //! same program; even so a length is checked before it is believed, for a worker's
 //! memory may be what a damaged file made of it.
 
@@ -31,6 +32,7 @@ const RECORD: u8 = 1;
 const ALIVE: u8 = 2;
 const END: u8 = 3;
 const FAILED: u8 = 4;
+const FAULT: u8 = 5;
 
 const HAS_VALUE: u8 = 1;
 const TEXT_STAMP: u8 = 2;
@@ -117,6 +119,16 @@ impl<W: Write> FrameWriter<W> {
         self.to.flush()
     }
 
+    /// The system refused what had to be done.
+    pub(super) fn fault(mut self, error: &io::Error) -> io::Result<()> {
+        self.begin(FAULT);
+        // An error of ours has no number, and is none of the disk's.
+        let number = error.raw_os_error().unwrap_or_default();
+        self.frame.extend_from_slice(&number.to_le_bytes());
+        self.send()?;
+        self.to.flush()
+    }
+
     fn begin(&mut self, kind: u8) {
         self.frame.clear();
         self.frame.extend_from_slice(&[0; 4]);
@@ -143,6 +155,7 @@ pub(super) enum Frame {
     Alive,
     End,
     Failed { key: Bytes, problem: String },
+    Fault(i32),
 }
 
 /// Reads frames as records of one scope.
@@ -185,6 +198,10 @@ impl<R: Read> FrameReader<R> {
                 let problem = String::from_utf8_lossy(&frame).into_owned();
                 Ok(Frame::Failed { key, problem })
             }
+            FAULT => frame
+                .try_get_i32_le()
+                .map(Frame::Fault)
+                .map_err(|_| damaged()),
             _ => Err(damaged()),
         }
     }

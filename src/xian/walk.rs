@@ -13,6 +13,7 @@
 //!   count of groups ends the walk.
 
 use std::ffi::CStr;
+use std::io;
 use std::path::Path;
 
 use super::hdf5::{Attribute, File, Found, Group, Library, Problem};
@@ -48,7 +49,9 @@ pub(super) enum SeenStamp<'a> {
 pub(super) enum Ended<E> {
     /// Something stands in the file that does not belong there, or cannot be read.
     Content { key: Vec<u8>, problem: Problem },
-    /// Who takes the records does not want more.
+    /// The system refuses a file that is being made.
+    Fault(io::Error),
+    /// Who takes or gives the records does not go on.
     Taker(E),
 }
 

@@ -130,6 +130,7 @@ fn walk_to(file: &Path, to: impl Write) -> io::Result<()> {
     match walk(file, &mut walker) {
         Ok(()) => walker.frames.end().map(drop),
         Err(Ended::Content { key, problem }) => walker.frames.fail(&key, &problem),
+        Err(Ended::Fault(error)) => walker.frames.fault(&error),
         Err(Ended::Taker(error)) => Err(error),
     }
 }
@@ -193,12 +194,15 @@ fn write_from(file: &Path, from: impl Read, to: impl Write) -> io::Result<()> {
     let next = || match records.next()? {
         Frame::Record(record) => Ok(Some(record)),
         Frame::End => Ok(None),
-        Frame::Alive | Frame::Failed { .. } => Err(io::ErrorKind::InvalidData.into()),
+        Frame::Alive | Frame::Failed { .. } | Frame::Fault(_) => {
+            Err(io::ErrorKind::InvalidData.into())
+        }
     };
     let answer = FrameWriter::new(to);
     match write(file, next) {
         Ok(()) => answer.end().map(drop),
         Err(Ended::Content { key, problem }) => answer.fail(&key, &problem),
+        Err(Ended::Fault(error)) => answer.fault(&error),
         // Who sends the records is gone, and the file is of no use.
         Err(Ended::Taker(error)) => Err(error),
     }

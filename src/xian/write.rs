@@ -1,9 +1,10 @@
 //! Making one file of the state from its records.
 
 use std::fs;
+use std::io;
 use std::path::Path;
 
-use super::hdf5::{Library, NewFile, NewGroup, Problem};
+use super::hdf5::{Library, NewFile, NewGroup, Problem, system_error};
 use super::path::{self, SEPARATOR};
 use super::walk::{BLOCK, Ended, VALUE};
 use crate::state::{Record, Stamp};
@@ -18,28 +19,34 @@ pub(super) fn write<E>(
     let library = Library::with(|library| {
         let file = NewFile::create(library, path)?;
         ended = fill(&file, &mut next);
-        if ended.is_ok() {
-            file.close()?;
-            let file = fs::File::open(path).map_err(|error| error.to_string())?;
-            file.sync_all().map_err(|error| error.to_string())?;
+        match ended.is_ok() {
+            true => file.close(),
+            false => Ok(()),
         }
-        Ok(())
     });
     ended?;
-    library.map_err(|problem| Ended::Content {
-        key: Vec::new(),
-        problem,
-    })
+    library.map_err(|problem| failed(&[], problem))?;
+    let synced = fs::File::open(path).and_then(|file| file.sync_all());
+    synced.map_err(Ended::Fault)
+}
+
+/// What did not work at a key: by the system, or because of the records.
+fn failed<E>(key: &[u8], problem: Problem) -> Ended<E> {
+    match system_error(&problem) {
+        // The place of records that came before.
+        Some(error) if error.kind() != io::ErrorKind::AlreadyExists => Ended::Fault(error),
+        _ => Ended::Content {
+            key: key.to_vec(),
+            problem,
+        },
+    }
 }
 
 fn fill<E>(
     file: &NewFile<'_>,
     next: &mut impl FnMut() -> Result<Option<Record>, E>,
 ) -> Result<(), Ended<E>> {
-    let root = file.root().map_err(|problem| Ended::Content {
-        key: Vec::new(),
-        problem,
-    })?;
+    let root = file.root().map_err(|problem| failed(&[], problem))?;
     let mut open = Open {
         key: Vec::new(),
         groups: vec![(0, root)],
@@ -48,10 +55,8 @@ fn fill<E>(
     while let Some(record) = following {
         following = next().map_err(Ended::Taker)?;
         let after = following.as_ref().map(|record| record.key().as_bytes());
-        open.put(&record, after).map_err(|problem| Ended::Content {
-            key: record.key().as_bytes().to_vec(),
-            problem,
-        })?;
+        open.put(&record, after)
+            .map_err(|problem| failed(record.key().as_bytes(), problem))?;
     }
     Ok(())
 }

@@ -5,6 +5,8 @@ mod home;
 #[path = "../support/mod.rs"]
 mod homes;
 mod selection;
+#[path = "../support/small_disk.rs"]
+mod small_disk;
 mod state;
 mod states;
 mod support;

@@ -3,7 +3,9 @@
 use std::os::unix::fs::MetadataExt;
 
 use serde_json::{Value, json};
+use snapswarm::snapshot::{ReceivedPiece, hash};
 use snapswarm::state::{ChunkSize, Record, Stamp};
+use snapswarm::store::{Store, StoreSettings};
 
 use crate::homes::Home;
 use crate::states::*;
@@ -208,7 +210,7 @@ struct Following {
     second: String,
     delta: String,
     after: Vec<Record>,
-    _provider: Home,
+    provider: Home,
     daemon: crate::homes::Daemon,
 }
 
@@ -236,9 +238,31 @@ impl Following {
             second,
             delta,
             after,
-            _provider: provider,
+            provider,
             daemon,
         }
+    }
+
+    /// As a run that was killed leaves it: the joiner has the delta, as a step.
+    fn leave_step(&self) {
+        let open = |home: &Home| Store::open_for_reading(home.path(), StoreSettings::default());
+        let provider = open(&self.provider).unwrap();
+        let archive = provider.archive(&self.delta.parse().unwrap()).unwrap();
+        let manifest = archive.manifest().clone();
+        let store = Store::open(self.joiner.path(), StoreSettings::default()).unwrap();
+        let step = store.begin_step(manifest.clone()).unwrap();
+        for index in manifest.piece_indexes() {
+            let place = manifest.piece(index);
+            let chunk = manifest.unique_chunk(place.chunk).id;
+            let bytes = archive.read_piece(&chunk, place.index_in_chunk);
+            let bytes = bytes.unwrap().unwrap();
+            let verified = hash::verify(&manifest, vec![ReceivedPiece { index, bytes }]);
+            let verified: Result<Vec<_>, _> = verified.into_iter().collect();
+            step.write(&verified.unwrap()).unwrap();
+        }
+        let chunks: Vec<_> = manifest.unique_indexes().collect();
+        step.check_chunks(&chunks).unwrap();
+        step.seal().unwrap();
     }
 
     fn fetch(&self) -> (Value, u64, u64) {
@@ -271,6 +295,36 @@ fn who_has_the_state_before_takes_the_delta_and_makes_the_snapshot_of_both() {
     );
     joiner.run(["show", &following.first]).ok();
     joiner.run(["show", &following.delta]).failed(3);
+}
+
+#[test]
+fn a_delta_that_a_killed_run_left_is_taken_from_there_and_goes() {
+    let following = Following::new(ChunkSize::MAX);
+    following.leave_step();
+    let joiner = &following.joiner;
+    assert_eq!(listed(joiner, &following.delta)["origin"], "step");
+    let (fetched, _, received) = following.fetch();
+    assert_eq!(received, 0, "{fetched}");
+    assert_eq!(listed(joiner, &following.second)["complete"], true);
+    joiner.run(["show", &following.delta]).failed(3);
+    joiner.run(["show", &following.first]).ok();
+
+    // It goes also where it is of no use.
+    let following = Following::new(ChunkSize::MIN);
+    following.leave_step();
+    following.fetch();
+    following.joiner.run(["show", &following.delta]).failed(3);
+}
+
+#[test]
+fn a_delta_that_a_killed_run_left_stays_with_who_wants_it_by_its_name() {
+    let following = Following::new(ChunkSize::MAX);
+    following.leave_step();
+    let joiner = &following.joiner;
+    joiner.run(["fetch", &following.delta]).ok();
+    assert_eq!(listed(joiner, &following.delta)["origin"], "fetched");
+    following.fetch();
+    assert_eq!(listed(joiner, &following.delta)["complete"], true);
 }
 
 #[test]

@@ -13,6 +13,7 @@ use snapswarm::state::{Record, Stamp};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use crate::small_disk::small_disk;
 use crate::states::*;
 use crate::support::*;
 
@@ -291,6 +292,26 @@ async fn xian_makes_a_storage_of_the_same_records() {
 }
 
 #[tokio::test]
+async fn a_storage_that_the_disk_refuses_is_a_fault_of_the_disk() {
+    let home = tempfile::tempdir().unwrap();
+    let cid = Snapshot::full(4, &read_storage(&golden_storage())).publish(home.path());
+    let out = tempfile::tempdir().unwrap();
+    // Room for bytes, and for no more than a few files.
+    let Some(_disk) = small_disk(out.path(), "64m,nr_inodes=10") else {
+        return;
+    };
+    let file = out.path().join("storage").display().to_string();
+    failed(
+        home.path(),
+        &["dump", &cid, &file, "--format", "xian"],
+        5,
+        "No space left on device",
+    )
+    .await;
+    assert!(names(out.path()).is_empty());
+}
+
+#[tokio::test]
 async fn a_car_is_what_a_dump_writes_where_no_format_is_given() {
     let home = tempfile::tempdir().unwrap();
     let cid = Snapshot::full(7, &every_kind()).publish(home.path());
@@ -404,6 +425,23 @@ async fn who_is_stopped_leaves_nothing() {
         assert_eq!(ended.unwrap_err().code, FailureCode::Interrupted);
         assert!(names(out.path()).is_empty());
     }
+}
+
+#[tokio::test]
+async fn a_genesis_is_made_where_it_is_wanted_and_nowhere_else() {
+    let home = tempfile::tempdir().unwrap();
+    let cid = Snapshot::full(4, &read_storage(&golden_storage())).publish(home.path());
+    let out = tempfile::tempdir().unwrap();
+    let file = out.path().join("abci_genesis.json").display().to_string();
+    let genesis = program(home.path())
+        .args([
+            "genesis", "--from", &cid, "--format", "xian", "--out", &file,
+        ])
+        .env("TMPDIR", out.path().join("not here"))
+        .spawn();
+    let said = end_of(genesis.unwrap()).await;
+    assert_eq!(said.status.code(), Some(0), "{}", stderr(&said));
+    assert_eq!(names(out.path()), ["abci_genesis.json"]);
 }
 
 /// What Python's own reader finds in a genesis: `key<TAB>value as JSON` of each entry.

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use bytes::Bytes;
 use snapswarm::state::{Key, Place, Record, Scope, Stamp};
-use snapswarm::xian::{LatestBlock, Restore, XianError, discard_old, recover};
+use snapswarm::xian::{LatestBlock, Restore, Workers, XianError, discard_old, recover};
 
 use crate::support::*;
 
@@ -116,7 +116,7 @@ fn records_that_are_no_state_are_refused() {
             .iter()
             .try_for_each(|(scope, key, value)| new.put(&record(scope, key, value)));
         let error = put.and_then(|()| new.finish().map(drop)).unwrap_err();
-        assert!(matches!(error, XianError::Content { .. }), "{error}");
+        assert!(matches!(error, XianError::Records { .. }), "{error}");
         assert!(error.to_string().contains("con_x"), "{error}");
     }
     // A file that comes a second time is not written over.
@@ -151,6 +151,42 @@ fn a_full_disk_leaves_the_old_storage_as_it_was() {
     assert_eq!(read(&storage).unwrap(), old);
     recover(&storage).unwrap();
     assert_eq!(read(&storage).unwrap(), old);
+}
+
+#[test]
+fn what_the_disk_refuses_is_told_as_the_system_says_it() {
+    let folder = tempfile::tempdir().unwrap();
+    // Room for bytes, and for no more than a few files.
+    let Some(_disk) = small_disk::small_disk(folder.path(), "64m,nr_inodes=12") else {
+        return;
+    };
+    let mut new = Restore::begin(folder.path(), &block(7), &workers()).unwrap();
+    let put = (0..20).try_for_each(|number| {
+        let scope = format!("contract_state/con_{number:02}");
+        new.put(&record(&scope, "a", "1"))
+    });
+    let error = put.and_then(|()| new.finish().map(drop)).unwrap_err();
+    let XianError::Io { op, path, source } = error else {
+        panic!("{error}");
+    };
+    assert_eq!(op, "write");
+    assert!(path.to_string_lossy().contains("con_"), "{path:?}");
+    assert_eq!(source.kind(), std::io::ErrorKind::StorageFull);
+}
+
+#[test]
+fn a_writer_that_dies_is_no_damage() {
+    let folder = tempfile::tempdir().unwrap();
+    let killed = Workers {
+        program: "/bin/sh".into(),
+        arguments: vec!["-c".into(), "kill -9 $$".into()],
+        ..workers()
+    };
+    let mut new = Restore::begin(folder.path(), &block(7), &killed).unwrap();
+    let put = new.put(&record("contract_state/con_x", "a", "1"));
+    let error = put.and_then(|()| new.finish().map(drop)).unwrap_err();
+    assert!(matches!(error, XianError::Writer { .. }), "{error}");
+    assert!(error.to_string().contains("signal: 9"), "{error}");
 }
 
 #[test]

@@ -1,53 +1,29 @@
-//! A storage as a source of a snapshot, and as its target.
+//! A storage as the source of a snapshot, and as its target.
 
 use std::path::Path;
 
-use snapswarm::snapshot::{
-    Manifest, ManifestBuilder, SnapshotFields, Source, StateFields, Target, TargetError,
-};
+use bytes::Bytes;
+use snapswarm::snapshot::{Manifest, ManifestBuilder, SnapshotFields, Target, TargetError};
 use snapswarm::state::ChunkSize;
-use snapswarm::xian::{LatestBlock, XianSource, XianTarget};
+use snapswarm::xian::{LatestBlock, XianError, XianSource, XianTarget};
 
 use crate::support::*;
 
 /// The manifest and the chunks of a storage.
-fn snapshot(storage: &Path, patches: Option<&Path>) -> (Manifest, Vec<bytes::Bytes>) {
-    let mut source = XianSource::new(storage, &reading(), ChunkSize::MIN, patches, || false);
-    let offers = source.list().unwrap();
-    assert_eq!(offers.len(), 1);
-    let mut chunks = Vec::new();
-    let mut open = source.open(&offers[0]).unwrap();
-    while let Some(chunk) = open.next_chunk().unwrap() {
-        chunks.push(chunk);
-    }
-    drop(open);
-    let mut builder = ManifestBuilder::new();
-    for chunk in &chunks {
-        builder.push(chunk).unwrap();
-    }
-    let made = source.made().unwrap();
-    let fields = SnapshotFields {
-        chain_id: "xian-1".to_owned(),
-        height: made.offer.height,
-        app_hash: Some(made.block.app_hash.clone()),
-        format: made.offer.format,
-        hash: None,
-        metadata: made.offer.metadata.clone(),
-    };
-    let state = StateFields {
-        base: None,
-        scopes: made.scopes.clone(),
-        chunks: made.chunks.clone(),
-    };
-    let manifest = builder.finish_state(fields, state).unwrap();
-    assert_eq!(snapswarm::snapshot::Offer::of(&manifest), offers[0]);
-    (manifest, chunks)
+fn snapshot(storage: &Path, patches: Option<&Path>) -> (Manifest, Vec<Bytes>) {
+    snapshot_of("xian-1", storage, patches)
+}
+
+/// Makes a storage of 3,000 records.
+fn generate(storage: &Path, files: &str) {
+    let flags = ["--records", "3000", "--files", files].map(Path::new);
+    python("generate.py", &[&[storage][..], &flags].concat(), None);
 }
 
 fn restore_into(
     storage: &Path,
     manifest: &Manifest,
-    chunks: &[bytes::Bytes],
+    chunks: &[Bytes],
 ) -> Result<XianTarget, TargetError> {
     let mut target = XianTarget::new(storage, &workers());
     target.begin(manifest)?;
@@ -63,12 +39,7 @@ fn the_same_state_has_the_same_name_whatever_became_of_its_files() {
     let folder = tempfile::tempdir().unwrap();
     let [node, restored, again] =
         ["node", "restored", "again"].map(|name| folder.path().join(name));
-    let flags = ["--records", "3000", "--files", "3"].map(Path::new);
-    python(
-        "generate.py",
-        &[&[node.as_path()][..], &flags].concat(),
-        None,
-    );
+    generate(&node, "3");
     let (manifest, chunks) = snapshot(&node, None);
     assert!(chunks.len() > 3, "{}", chunks.len());
     assert_eq!(manifest.height(), 1000);
@@ -112,32 +83,36 @@ fn the_notes_tell_of_the_patches_of_the_chain() {
 }
 
 #[test]
-fn a_source_makes_its_snapshot_anew_only_when_files_changed() {
+fn what_changes_while_it_is_read_is_no_snapshot() {
     let folder = tempfile::tempdir().unwrap();
-    restore(&storage("golden/xian/storage"), folder.path()).unwrap();
-    let mut source = XianSource::new(folder.path(), &reading(), ChunkSize::MAX, None, || false);
-    let first = source.list().unwrap();
-    // Nothing of it can be read any more, and nothing is.
-    let currency = folder.path().join("contract_state/currency");
-    assert_eq!(source.list().unwrap(), first);
-    assert!(source.open(&first[0]).is_ok());
-    std::fs::write(&currency, b"other").unwrap();
-    assert!(source.list().is_err());
-    assert!(source.open(&first[0]).is_err());
+    generate(folder.path(), "3");
+    let source = XianSource::new(folder.path(), &reading(), ChunkSize::MIN, None, || false);
+    let mut chunks = 0;
+    let made = source.make(|_| {
+        chunks += 1;
+        let latest = folder.path().join("__latest_block.json");
+        std::fs::write(latest, r#"{"hash": "61", "height": 1001}"#).unwrap();
+        Ok(())
+    });
+    assert!(matches!(made, Err(XianError::Changed { .. })));
+    assert!(chunks > 2, "they were handed on before: {chunks}");
+}
+
+#[test]
+fn a_chunk_that_nobody_takes_ends_the_reading() {
+    let golden = storage("golden/xian/storage");
+    let source = XianSource::new(&golden, &reading(), ChunkSize::MIN, None, || false);
+    let made = source.make(|_| Err(XianError::Stopped));
+    assert!(matches!(made, Err(XianError::Stopped)));
 }
 
 #[test]
 fn a_source_stops_when_it_is_told_to() {
     let folder = tempfile::tempdir().unwrap();
-    let flags = ["--records", "3000", "--files", "1"].map(Path::new);
-    python(
-        "generate.py",
-        &[&[folder.path()][..], &flags].concat(),
-        None,
-    );
-    let mut source = XianSource::new(folder.path(), &reading(), ChunkSize::MAX, None, || true);
-    let error = source.list().unwrap_err();
-    assert!(error.to_string().contains("stopped"), "{error}");
+    generate(folder.path(), "1");
+    let source = XianSource::new(folder.path(), &reading(), ChunkSize::MAX, None, || true);
+    let made = source.make(|_| Ok(()));
+    assert!(matches!(made, Err(XianError::Stopped)));
 }
 
 #[test]
@@ -161,7 +136,7 @@ fn a_target_takes_nothing_but_the_state_that_the_manifest_names() {
     assert!(why.contains("hash"), "{why}");
     // Other chunks.
     let mut others = chunks.clone();
-    others[0] = bytes::Bytes::from_static(b"no chunk");
+    others[0] = Bytes::from_static(b"no chunk");
     refused(restore_into(folder.path(), &manifest, &others));
     // Chunks of an application's own.
     let mut opaque = ManifestBuilder::new();
@@ -169,10 +144,10 @@ fn a_target_takes_nothing_but_the_state_that_the_manifest_names() {
     let fields = SnapshotFields {
         chain_id: "xian-1".to_owned(),
         height: 1,
-        app_hash: Some(bytes::Bytes::from_static(b"x")),
+        app_hash: Some(Bytes::from_static(b"x")),
         format: 1,
         hash: None,
-        metadata: bytes::Bytes::new(),
+        metadata: Bytes::new(),
     };
     let opaque = opaque.finish(fields).unwrap();
     let why = refused(restore_into(folder.path(), &opaque, &[]));

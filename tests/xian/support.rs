@@ -6,8 +6,12 @@ use std::process::Command;
 
 /// For the adapter of other tests.
 pub use crate::process::{Home, Running};
-use snapswarm::state::{Record, Stamp};
-use snapswarm::xian::{Reading, Restore, RestoreStats, StorageRecords, Workers, XianError};
+use bytes::Bytes;
+use snapswarm::snapshot::{Manifest, ManifestBuilder};
+use snapswarm::state::{ChunkSize, Record, Stamp};
+use snapswarm::xian::{
+    Reading, Restore, RestoreStats, StorageRecords, Workers, XianError, XianSource,
+};
 
 /// Room for what is read ahead.
 pub const SPOOL_BYTES: u64 = 1 << 30;
@@ -32,6 +36,24 @@ pub fn reading() -> Reading {
 /// All records of a storage.
 pub fn read(storage: &Path) -> Result<Vec<Record>, XianError> {
     StorageRecords::open(storage, &reading())?.collect()
+}
+
+/// The manifest and the chunks of a storage, in small chunks.
+pub fn snapshot_of(
+    chain_id: &str,
+    storage: &Path,
+    patches: Option<&Path>,
+) -> (Manifest, Vec<Bytes>) {
+    let source = XianSource::new(storage, &reading(), ChunkSize::MIN, patches, || false);
+    let (mut builder, mut chunks) = (ManifestBuilder::new(), Vec::new());
+    let made = source.make(|chunk| {
+        builder.push(chunk).unwrap();
+        chunks.push(Bytes::copy_from_slice(chunk));
+        Ok::<_, XianError>(())
+    });
+    let made = made.unwrap();
+    let manifest = builder.finish_state(made.fields(chain_id), made.state);
+    (manifest.unwrap(), chunks)
 }
 
 /// Makes a storage of the records of another.

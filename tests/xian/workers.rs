@@ -62,9 +62,7 @@ fn read_by(program: &str, script: &str, patience: Duration) -> XianError {
         ..reading()
     };
     let records = StorageRecords::open(&storage("golden/xian/storage"), &reading).unwrap();
-    let error = records.collect::<Result<Vec<_>, _>>().unwrap_err();
-    assert!(!error.is_retryable() || matches!(error, XianError::Io { .. }));
-    error
+    records.collect::<Result<Vec<_>, _>>().unwrap_err()
 }
 
 #[test]

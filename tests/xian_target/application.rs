@@ -6,12 +6,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use bytes::Bytes;
-use snapswarm::snapshot::{Manifest, ManifestBuilder, SnapshotFields, Source, StateFields};
-use snapswarm::state::ChunkSize;
-use snapswarm::xian::XianSource;
+use snapswarm::snapshot::Manifest;
 
 use crate::support::{Home, kill, wait};
-use crate::xian::reading;
+use crate::xian::snapshot_of;
 
 pub const CHAIN: &str = "xian-target-1";
 
@@ -114,31 +112,7 @@ pub struct Snapshot {
 
 impl Snapshot {
     pub fn of(storage: &Path, patches: Option<&Path>) -> Self {
-        let mut source = XianSource::new(storage, &reading(), ChunkSize::MIN, patches, || false);
-        let offers = source.list().unwrap();
-        let mut chunks = Vec::new();
-        let mut builder = ManifestBuilder::new();
-        let mut open = source.open(&offers[0]).unwrap();
-        while let Some(chunk) = open.next_chunk().unwrap() {
-            builder.push(&chunk).unwrap();
-            chunks.push(chunk);
-        }
-        drop(open);
-        let made = source.made().unwrap();
-        let fields = SnapshotFields {
-            chain_id: CHAIN.to_owned(),
-            height: made.offer.height,
-            app_hash: Some(made.block.app_hash.clone()),
-            format: made.offer.format,
-            hash: None,
-            metadata: made.offer.metadata.clone(),
-        };
-        let state = StateFields {
-            base: None,
-            scopes: made.scopes.clone(),
-            chunks: made.chunks.clone(),
-        };
-        let manifest = builder.finish_state(fields, state).unwrap();
+        let (manifest, chunks) = snapshot_of(CHAIN, storage, patches);
         Self { manifest, chunks }
     }
 

@@ -208,7 +208,9 @@ impl StandIn for XianStandIn {
             ));
         }
         let mut target = XianTarget::new(self.storage(), &workers());
-        target.begin(&manifest).map_err(|error| error.to_string())?;
+        target
+            .begin(&manifest)
+            .map_err(|error| told(error.into()))?;
         work.restore = Some(Restore {
             lead,
             manifest,
@@ -230,7 +232,7 @@ impl StandIn for XianStandIn {
         let place = restore.manifest.chunk_index(index);
         let place = place.ok_or("the snapshot has no such chunk")?;
         let taken = restore.target.chunk(place, bytes);
-        taken.map_err(|error| error.to_string())?;
+        taken.map_err(|error| told(error.into()))?;
         restore.next += 1;
         Ok(())
     }
@@ -240,7 +242,7 @@ impl StandIn for XianStandIn {
         let restore = work.led_by(lead)?;
         let storage = self.storage().display();
         let finished = restore.target.finish();
-        finished.map_err(|error| error.to_string())?;
+        finished.map_err(|error| told(error.into()))?;
         if let Some(stats) = restore.target.stats() {
             tracing::info!(
                 %storage,

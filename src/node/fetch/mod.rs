@@ -117,6 +117,7 @@ pub(super) async fn fetch(
             patience,
             first_patience: rest.first_patience(patience),
             room_for: &command.room_for,
+            is_step: false,
         };
         let gathered = match shortcut::take(services, &found, &wanted, reporter, cancel).await? {
             Some(made) => Gathered::Complete(made),
@@ -183,6 +184,8 @@ struct Wanted<'a> {
     first_patience: Duration,
     /// Folders that have to have room for it, too.
     room_for: &'a [PathBuf],
+    /// For the sake of another one only.
+    is_step: bool,
 }
 
 impl Wanted<'_> {
@@ -258,11 +261,12 @@ async fn gather(
         return Ok(Gathered::Given(failure));
     }
     let store = services.store.clone();
-    let (begun, asked) = (manifest.clone(), wanted.part.clone());
+    let (begun, asked, is_step) = (manifest.clone(), wanted.part.clone(), wanted.is_step);
     let begun = blocking(move || {
         Ok(match &asked {
+            None if is_step => store.begin_step(begun),
             None => store.begin_download(begun),
-            Some(part) => store.begin_selection(begun, &part.scopes, part.bytes),
+            Some(part) => store.begin_selection(begun, &part.scopes),
         })
     });
     let download = match begun.await? {
@@ -492,9 +496,12 @@ async fn discard(services: &Services, id: ManifestId) -> Result<(), Failure> {
 }
 
 /// The disk that has no room for a snapshot that is to be restored as well. A download
-/// that is begun has its own room already.
+/// that is begun has its own room already, if it is not of a part only.
 fn short_of_room(services: &Services, manifest: &Manifest, room_for: &[PathBuf]) -> Option<Short> {
-    let own = (!is_begun(services, &manifest.id())).then(|| services.store.home().to_owned());
+    let stored = services.store.get(&manifest.id());
+    let is_part = stored.is_some_and(|stored| !stored.only.is_empty());
+    let has_room = is_begun(services, &manifest.id()) && !is_part;
+    let own = (!has_room).then(|| services.store.home().to_owned());
     let folders = room_for.iter().chain(own.as_ref());
     match room_for.is_empty() {
         true => None,

@@ -4,6 +4,9 @@
 //!
 //! It has to come out under its own name, so nobody who made a delta has to be believed.
 //! Where it does not, or a delta does not come, the snapshot itself is fetched.
+//!
+//! The deltas are steps to the store ([`Origin::Step`]): those that a killed run left are
+//! known by that to the next one, which goes on from them, and removes them in its end.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -24,7 +27,7 @@ use crate::node::progress::Reporter;
 use crate::node::services::Services;
 use crate::snapshot::{ChunkId, Endorsements, Manifest, ManifestId, STATE_FORMAT};
 use crate::state::{AtHand, StateDigest, StateNotes, plan};
-use crate::store::Store;
+use crate::store::{Origin, Store, Stored};
 use crate::wire::CatalogueEntry;
 
 /// Peers that are asked what else they have of the chain, and how long an answer may
@@ -54,28 +57,22 @@ pub(super) async fn take(
 ) -> Result<Option<Fetched>, Failure> {
     // Who needs room that is not there is told so by the way that always works.
     let is_short = short_of_room(services, &found.manifest, wanted.room_for).is_some();
-    if wanted.part.is_some() || is_short {
+    if found.manifest.state().is_none() || wanted.part.is_some() || is_short {
         return Ok(None);
     }
-    let shortcut = tokio::select! {
-        shortcut = tokio::time::timeout(FIND_TIMEOUT, find(services, found)) => {
-            shortcut.ok().flatten()
-        }
+    let looked = async {
+        let turn = services.shortcut.lock().await;
+        let found = tokio::time::timeout(FIND_TIMEOUT, find(services, found)).await;
+        (turn, found.ok().flatten())
+    };
+    let (_turn, shortcut) = tokio::select! {
+        looked = looked => looked,
         () = cancel.cancelled() => return Err(Failure::interrupted("the same command starts again")),
     };
     let Some(shortcut) = shortcut else {
+        remove_steps(services, &found.manifest).await?;
         return Ok(None);
     };
-    let is_new = |step: &&Arc<Manifest>| {
-        let stored = services.store.get(&step.id());
-        stored.is_none_or(|stored| !stored.complete)
-    };
-    let new: Vec<ManifestId> = shortcut
-        .steps
-        .iter()
-        .filter(is_new)
-        .map(|step| step.id())
-        .collect();
     let mut received = BTreeMap::new();
     let went = go(
         services,
@@ -92,12 +89,7 @@ pub(super) async fn take(
     {
         return Err(failure.clone());
     }
-    // They were a means; who wants one keeps it by its name.
-    for step in new {
-        if services.store.get(&step).is_some() {
-            discard(services, step).await?;
-        }
-    }
+    remove_steps(services, &found.manifest).await?;
     match went {
         Ok(true) => {}
         went => {
@@ -167,6 +159,7 @@ async fn go(
             patience: wanted.patience,
             first_patience: wanted.first_patience,
             room_for: &[],
+            is_step: true,
         };
         match gather(services, step, &whole, reporter, cancel).await? {
             Gathered::Complete(fetched) => {
@@ -186,6 +179,25 @@ async fn go(
         delta::make_full(&store, &content, &goal, &reporter, &cancel)
     })
     .await
+}
+
+/// Removes the steps on the ways to snapshots of a chain, whatever run they are of. Who
+/// wants one keeps it by its name.
+async fn remove_steps(services: &Services, goal: &Manifest) -> Result<(), Failure> {
+    let is_left = |stored: &Stored| {
+        let manifest = &stored.manifest;
+        let is_other = manifest.id() != goal.id() && manifest.chain_id() == goal.chain_id();
+        stored.origin == Origin::Step && !stored.pinned && is_other
+    };
+    let mut left = services.store.list();
+    left.retain(is_left);
+    for step in &left {
+        discard(services, step.manifest.id()).await?;
+    }
+    if !left.is_empty() {
+        services.shelf_changed().await;
+    }
+    Ok(())
 }
 
 /// The deltas that take fewer bytes than the snapshot itself.
@@ -249,7 +261,7 @@ async fn offers(services: &Arc<Services>, found: &Found) -> Vec<Arc<Manifest>> {
             (peer, entries.map_or_else(Vec::new, |answer| answer.entries))
         });
     }
-    let mut claims: BTreeMap<ManifestId, (u64, PeerId)> = BTreeMap::new();
+    let mut claims: BTreeMap<ManifestId, (CatalogueEntry, PeerId)> = BTreeMap::new();
     while let Some(answer) = asking.join_next().await {
         let (peer, entries) =
             answer.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
@@ -257,28 +269,36 @@ async fn offers(services: &Arc<Services>, found: &Found) -> Vec<Arc<Manifest>> {
             .into_iter()
             .filter(|entry| can_help(entry, &found.manifest));
         for entry in fit.take(MAX_OFFERS) {
-            claims
-                .entry(entry.manifest)
-                .or_insert((entry.total_bytes, peer));
+            claims.entry(entry.manifest).or_insert((entry, peer));
         }
     }
     let mut claims: Vec<_> = claims.into_iter().collect();
-    claims.sort_by_key(|(id, (bytes, _))| (*bytes, *id));
+    claims.sort_by_key(|(id, (claim, _))| (claim.total_bytes, *id));
     claims.truncate(MAX_OFFERS);
     let mut offers = Vec::new();
-    for (id, (_, peer)) in claims {
+    for (id, (claim, peer)) in claims {
         let (net, referee) = (services.net.clone(), services.referee.clone());
         let manifest = match services.store.manifest(&id) {
             Some(manifest) => Some(manifest),
             None => ask_manifest(net, referee, peer, id, 0).await,
         };
-        let is_delta = |manifest: &Arc<Manifest>| {
+        let fits = |manifest: &Arc<Manifest>| {
             let content = manifest.state();
-            content.is_some_and(|content| content.base().is_some())
+            let is_delta = content.is_some_and(|content| content.base().is_some());
+            is_delta && is_as_claimed(manifest, &claim)
         };
-        offers.extend(manifest.filter(is_delta));
+        offers.extend(manifest.filter(fits));
     }
     offers
+}
+
+/// Whether a manifest is what a peer said of it: by that it was taken, and by its size it
+/// is kept.
+fn is_as_claimed(manifest: &Manifest, claim: &CatalogueEntry) -> bool {
+    manifest.encoded().len() == claim.manifest_bytes as usize
+        && manifest.total_bytes() == claim.total_bytes
+        && manifest.height() == claim.height
+        && manifest.chain_id() == claim.chain_id
 }
 
 /// Whether an entry can be a delta on the way to a snapshot, and is smaller.
@@ -290,4 +310,51 @@ fn can_help(entry: &CatalogueEntry, goal: &Manifest) -> bool {
         && entry.manifest != goal.id()
         && entry.total_bytes < goal.total_bytes()
         && entry.manifest_bytes <= MAX_OFFER_BYTES
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::snapshot::{ManifestBuilder, SnapshotFields};
+
+    #[test]
+    fn a_manifest_is_kept_only_as_it_was_claimed() {
+        let mut builder = ManifestBuilder::new();
+        builder.push(b"chunk").unwrap();
+        let fields = SnapshotFields {
+            chain_id: "a".to_owned(),
+            height: 7,
+            app_hash: None,
+            format: 1,
+            hash: None,
+            metadata: Bytes::new(),
+        };
+        let manifest = builder.finish(fields).unwrap();
+        let claim = CatalogueEntry {
+            chain_id: "a".to_owned(),
+            height: 7,
+            format: 1,
+            app_hash: Bytes::new(),
+            manifest: manifest.id(),
+            manifest_bytes: manifest.encoded().len() as u32,
+            total_bytes: 5,
+            chunks: 1,
+            complete: true,
+            endorsements: Vec::new(),
+        };
+        assert!(is_as_claimed(&manifest, &claim));
+        let false_claims: [fn(&mut CatalogueEntry); 4] = [
+            |claim| claim.manifest_bytes -= 1,
+            |claim| claim.total_bytes -= 1,
+            |claim| claim.height -= 1,
+            |claim| claim.chain_id.push('b'),
+        ];
+        for falsify in false_claims {
+            let mut other = claim.clone();
+            falsify(&mut other);
+            assert!(!is_as_claimed(&manifest, &other), "{other:?}");
+        }
+    }
 }

@@ -9,10 +9,10 @@ use tokio_util::sync::CancellationToken;
 use super::workers;
 use crate::node::command::{Failure, FailureCode};
 use crate::node::progress::{Reporter, byte_progress};
-use crate::snapshot::{Manifest, SnapshotFields, Source, StateFields};
+use crate::snapshot::Manifest;
 use crate::state::ChunkSize;
 use crate::store::{Origin, Store};
-use crate::xian::{LatestBlock, Made, Reading, XianError, XianSource};
+use crate::xian::{LatestBlock, Reading, XianError, XianSource};
 
 /// What is read ahead of the records that are being taken, at most: it lets all cores
 /// read while one takes.
@@ -62,24 +62,19 @@ pub(in crate::node) fn publish(
     );
     // Of now: it notes how long all of it takes.
     let mut spool = store.publish()?.leaving_space();
-    let mut source = source(store, making, cancel);
-    let made = source.make()?.clone();
+    let made = source(store, making, cancel).make(|chunk| {
+        spool.push(chunk)?;
+        Ok::<_, Failure>(())
+    })?;
     if made.block != block {
         let path = making.storage.to_owned();
         return Err(XianError::Changed { path }.into());
     }
-    let mut chunks = source.open(&made.offer)?;
-    while let Some(chunk) = chunks.next_chunk()? {
-        spool.push(&chunk)?;
-        if cancel.is_cancelled() {
-            return Err(XianError::Stopped.into());
-        }
-    }
-    drop(chunks);
     reporter.phase("writing the archive and reading it back");
-    let (fields, state) = fields(making, &made);
+    let fields = made.fields(&making.chain_id);
+    let (origin, proven) = (making.origin, making.proven);
     let mut progress = byte_progress(reporter, cancel);
-    let archive = spool.finish_state(fields, state, making.origin, making.proven, &mut progress)?;
+    let archive = spool.finish_state(fields, made.state, origin, proven, &mut progress)?;
     Ok(Published {
         manifest: archive.manifest().clone(),
         records: made.notes.state.records,
@@ -97,22 +92,4 @@ fn source(store: &Store, making: &Making<'_>, cancel: &CancellationToken) -> Xia
     let stop = move || cancel.is_cancelled();
     let patches = making.state_patches;
     XianSource::new(making.storage, &reading, ChunkSize::MAX, patches, stop)
-}
-
-fn fields(making: &Making<'_>, made: &Made) -> (SnapshotFields, StateFields) {
-    let app_hash = made.block.app_hash.clone();
-    let fields = SnapshotFields {
-        chain_id: making.chain_id.clone(),
-        height: made.offer.height,
-        app_hash: Some(app_hash).filter(|hash| !hash.is_empty()),
-        format: made.offer.format,
-        hash: Some(made.offer.hash.clone()),
-        metadata: made.offer.metadata.clone(),
-    };
-    let state = StateFields {
-        base: None,
-        scopes: made.scopes.clone(),
-        chunks: made.chunks.clone(),
-    };
-    (fields, state)
 }

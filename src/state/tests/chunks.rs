@@ -84,7 +84,7 @@ fn an_encoder_takes_places_in_order_only() {
     ] {
         let mut encoder = Encoder::new(least()).unwrap();
         let mut push = |(scope, key): (&str, &str)| {
-            encoder.push_record(&record(scope, key.as_bytes(), b"1", 1))
+            encoder.push(&Change::Put(record(scope, key.as_bytes(), b"1", 1)))
         };
         assert_eq!(push(first), Ok(None));
         assert!(matches!(push(second), Err(StateError::Order(_))));

@@ -17,6 +17,7 @@ pub(super) use read::{Attribute, File, Found, Group, Kind, Shape};
 pub(super) use write::{NewFile, NewGroup};
 
 use std::ffi::{CStr, CString, c_void};
+use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::ptr;
@@ -90,6 +91,14 @@ fn problem(what: &str) -> Problem {
         return what.to_owned();
     }
     format!("{what}: {reason}")
+}
+
+/// What the system said, where that is the reason. libhdf5 promises to those who read
+/// its texts that the number stands in them so (`HSYS_GOTO_ERROR` in its sources).
+pub(super) fn system_error(problem: &Problem) -> Option<io::Error> {
+    let (_, number) = problem.split_once("errno = ")?;
+    let (number, _) = number.split_once(',')?;
+    number.parse().ok().map(io::Error::from_raw_os_error)
 }
 
 /// The library, held by this thread alone.
@@ -169,4 +178,20 @@ fn access() -> Result<Id, Problem> {
 
 fn c_path(path: &Path) -> Result<CString, Problem> {
     CString::new(path.as_os_str().as_bytes()).map_err(|_| "its path has a zero byte".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_system_is_heard_through_the_words_of_libhdf5() {
+        let path = std::env::temp_dir().join("no such folder/file");
+        let made = Library::with(|library| NewFile::create(library, &path).map(drop));
+        let error = system_error(&made.unwrap_err()).unwrap();
+        assert_eq!(error.kind(), io::ErrorKind::NotFound);
+        for other in ["it cannot be made: name already exists", "errno = x, y", ""] {
+            assert!(system_error(&other.to_owned()).is_none(), "{other}");
+        }
+    }
 }

@@ -13,7 +13,8 @@ use crate::xian::{XianError, path, room};
 
 /// Files that are being closed and synced while the next is written.
 const MAX_CLOSING: usize = 2;
-/// Less than this left, and a writer that failed did so for want of space.
+/// Less than this left, and a writer that the system refused, or that died, did so for
+/// want of space.
 const FULL_BYTES: u64 = 16 << 20;
 
 /// Writes records into files, one file after the other.
@@ -129,28 +130,29 @@ impl Closing {
         let pipe = Pipe::of(&mut self.running).map_err(broken)?;
         let scope = Scope::new("-").map_err(StateError::from)?;
         let mut answer = FrameReader::new(BufReader::new(pipe), scope);
-        let (group, problem) = match answer.next() {
+        let told = match answer.next() {
             Ok(Frame::End) => return Ok(()),
-            Ok(Frame::Failed { key, problem }) => (path::shown(&key), problem),
-            Ok(Frame::Record(_) | Frame::Alive) => return Err(self.died("answered nonsense")),
-            Err(error) if error.kind() == io::ErrorKind::TimedOut => {
-                return Err(self.died("hangs"));
+            Ok(Frame::Failed { key, problem }) => {
+                let (file, group) = (self.path.display(), path::shown(&key));
+                return Err(XianError::Records {
+                    problem: format!("group {group} of {file}: {problem}"),
+                });
             }
+            Ok(Frame::Fault(number)) => {
+                let error = io::Error::from_raw_os_error(number);
+                XianError::io("write", &self.path)(error)
+            }
+            Ok(Frame::Record(_) | Frame::Alive) => self.died("answered nonsense"),
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => self.died("hangs"),
             Err(_) => {
                 let how = self.running.end();
-                return Err(self.died(&how));
+                self.died(&how)
             }
         };
-        if let Some(folder) = self.path.parent()
-            && room::free_bytes(folder)? < FULL_BYTES
-        {
+        if let Some(folder) = self.path.parent() {
             room::check(folder, FULL_BYTES)?;
         }
-        Err(XianError::Content {
-            file: self.path.clone(),
-            group,
-            problem,
-        })
+        Err(told)
     }
 
     fn why(mut self) -> XianError {
@@ -161,7 +163,7 @@ impl Closing {
     }
 
     fn died(&self, problem: &str) -> XianError {
-        XianError::Worker {
+        XianError::Writer {
             file: self.path.clone(),
             group: path::shown(self.last.as_ref().map_or(b"", Key::as_bytes)),
             problem: problem.to_owned(),

@@ -51,6 +51,7 @@ fn read(file: &Path) -> Result<Vec<Record>, (String, String)> {
     match walk(file, &mut taken) {
         Ok(()) => Ok(taken.0),
         Err(Ended::Content { key, problem }) => Err((path::shown(&key), problem)),
+        Err(Ended::Fault(error)) => panic!("{error}"),
         Err(Ended::Taker(never)) => match never {},
     }
 }
@@ -61,6 +62,7 @@ fn make(file: &Path, records: &[Record]) -> Result<(), (String, String)> {
     match write(file, || Ok::<_, Infallible>(records.next())) {
         Ok(()) => Ok(()),
         Err(Ended::Content { key, problem }) => Err((path::shown(&key), problem)),
+        Err(Ended::Fault(error)) => panic!("{error}"),
         Err(Ended::Taker(never)) => match never {},
     }
 }

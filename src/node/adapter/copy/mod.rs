@@ -12,6 +12,8 @@
 //! * Consensus waits for the copy alone, within its bound, and for nothing else.
 //! * One snapshot is made at a time. Where the next height comes meanwhile, it is left
 //!   out, and that is said.
+//! * A storage that is empty before the first block is no trouble: a node that begins with
+//!   its genesis has no state yet.
 //! * A daemon that is not there, or that ends, is asked again until the next height is
 //!   near; a snapshot that fails otherwise is given up. Either way the next one is tried.
 //! * This process never calls libhdf5.
@@ -149,6 +151,8 @@ struct Run {
     is_copying: bool,
     /// It has since the height came near.
     has_begun: bool,
+    /// There was no storage before the first block.
+    awaits_storage: bool,
 }
 
 impl Run {
@@ -160,6 +164,7 @@ impl Run {
             commits: copying.learnt.commits(),
             is_copying: false,
             has_begun: false,
+            awaits_storage: false,
         }
     }
 
@@ -215,6 +220,9 @@ impl Run {
 
     /// A block was committed.
     fn committed(&mut self) {
+        if std::mem::take(&mut self.awaits_storage) {
+            self.copy_ahead();
+        }
         let left = self.interval() - self.tip() % self.interval();
         if left > self.near() {
             self.has_begun = false;
@@ -245,6 +253,8 @@ impl Run {
             }
             // An answer to Commit waits; or the node began a file anew.
             Err(XianError::Stopped | XianError::Changed { .. }) => {}
+            // The first block of a node that begins makes one.
+            Err(XianError::NoStorage { .. }) if self.tip() == 0 => self.awaits_storage = true,
             Err(error) => {
                 let problem = error.to_string();
                 trouble(&self.desk, &problem);
@@ -370,6 +380,37 @@ impl Run {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_empty_storage_is_trouble_only_after_the_first_block() {
+        let learnt = Learnt::of_test("a");
+        let with = CopySettings {
+            home: "/home".into(),
+            storage: "/storage".into(),
+            state_patches: None,
+            copy: "/copy".into(),
+            interval: NonZeroU64::new(1000).unwrap(),
+            hold: Duration::ZERO,
+        };
+        let mut run = Run::new(&Copying::new(with, learnt.clone()));
+        let orders = run.desk.new_copyist();
+        let trouble = |run: &Run| run.desk.status().last_error;
+        let no_storage = || {
+            let path = "/storage".into();
+            Err(XianError::NoStorage { path })
+        };
+        run.copied_ahead(no_storage());
+        assert_eq!(trouble(&run), None);
+        // It is looked at again, once.
+        for (height, is_looked_at) in [(1, true), (2, false)] {
+            learnt.commit(height);
+            run.committed();
+            assert_eq!(orders.try_recv().is_ok(), is_looked_at, "{height}");
+        }
+        run.copied_ahead(no_storage());
+        let told = trouble(&run).unwrap();
+        assert!(told.contains("is no storage of a Xian node"), "{told}");
+    }
 
     #[test]
     fn a_copy_is_never_made_where_the_storage_is() {
