@@ -255,7 +255,9 @@ impl From<XianError> for Failure {
             XianError::Changed { .. } => told(FailureCode::Failed).hint(
                 "stop the node first; `snapswarm adapter --xian` takes snapshots of one that runs",
             ),
-            XianError::HeldTooLong { .. } => told(FailureCode::Failed),
+            XianError::HeldTooLong { .. } | XianError::OtherHeight { .. } => {
+                told(FailureCode::Failed)
+            }
             XianError::NoSpace { .. } => told(FailureCode::Storage)
                 .hint("free some space, or use a home on a larger disk with --home"),
             XianError::Stopped => Self::interrupted("the same command begins again"),
