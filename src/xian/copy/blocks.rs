@@ -11,7 +11,7 @@ use std::time::SystemTime;
 
 use twox_hash::XxHash3_128;
 
-use super::{CopyStats, sharing};
+use super::CopyStats;
 use crate::xian::XianError;
 use crate::xian::stamp::FileStamp;
 
@@ -43,14 +43,6 @@ pub(super) struct Job {
     /// written. The copy has no hashes then.
     pub(super) ranges: Option<Vec<Range<u64>>>,
     pub(super) started: SystemTime,
-}
-
-impl Job {
-    /// Where the file differs from the copy, which was its clone.
-    pub(super) fn differing(&self) -> Result<Option<Vec<Range<u64>>>, XianError> {
-        let copy = File::open(&self.to).map_err(XianError::io("open", &self.to))?;
-        Ok(sharing::differing(&self.from, &copy, self.stamp.bytes))
-    }
 }
 
 /// Blocks that stand one behind the other and are to be written.

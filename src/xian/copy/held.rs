@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
 use super::blocks::{self, Job, Run, When};
-use super::{Copier, CopyStats, clone, state_files};
+use super::{Copier, CopyStats, clone, sharing, state_files};
 use crate::xian::layout::StateFile;
 use crate::xian::stamp::{self, CLOCK_TICK, FileStamp};
 use crate::xian::{LatestBlock, XianError};
@@ -77,8 +77,8 @@ impl Held<'_> {
 
 /// How a file that changed is copied in the held part.
 enum Way {
-    /// It was cloned.
-    Cloned,
+    /// It is cloned.
+    Clone,
     /// What differs from its clone is read.
     ReadRanges(Vec<Range<u64>>),
     /// It is read, and its hashes tell what changed.
@@ -174,7 +174,7 @@ impl Copier {
             let mut left = Vec::new();
             for (mut job, way) in jobs.into_iter().zip(ways) {
                 match way {
-                    Way::Cloned => {
+                    Way::Clone => {
                         later.files.remove(&job.path);
                         self.is_cloned(job, stats)?;
                         continue;
@@ -202,39 +202,46 @@ impl Copier {
         }
     }
 
-    /// Finds out how each of the files is copied in the held part, all at once: some may
-    /// have to be cloned, which waits for the disk.
-    fn ways(&self, jobs: &[Job]) -> Result<Vec<Way>, XianError> {
-        if self.clones != Some(true) {
-            return Ok(jobs.iter().map(|_| Way::Read).collect());
-        }
-        let is_clone = |job: &Job| {
-            self.known
-                .get(&job.path)
-                .is_some_and(|known| known.is_clone)
-        };
-        let way = |job: &Job| {
-            let is_clone = is_clone(job);
-            if is_clone && let Some(ranges) = job.differing()? {
-                return Ok(Way::ReadRanges(ranges));
-            }
-            let is_worth_it = is_clone || job.hashes.is_empty() && job.stamp.bytes > SMALL_BYTES;
-            match is_worth_it && clone::clone(&job.from, &job.to)? {
-                true => Ok(Way::Cloned),
-                false => Ok(Way::Read),
-            }
-        };
+    /// Finds out how each of the files is copied in the held part.
+    fn ways(&mut self, jobs: &[Job]) -> Result<Vec<Way>, XianError> {
+        let differing = |job: &Job| self.differing(job);
+        let mut ways: Vec<Way> = jobs.iter().map(differing).collect();
+        // All at once: each waits for the disk.
         std::thread::scope(|scope| {
-            let threads: Vec<_> = jobs
-                .iter()
-                .map(|job| scope.spawn(move || way(job)))
+            let to_clone = ways.iter_mut().zip(jobs);
+            let to_clone = to_clone.filter(|(way, _)| matches!(way, Way::Clone));
+            let one = |(way, job): (&mut Way, &Job)| {
+                if !clone::clone(&job.from, &job.to)? {
+                    *way = Way::Read;
+                }
+                Ok::<(), XianError>(())
+            };
+            let threads: Vec<_> = to_clone
+                .map(|of_job| scope.spawn(move || one(of_job)))
                 .collect();
-            let wait = |thread: std::thread::ScopedJoinHandle<'_, _>| {
+            threads.into_iter().try_for_each(|thread| {
                 thread
                     .join()
                     .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-            };
-            threads.into_iter().map(wait).collect()
-        })
+            })
+        })?;
+        Ok(ways)
+    }
+
+    /// One file after the other: where several threads read maps of one file system, they
+    /// wait for each other longer than all of it takes.
+    fn differing(&mut self, job: &Job) -> Way {
+        let known = self.known.entry(job.path.clone()).or_default();
+        let pristine = known.pristine.take();
+        let ranges = match known.is_clone {
+            true => sharing::differing(&job.from, &job.to, pristine, job.stamp.bytes),
+            false => None,
+        };
+        let is_new = job.hashes.is_empty() && job.stamp.bytes > SMALL_BYTES;
+        match ranges {
+            Some(ranges) => Way::ReadRanges(ranges),
+            None if self.clones == Some(true) && (known.is_clone || is_new) => Way::Clone,
+            None => Way::Read,
+        }
     }
 }

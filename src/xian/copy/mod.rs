@@ -62,6 +62,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use self::blocks::{Hashes, Job, When};
 pub use self::held::{Copied, Held};
+use self::sharing::Pristine;
 use super::layout::{CONTRACTS, RUN, StateFile, state_files};
 use super::stamp::{FileStamp, open_regular};
 use super::{LatestBlock, XianError};
@@ -72,7 +73,7 @@ const FREE_BYTES: u64 = 1 << 30;
 /// A file in as many parts is read, and not cloned: for each the node waits some 15 µs
 /// while a clone is made, and every clone makes them more, because what the node writes
 /// afterwards goes elsewhere.
-const MOST_EXTENTS: usize = 16 << 10;
+const MOST_EXTENTS: usize = 8 << 10;
 
 /// What a copy did.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -113,6 +114,8 @@ struct Known {
     hashes: Hashes,
     /// It was one of the file; what was copied since is its own.
     is_clone: bool,
+    /// Nothing was copied since.
+    pristine: Option<Pristine>,
 }
 
 impl Copier {
@@ -197,7 +200,10 @@ impl Copier {
         stats.changed_files += 1;
         let mut job = self.job(file)?;
         if self.clone_ahead(&job)? {
-            return self.is_cloned(job, stats);
+            let (path, pristine) = (job.path.clone(), Pristine::of(&job.to));
+            self.is_cloned(job, stats)?;
+            self.known.entry(path).or_default().pristine = pristine;
+            return Ok(());
         }
         // One thread: the node has the other cores.
         let how = (When::Now, NonZeroUsize::MIN);
@@ -250,6 +256,7 @@ impl Copier {
             stamp: settled(job.stamp, &job.from, &job.from_path, job.started)?,
             hashes: Hashes::default(),
             is_clone: true,
+            pristine: None,
         };
         self.known.insert(job.path, known);
         Ok(())

@@ -13,36 +13,65 @@ use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::os::fd::AsRawFd;
+use std::path::Path;
 
 use nix::libc;
 use nix::sys::statfs::{XFS_SUPER_MAGIC, fstatfs};
 
+use crate::xian::stamp::FileStamp;
+
 /// The page cache is asked about so much of a file at a time, and where something waits
-/// there, about half of it, down to the second: pages are often as large.
+/// there, about half of it, down to a page: what waits is in memory, and what stands beside
+/// it may be on the disk alone.
 const MOST_ASKED: u64 = 4 << 20;
-const LEAST_ASKED: u64 = 64 << 10;
+const LEAST_ASKED: u64 = 4 << 10;
 
 /// Extents that the system tells of at a time.
 const EXTENTS_AT_A_TIME: usize = 1024;
 
-/// Where the bytes may differ, in order, up to `bytes`. None where that cannot be told.
-pub(super) fn differing(from: &File, clone: &File, bytes: u64) -> Option<Vec<Range<u64>>> {
-    let system = fstatfs(from).ok()?;
-    if system.filesystem_type() != XFS_SUPER_MAGIC {
-        return None;
+/// A clone of which nothing was changed, as it stands on the disk.
+pub(super) struct Pristine {
+    stamp: FileStamp,
+    map: Map,
+}
+
+impl Pristine {
+    /// Of a clone that was just made. None where nothing can be told of it.
+    pub(super) fn of(path: &Path) -> Option<Self> {
+        let clone = File::open(path).ok().filter(is_on_xfs)?;
+        Some(Self {
+            stamp: FileStamp::of(&clone, path).ok()?,
+            map: Map::of(&clone).ok()?,
+        })
     }
+}
+
+/// Where a file and a clone of it at `path` may differ, in order, up to `bytes`. None
+/// where that cannot be told. It takes half of the time where the clone is known to be as
+/// it was made.
+pub(super) fn differing(
+    from: &File,
+    path: &Path,
+    pristine: Option<Pristine>,
+    bytes: u64,
+) -> Option<Vec<Range<u64>>> {
+    let clone = File::open(path).ok().filter(is_on_xfs)?;
+    let stamp = FileStamp::of(&clone, path).ok()?;
     let mut found = Vec::new();
-    for file in [from, clone] {
-        let mut at = 0;
-        while at < bytes {
-            let end = bytes.min(at + MOST_ASKED);
-            unwritten(file, at..end, &mut found).ok()?;
-            at = end;
+    all_unwritten(from, bytes, &mut found).ok()?;
+    let mut of_clone = match pristine.filter(|pristine| pristine.stamp == stamp) {
+        Some(pristine) => pristine.map,
+        None => {
+            all_unwritten(&clone, bytes, &mut found).ok()?;
+            Map::of(&clone).ok()?
         }
-    }
-    let (mut one, mut other) = (Map::of(from).ok()?, Map::of(clone).ok()?);
-    compare(&mut one, &mut other, bytes, &mut found);
+    };
+    compare(&mut Map::of(from).ok()?, &mut of_clone, bytes, &mut found);
     Some(united(found))
+}
+
+fn is_on_xfs(file: &File) -> bool {
+    fstatfs(file).is_ok_and(|system| system.filesystem_type() == XFS_SUPER_MAGIC)
 }
 
 /// How many extents a file has; none where the file system does not tell.
@@ -64,7 +93,18 @@ pub(super) fn write_back(file: &File) {
     unsafe { libc::sync_file_range(file.as_raw_fd(), 0, 0, flags) };
 }
 
-/// Finds where pages wait to be written.
+/// Finds where pages wait to be written, up to `bytes`.
+fn all_unwritten(file: &File, bytes: u64, found: &mut Vec<Range<u64>>) -> io::Result<()> {
+    let mut at = 0;
+    while at < bytes {
+        let end = bytes.min(at + MOST_ASKED);
+        unwritten(file, at..end, found)?;
+        at = end;
+    }
+    Ok(())
+}
+
+/// The same in a range.
 fn unwritten(file: &File, range: Range<u64>, found: &mut Vec<Range<u64>>) -> io::Result<()> {
     if !call::waits(file, &range)? {
         return Ok(());
