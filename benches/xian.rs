@@ -152,6 +152,7 @@ fn copy(storage: &Path, work: &Path) -> Result<()> {
         let name = path.file_name().context("a file")?;
         fs::copy(&path, node.join("contract_state").join(name))?;
     }
+    let height = LatestBlock::read(&node)?.height;
     let files = files_of(&node)?;
     ensure!(files.len() >= FILES_CHANGED, "too few files");
     let cores = std::thread::available_parallelism()?;
@@ -177,7 +178,7 @@ fn copy(storage: &Path, work: &Path) -> Result<()> {
                 &mut random,
             )?;
         }
-        let held = copier.held(NO_LIMIT)?.write()?;
+        let held = copier.held(height, NO_LIMIT)?.write()?;
         ensure!(
             held.stats.changed_files >= FILES_CHANGED,
             "nothing was copied"

@@ -159,6 +159,14 @@ impl Content {
         }
     }
 
+    /// How many there are at least.
+    pub(super) fn least_records(&self) -> u64 {
+        match self.only.is_empty() {
+            true => self.notes.state.records,
+            false => 0,
+        }
+    }
+
     /// All records, in the order of places. Holds a chunk of each snapshot that is read
     /// and what its decoder takes, whatever the state's size.
     pub(super) fn records<'a>(

@@ -269,7 +269,9 @@ impl From<XianError> for Failure {
             ),
             XianError::Writer { .. } => told(FailureCode::Failed)
                 .hint("the system's log may say who ended it; the same command begins again"),
-            XianError::HeldTooLong { .. } => told(FailureCode::Failed),
+            XianError::HeldTooLong { .. } | XianError::OtherHeight { .. } => {
+                told(FailureCode::Failed)
+            }
             XianError::NoSpace { .. } => told(FailureCode::Storage)
                 .hint("free some space, or use a home on a larger disk with --home"),
             XianError::Stopped => Self::interrupted("the same command begins again"),

@@ -3,7 +3,7 @@
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read, Seek, Write};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use crate::snapshot::ManifestId;
 
@@ -19,6 +19,13 @@ pub(super) const SIDECAR: &str = ".bitmap";
 pub(super) const ENDORSED: &str = ".endorsed";
 /// Ending of a file that was moved aside.
 pub(super) const DAMAGED: &str = ".damaged";
+
+/// A home that is in use may be free in a moment: a process holds what its parent had until
+/// it becomes another program, and the parent may have let go of it.
+const LOCK_PATIENCE: Duration = Duration::from_millis(300);
+
+/// Between two tries.
+const LOCK_AGAIN: Duration = Duration::from_millis(10);
 
 /// A pid has at most this many digits; no more is read of a lock file.
 const MAX_PID_BYTES: u64 = 20;
@@ -80,6 +87,12 @@ impl Home {
             .truncate(false)
             .open(&path)
             .map_err(StoreError::io("open", &path))?;
+        let since = Instant::now();
+        while matches!(file.try_lock(), Err(TryLockError::WouldBlock))
+            && since.elapsed() < LOCK_PATIENCE
+        {
+            std::thread::sleep(LOCK_AGAIN);
+        }
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {

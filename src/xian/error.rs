@@ -85,6 +85,17 @@ pub enum XianError {
         /// What changed.
         path: PathBuf,
     },
+    /// The storage holds the state of another block than it should.
+    #[error(
+        "the storage has the state of height {found} and not of {expected}: it is of another \
+         node, or a block is being written"
+    )]
+    OtherHeight {
+        /// The height that it has.
+        found: u64,
+        /// The height that was asked for.
+        expected: u64,
+    },
     /// The held part of a copy did not end in its time.
     #[error(
         "what changed since the copy ahead cannot be copied within {limit_ms} ms: {read_bytes} \

@@ -61,6 +61,14 @@ impl StorageRecords {
         &self.block
     }
 
+    /// What looks like damage may be half of a write of the node's.
+    fn unless_changed(&self, error: XianError) -> XianError {
+        match self.check_still() {
+            Err(changed @ XianError::Changed { .. }) => changed,
+            _ => error,
+        }
+    }
+
     /// Fails where the storage is not as it was when reading began.
     fn check_still(&self) -> Result<(), XianError> {
         match self.is_of(&self.storage)? {
@@ -83,7 +91,7 @@ impl Iterator for StorageRecords {
         match read {
             Ok(Some(record)) => Some(Ok(record)),
             Ok(None) => self.check_still().err().map(Err),
-            Err(error) => Some(Err(error)),
+            Err(error) => Some(Err(self.unless_changed(error))),
         }
     }
 }

@@ -12,7 +12,7 @@ use super::XianError;
 
 /// How far the clock by which a file system stamps files may be behind: a tick of the
 /// kernel's has at most 10 ms.
-const CLOCK_TICK: Duration = Duration::from_millis(20);
+pub(super) const CLOCK_TICK: Duration = Duration::from_millis(20);
 
 /// What changes when a file does.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

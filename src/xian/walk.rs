@@ -67,13 +67,16 @@ pub(super) trait Taker {
 
 /// Walks through the file at `path`.
 pub(super) fn walk<T: Taker>(path: &Path, taker: &mut T) -> Result<(), Ended<T::Error>> {
+    // Whoever may not read it is told so, and not that it is damaged.
+    let file = std::fs::File::open(path).map_err(Ended::Fault)?;
+    let bytes = file.metadata().map_err(Ended::Fault)?.len();
+    drop(file);
     let mut ended = Ok(());
     let library = Library::with(|library| {
-        let size = std::fs::metadata(path).map_err(|error| error.to_string())?;
         let file = File::open(library, path)?;
         let mut walk = Walk {
             here: Here::default(),
-            groups_left: size.len() / LEAST_GROUP_BYTES,
+            groups_left: bytes / LEAST_GROUP_BYTES,
             taker,
         };
         ended = walk.all(&file);

@@ -30,6 +30,9 @@ use crate::store::NewFile;
 
 /// Pages that SQLite keeps in memory, in KiB; what is above is written.
 const CACHE_KIB: i64 = 8 << 10;
+/// What a record takes beside what it says: a little less than was measured, for it
+/// decides what is refused.
+const LEAST_RECORD_BYTES: u64 = 80;
 
 const BEGIN: &str = "
     CREATE TABLE snapshot (
@@ -54,7 +57,8 @@ pub(super) struct Database {
 
 impl Database {
     pub(super) fn create(path: &Path, content: &Content) -> Result<Self, Failure> {
-        let file = NewFile::create(path, content.least_bytes())?;
+        let records = content.least_records().saturating_mul(LEAST_RECORD_BYTES);
+        let file = NewFile::create(path, content.least_bytes().saturating_add(records))?;
         let begun = begin(file.beside(), content);
         match begun {
             Ok(connection) => Ok(Self { connection, file }),

@@ -1,5 +1,6 @@
 //! Records as the storage folder of a Xian node.
 
+use std::fs;
 use std::path::Path;
 
 use super::Sink;
@@ -8,20 +9,30 @@ use crate::node::content::Content;
 use crate::node::{genesis, xian};
 use crate::state::Record;
 use crate::store::NewFolder;
-use crate::xian::{Restore, discard_old};
+use crate::xian::{LatestBlock, Restore, XianTarget, discard_old};
 
 /// A storage that is being made.
 pub(super) struct Storage {
     restore: Restore,
     folder: NewFolder,
+    is_part: bool,
 }
 
 impl Storage {
     pub(super) fn create(path: &Path, content: &Content) -> Result<Self, Failure> {
         let block = genesis::latest_block(content.manifest())?;
-        let folder = NewFolder::create(path, content.least_bytes())?;
+        let is_part = !content.only().is_empty();
+        let needed = match is_part {
+            true => content.least_bytes(),
+            false => XianTarget::needed_bytes(content.manifest()),
+        };
+        let folder = NewFolder::create(path, needed)?;
         let restore = Restore::begin(folder.beside(), &block, &xian::workers())?;
-        Ok(Self { restore, folder })
+        Ok(Self {
+            restore,
+            folder,
+            is_part,
+        })
     }
 }
 
@@ -33,6 +44,11 @@ impl Sink for Storage {
     fn finish(self) -> Result<u64, Failure> {
         let stats = self.restore.finish()?;
         discard_old(self.folder.beside())?;
+        if self.is_part {
+            // Without it nobody takes the folder for a node's whole state.
+            let latest = LatestBlock::path(self.folder.beside());
+            fs::remove_file(&latest).map_err(|error| Failure::io(latest.display(), &error))?;
+        }
         self.folder.finish()?;
         Ok(stats.bytes)
     }

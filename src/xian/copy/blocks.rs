@@ -2,6 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::num::NonZeroUsize;
+use std::ops::Range;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -38,6 +39,9 @@ pub(super) struct Job {
     pub(super) to: PathBuf,
     pub(super) stamp: FileStamp,
     pub(super) hashes: Hashes,
+    /// Where it differs from the copy, if that is known: this alone is read, and all of it
+    /// written. The copy has no hashes then.
+    pub(super) ranges: Option<Vec<Range<u64>>>,
     pub(super) started: SystemTime,
 }
 
@@ -54,27 +58,33 @@ pub(super) struct Run {
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum When {
     Now,
-    /// By [`write`]: whoever holds the node does not wait for the disk.
-    Later,
+    /// By [`write`]: whoever holds the node does not wait for the disk. So many bytes are
+    /// kept already.
+    Later {
+        kept: u64,
+    },
 }
 
 /// Copies files, until `stop` says so; gives what is to be written later. After an error
 /// nobody knows which files were done; the hashes are always those of the copy as it is.
 pub(super) fn copy(
     jobs: &mut [Job],
-    when: When,
-    threads: NonZeroUsize,
+    (when, threads): (When, NonZeroUsize),
     seed: u64,
     stop: &(dyn Fn() -> bool + Sync),
     stats: &mut CopyStats,
 ) -> Result<Vec<Run>, XianError> {
+    let kept = match when {
+        When::Now => 0,
+        When::Later { kept } => kept,
+    };
     let work = Work {
         seed,
         stop,
         when,
         read: AtomicU64::new(0),
         written: AtomicU64::new(0),
-        later_bytes: AtomicU64::new(0),
+        later_bytes: AtomicU64::new(kept),
         results: Mutex::new(Results::default()),
     };
     let parts = Mutex::new(jobs.iter_mut().flat_map(parts_of).collect());
@@ -125,9 +135,8 @@ impl Run {
         &self.to
     }
 
-    #[cfg(test)]
-    pub(super) fn len(&self) -> usize {
-        self.bytes.len()
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes.len() as u64
     }
 }
 
@@ -166,26 +175,41 @@ struct Part<'a> {
     to: &'a Path,
     offset: u64,
     bytes: u64,
-    hashes: &'a mut [u128],
+    /// None where all of it is known to have changed.
+    hashes: Option<&'a mut [u128]>,
 }
 
 fn parts_of(job: &mut Job) -> Vec<Part<'_>> {
-    let blocks = job.stamp.bytes.div_ceil(BLOCK_BYTES as u64) as usize;
-    job.hashes.resize(blocks, 0);
     let most = (PART_BLOCKS * BLOCK_BYTES) as u64;
-    let part = |(number, hashes)| {
-        let offset = number as u64 * most;
-        Part {
-            from: &job.from,
-            from_path: &job.from_path,
-            to: &job.to,
-            offset,
-            bytes: most.min(job.stamp.bytes - offset),
-            hashes,
-        }
+    let (from, from_path, to) = (&job.from, &*job.from_path, &*job.to);
+    let part = |offset, bytes, hashes| Part {
+        from,
+        from_path,
+        to,
+        offset,
+        bytes,
+        hashes,
     };
+    if let Some(ranges) = &job.ranges {
+        let of_range = |range: &Range<u64>| {
+            let end = range.end;
+            let starts = range.clone().step_by(PART_BLOCKS * BLOCK_BYTES);
+            starts.map(move |start| (start, most.min(end - start)))
+        };
+        let parts = ranges.iter().flat_map(of_range);
+        return parts
+            .map(|(start, bytes)| part(start, bytes, None))
+            .collect();
+    }
+    let bytes = job.stamp.bytes;
+    let blocks = bytes.div_ceil(BLOCK_BYTES as u64) as usize;
+    job.hashes.resize(blocks, 0);
     let parts = job.hashes.chunks_mut(PART_BLOCKS).enumerate();
-    parts.map(part).collect()
+    let of_hashes = |(number, hashes)| {
+        let offset = number as u64 * most;
+        part(offset, most.min(bytes - offset), Some(hashes))
+    };
+    parts.map(of_hashes).collect()
 }
 
 impl Work<'_> {
@@ -213,7 +237,7 @@ impl Work<'_> {
     }
 
     /// Reads a part of a file; writes what differs, or gives it back.
-    fn copy_part(&self, part: Part<'_>, buffer: &mut [u8]) -> Result<Vec<Run>, XianError> {
+    fn copy_part(&self, mut part: Part<'_>, buffer: &mut [u8]) -> Result<Vec<Run>, XianError> {
         let (mut done, mut file, mut later) = (0, None, Vec::new());
         while done < part.bytes {
             if (self.stop)() {
@@ -230,7 +254,11 @@ impl Work<'_> {
             }
             self.read.fetch_add(len as u64, Ordering::Relaxed);
             let first = done as usize / BLOCK_BYTES;
-            for (start, end, hashes) in self.changed(bytes, &part.hashes[first..]) {
+            let runs = match &part.hashes {
+                Some(known) => self.changed(bytes, &known[first..]),
+                None => vec![(0, len, Vec::new())],
+            };
+            for (start, end, hashes) in runs {
                 let run = Run {
                     to: part.to.to_owned(),
                     offset: part.offset + done + start as u64,
@@ -240,7 +268,7 @@ impl Work<'_> {
                 let size = (end - start) as u64;
                 self.written.fetch_add(size, Ordering::Relaxed);
                 let kept = self.later_bytes.fetch_add(size, Ordering::Relaxed) + size;
-                if self.when == When::Later && kept <= MAX_LATER_BYTES {
+                if self.when != When::Now && kept <= MAX_LATER_BYTES {
                     later.push(run);
                     continue;
                 }
@@ -248,8 +276,8 @@ impl Work<'_> {
                     Some(file) => file,
                     None => &*file.insert(open_copy(part.to)?),
                 };
-                write_run(to, &run, part.offset, part.hashes)
-                    .map_err(XianError::io("write", part.to))?;
+                let known = part.hashes.as_deref_mut().unwrap_or_default();
+                write_run(to, &run, part.offset, known).map_err(XianError::io("write", part.to))?;
             }
             done += len as u64;
         }

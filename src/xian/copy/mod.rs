@@ -10,15 +10,27 @@
 //!   after, by size, times and inode. It is written into the copy when the node has gone
 //!   on, so that nobody waits for the disk.
 //!
+//! The chain opens a file for writing even to read a key of it, so a query touches files
+//! between two blocks: what was touched in the held part is read again, until nothing
+//! was, or the time is over.
+//!
 //! # What the held part costs
 //!
-//! Where the file system can (XFS, btrfs), a file that changed is cloned (`FICLONE`):
-//! a few milliseconds, whatever its size. Elsewhere it is read, and the blocks whose
-//! hash differs from the last copy's are kept: 16 KiB of a 300 MB file where the
-//! block changed one key. The copy itself is not read, so what has to be in the page
-//! cache is what the node has there itself. So the time is that of reading the changed
-//! files from memory, about 3 GB/s for each core; it is bounded by the caller, and what
-//! does not fit is given up (see [`Copier::held`]).
+//! It is bounded by the caller, and what does not fit is given up (see
+//! [`Copier::held`]). What is read is what has to be in the page cache, and the node has
+//! it there; the copy is not read.
+//!
+//! * Elsewhere than on XFS and btrfs a file that changed is read as a whole, and the
+//!   blocks whose hash differs from the last copy's are kept: 16 KiB of a 300 MB file
+//!   where the block changed one key. That is 3 GB in a second for each core.
+//! * On XFS a file is cloned ahead (`FICLONE`), and only what differs from its clone is
+//!   read (`sharing`): a microsecond for each part that the file has on the disk, and
+//!   that much of the file.
+//! * On btrfs, and where Linux is older than 6.5, it is cloned again. That waits until the
+//!   disk has what the node has just written, and takes 15 µs for each part.
+//!
+//! Where a clone and its file part, the file gets more parts. So one that is in very many
+//! is not cloned any more, but read as elsewhere.
 //!
 //! A changed time stands for changed bytes, and the clock of a file system may stand
 //! still for ten milliseconds: a file whose last change lies closer to the moment of
@@ -28,14 +40,16 @@
 //!
 //! * Nothing in the storage is opened for writing, locked or changed; libhdf5 opens
 //!   nothing there; no symbolic link is followed to a file.
-//! * Memory, where files are not cloned: a megabyte for each gigabyte of them, and up to
-//!   64 MiB of a held copy.
+//! * Memory: a megabyte for each gigabyte of files that are not cloned, 32 bytes for each
+//!   part of one that is looked at, and up to 64 MiB of a held copy.
 //! * Disk: as much as the storage has, less what it shares where files are cloned. A
 //!   gigabyte stays free for the node, else nothing is copied.
 //! * The copy of one time is brought up to date for the next: only what changed is read.
 
 mod blocks;
 mod clone;
+mod held;
+mod sharing;
 #[cfg(test)]
 mod tests;
 
@@ -46,16 +60,20 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
-use self::blocks::{Hashes, Job, Run, When};
+use self::blocks::{Hashes, Job, When};
+pub use self::held::{Copied, Held};
+use self::sharing::Pristine;
 use super::layout::{CONTRACTS, RUN, StateFile, state_files};
 use super::stamp::{FileStamp, open_regular};
-use super::{LatestBlock, XianError, stamp};
+use super::{LatestBlock, XianError};
 
 /// Room on the disk that is left to the node.
 const FREE_BYTES: u64 = 1 << 30;
 
-/// Files that are open at a time.
-const OPEN_FILES: usize = 64;
+/// A file in as many parts is read, and not cloned: for each the node waits some 15 µs
+/// while a clone is made, and every clone makes them more, because what the node writes
+/// afterwards goes elsewhere.
+const MOST_EXTENTS: usize = 8 << 10;
 
 /// What a copy did.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -72,72 +90,6 @@ pub struct CopyStats {
     pub cloned_files: usize,
     /// How long it took.
     pub took: Duration,
-}
-
-/// A consistent copy that was made of a storage which was held.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Copied {
-    /// The block whose state it is.
-    pub block: LatestBlock,
-    /// What the held part did, and how long the storage was held.
-    pub stats: CopyStats,
-}
-
-/// All that is needed for a consistent copy was read: the node may go on. What changed
-/// is in memory still.
-#[must_use = "the copy is consistent after `write`"]
-pub struct Held<'c> {
-    copier: &'c mut Copier,
-    block: LatestBlock,
-    stats: CopyStats,
-    files: Vec<StateFile>,
-    began: SystemTime,
-    later: Later,
-}
-
-/// What is left to be written.
-#[derive(Default)]
-struct Later {
-    /// Files that changed, by path in the storage.
-    files: BTreeMap<PathBuf, FileStamp>,
-    /// Their blocks that changed.
-    runs: Vec<Run>,
-}
-
-impl Held<'_> {
-    /// How long the storage was held, and what for.
-    pub fn stats(&self) -> &CopyStats {
-        &self.stats
-    }
-
-    /// The block whose state it is.
-    pub fn block(&self) -> &LatestBlock {
-        &self.block
-    }
-
-    /// Writes what is left into the copy, which is consistent then.
-    pub fn write(self) -> Result<Copied, XianError> {
-        let copier = self.copier;
-        let mut of_file: BTreeMap<&Path, Vec<&Run>> = BTreeMap::new();
-        for run in &self.later.runs {
-            of_file.entry(run.to()).or_default().push(run);
-        }
-        for (path, stamp) in &self.later.files {
-            let to = copier.copy.join(path);
-            let runs = of_file.remove(&*to).unwrap_or_default();
-            let known = copier.known.entry(path.clone()).or_default();
-            blocks::write(&to, &runs, stamp.bytes, &mut known.hashes)?;
-            known.stamp = stamp.is_older_than(self.began).then_some(*stamp);
-        }
-        copier.forget_all_but(&self.files)?;
-        let path = LatestBlock::path(&copier.copy);
-        let json = self.block.to_json();
-        fs::write(&path, json).map_err(XianError::io("write", &path))?;
-        Ok(Copied {
-            block: self.block,
-            stats: self.stats,
-        })
-    }
 }
 
 /// Copies a storage into a folder of ours, again and again.
@@ -158,12 +110,19 @@ pub struct Copier {
 struct Known {
     /// None where it has to be copied again.
     stamp: Option<FileStamp>,
+    /// Empty where it is a clone.
     hashes: Hashes,
+    /// It was one of the file; what was copied since is its own.
+    is_clone: bool,
+    /// Nothing was copied since.
+    pristine: Option<Pristine>,
 }
 
 impl Copier {
     /// From `storage` into `copy`, a folder that is emptied now and is ours from then
-    /// on; best on the same file system. `threads` read at a time in the held part.
+    /// on; best on the same file system. `threads` read at a time in the held part. The
+    /// copy is a storage of its own, and consistent from a [`Copier::held`] that was
+    /// written until the next call of either part.
     pub fn new(storage: &Path, copy: &Path, threads: NonZeroUsize) -> Result<Self, XianError> {
         match fs::remove_dir_all(copy) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -185,12 +144,6 @@ impl Copier {
         })
     }
 
-    /// Where the copy is. It is a storage of its own, and consistent from a
-    /// [`Copier::held`] that worked until the next call of either part.
-    pub fn folder(&self) -> &Path {
-        &self.copy
-    }
-
     /// Copies what changed, while the node may be at work. `stop` is asked often.
     pub fn ahead(&mut self, stop: &(dyn Fn() -> bool + Sync)) -> Result<CopyStats, XianError> {
         let started = Instant::now();
@@ -209,16 +162,14 @@ impl Copier {
             files: files.len(),
             ..CopyStats::default()
         };
-        for file in &files {
+        for file in self.changed(&files) {
             if stop() {
                 return Err(XianError::Stopped);
             }
-            // One thread: the node has the other cores.
-            let how = (When::Now, NonZeroUsize::MIN);
-            match self.copy_changed(std::slice::from_ref(file), how, stop, &mut stats) {
+            match self.copy_ahead(&file, stop, &mut stats) {
                 // It goes on changing, and is copied the next time; or it is gone.
                 Err(XianError::Changed { .. }) => {}
-                copied => drop(copied?),
+                copied => copied?,
             }
         }
         self.forget_all_but(&files)?;
@@ -226,87 +177,44 @@ impl Copier {
         Ok(stats)
     }
 
-    /// Reads what changed since, while the caller keeps the node from writing; the node
-    /// may go on as soon as this has returned. Gives up after `limit`, with
-    /// [`XianError::HeldTooLong`]. The storage has to be still: else it is
-    /// [`XianError::Changed`].
-    pub fn held(&mut self, limit: Duration) -> Result<Held<'_>, XianError> {
-        let (started, began) = (Instant::now(), SystemTime::now());
-        self.try_to_clone()?;
-        let block = LatestBlock::read(&self.storage)?;
-        let block_stamp = stamp::of_path(&LatestBlock::path(&self.storage))?;
-        let files = state_files(&self.storage)?;
-        let mut stats = CopyStats {
-            files: files.len(),
-            ..CopyStats::default()
+    /// Those of the files that are not known to be the same in the copy.
+    fn changed(&self, files: &[StateFile]) -> Vec<StateFile> {
+        let is_known = |file: &&StateFile| {
+            let known = self.known.get(&self.relative(file));
+            known.and_then(|known| known.stamp) == Some(file.stamp)
         };
-        let late = || started.elapsed() >= limit;
-        let how = (When::Later, self.threads);
-        let later = match self.copy_changed(&files, how, &late, &mut stats) {
-            Err(XianError::Stopped) => {
-                return Err(XianError::HeldTooLong {
-                    limit_ms: limit.as_millis() as u64,
-                    read_bytes: stats.read_bytes,
-                });
-            }
-            later => later?,
-        };
-        let is_still = state_files(&self.storage)? == files
-            && stamp::of_path(&LatestBlock::path(&self.storage))? == block_stamp
-            && LatestBlock::read(&self.storage)? == block;
-        if !is_still {
-            return Err(XianError::Changed {
-                path: self.storage.clone(),
-            });
-        }
-        stats.took = started.elapsed();
-        Ok(Held {
-            copier: self,
-            block,
-            stats,
-            files,
-            began,
-            later,
-        })
+        files
+            .iter()
+            .filter(|file| !is_known(file))
+            .cloned()
+            .collect()
     }
 
-    /// Copies those of the files that are not known to be the same.
-    fn copy_changed(
+    /// Copies a file that changed, while the node may be at work.
+    fn copy_ahead(
         &mut self,
-        files: &[StateFile],
-        (when, threads): (When, NonZeroUsize),
+        file: &StateFile,
         stop: &(dyn Fn() -> bool + Sync),
         stats: &mut CopyStats,
-    ) -> Result<Later, XianError> {
-        let mut changed = Vec::new();
-        for file in files {
-            let known = self.known.get(&self.relative(file));
-            if known.and_then(|known| known.stamp) != Some(file.stamp) {
-                changed.push(file);
-            }
+    ) -> Result<(), XianError> {
+        stats.changed_files += 1;
+        let mut job = self.job(file)?;
+        if self.clone_ahead(&job)? {
+            let (path, pristine) = (job.path.clone(), Pristine::of(&job.to));
+            self.is_cloned(job, stats)?;
+            self.known.entry(path).or_default().pristine = pristine;
+            return Ok(());
         }
-        stats.changed_files += changed.len();
-        let mut later = Later::default();
-        for files in changed.chunks(OPEN_FILES) {
-            let jobs = files.iter().map(|file| self.job(file));
-            let jobs = jobs.collect::<Result<Vec<Job>, _>>()?;
-            let mut jobs = self.clone_all(jobs, stats)?;
-            if stop() {
-                return Err(XianError::Stopped);
-            }
-            let copied = blocks::copy(&mut jobs, when, threads, self.seed, stop, stats);
-            for job in jobs {
-                let known = self.known.entry(job.path.clone()).or_default();
-                known.hashes = job.hashes;
-                if when == When::Later {
-                    later.files.insert(job.path, job.stamp);
-                } else if copied.is_ok() {
-                    known.stamp = settled(job.stamp, &job.from, &job.from_path, job.started)?;
-                }
-            }
-            later.runs.extend(copied?);
+        // One thread: the node has the other cores.
+        let how = (When::Now, NonZeroUsize::MIN);
+        let job_alone = std::slice::from_mut(&mut job);
+        let copied = blocks::copy(job_alone, how, self.seed, stop, stats);
+        let known = self.known.entry(job.path).or_default();
+        (known.hashes, known.is_clone) = (job.hashes, false);
+        if copied.is_ok() {
+            known.stamp = settled(job.stamp, &job.from, &job.from_path, job.started)?;
         }
-        Ok(later)
+        copied.map(drop)
     }
 
     /// Opens a file that changed.
@@ -320,6 +228,7 @@ impl Copier {
         known.stamp = None;
         Ok(Job {
             hashes: std::mem::take(&mut known.hashes),
+            ranges: None,
             path,
             from,
             from_path: file.path.clone(),
@@ -329,37 +238,28 @@ impl Copier {
         })
     }
 
-    /// Clones files, all at once: each waits for the disk to have what the node has just
-    /// written. Gives back those that cannot be cloned.
-    fn clone_all(&mut self, jobs: Vec<Job>, stats: &mut CopyStats) -> Result<Vec<Job>, XianError> {
-        if self.clones != Some(true) {
-            return Ok(jobs);
+    /// Clones a file, where that can be done and hurts nobody.
+    fn clone_ahead(&self, job: &Job) -> Result<bool, XianError> {
+        if self.clones != Some(true) || sharing::extents(&job.from) > MOST_EXTENTS {
+            return Ok(false);
         }
-        let cloned: Vec<Result<bool, XianError>> = std::thread::scope(|scope| {
-            let one = |job: &'_ Job| clone::clone(&job.from, &job.to);
-            let threads: Vec<_> = jobs
-                .iter()
-                .map(|job| scope.spawn(move || one(job)))
-                .collect();
-            let wait = |thread: std::thread::ScopedJoinHandle<'_, _>| {
-                thread
-                    .join()
-                    .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-            };
-            threads.into_iter().map(wait).collect()
-        });
-        let mut left = Vec::new();
-        for (job, cloned) in jobs.into_iter().zip(cloned) {
-            if !cloned? {
-                left.push(job);
-                continue;
-            }
-            stats.cloned_files += 1;
-            let stamp = settled(job.stamp, &job.from, &job.from_path, job.started)?;
-            let hashes = Hashes::default();
-            self.known.insert(job.path, Known { stamp, hashes });
-        }
-        Ok(left)
+        // The node cannot write a file that is being cloned: it need not wait for the
+        // disk as well.
+        sharing::write_back(&job.from);
+        clone::clone(&job.from, &job.to)
+    }
+
+    /// A file was cloned.
+    fn is_cloned(&mut self, job: Job, stats: &mut CopyStats) -> Result<(), XianError> {
+        stats.cloned_files += 1;
+        let known = Known {
+            stamp: settled(job.stamp, &job.from, &job.from_path, job.started)?,
+            hashes: Hashes::default(),
+            is_clone: true,
+            pristine: None,
+        };
+        self.known.insert(job.path, known);
+        Ok(())
     }
 
     /// What is no more in the storage goes from the copy.
@@ -400,13 +300,10 @@ impl Copier {
         PathBuf::from(file.scope.as_str())
     }
 
-    /// Leaves a gigabyte to the node.
+    /// Leaves a gigabyte to the node. A clone takes room only when the node writes.
     fn check_room(&self, files: &[StateFile]) -> Result<(), XianError> {
-        if self.clones == Some(true) {
-            return Ok(());
-        }
         let mut needed = FREE_BYTES;
-        for file in files {
+        for file in files.iter().filter(|_| self.clones != Some(true)) {
             let copied = fs::metadata(self.copy.join(self.relative(file)));
             needed += file
                 .stamp

@@ -1,7 +1,10 @@
 //! Copying a storage that somebody else writes.
 
 use std::os::unix::fs::symlink;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
+use super::blocks::Run;
 use super::*;
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -47,10 +50,10 @@ impl Node {
             files.iter().map(|file| file.scope.to_string()).collect()
         };
         let here = names(&self.storage());
-        assert_eq!(names(copier.folder()), here);
+        assert_eq!(names(&copier.copy), here);
         for name in here {
             let original = fs::read(self.storage().join(&name)).unwrap();
-            let copied = fs::read(copier.folder().join(&name)).unwrap();
+            let copied = fs::read(copier.copy.join(&name)).unwrap();
             assert!(original == copied, "{name} differs");
         }
     }
@@ -98,7 +101,7 @@ fn a_copy_is_brought_up_to_date_by_what_changed() {
     bytes.extend(noise(100_000, 2));
     node.write("contract_state/currency", &bytes);
     node.commit(2);
-    let held = copier.held(LIMIT).unwrap().write().unwrap();
+    let held = copier.held(2, LIMIT).unwrap().write().unwrap();
     assert_eq!(held.block.height, 2);
     assert_eq!(held.stats.changed_files, 1);
     if held.stats.cloned_files == 0 {
@@ -106,7 +109,7 @@ fn a_copy_is_brought_up_to_date_by_what_changed() {
         assert!(held.stats.written_bytes < 300_000, "{:?}", held.stats);
     }
     node.assert_same(&copier);
-    assert_eq!(LatestBlock::read(copier.folder()).unwrap(), held.block);
+    assert_eq!(LatestBlock::read(&copier.copy).unwrap(), held.block);
 }
 
 #[test]
@@ -126,7 +129,7 @@ fn files_grow_shrink_come_and_go() {
         if round % 2 == 0 {
             copier.ahead(&never).unwrap();
         }
-        copier.held(LIMIT).unwrap().write().unwrap();
+        copier.held(1, LIMIT).unwrap().write().unwrap();
         node.assert_same(&copier);
     }
 }
@@ -141,7 +144,7 @@ fn a_change_that_the_clock_does_not_show_is_copied() {
         node.write("contract_state/currency", &[round; 1000]);
         copier.ahead(&never).unwrap();
         node.write("contract_state/currency", &[round ^ 0xff; 1000]);
-        copier.held(LIMIT).unwrap().write().unwrap();
+        copier.held(1, LIMIT).unwrap().write().unwrap();
         node.assert_same(&copier);
     }
 }
@@ -156,12 +159,12 @@ fn a_held_copy_that_is_not_written_leaves_the_copy_as_it_was_and_costs_nothing_e
     bytes[700_000] ^= 1;
     bytes.truncate(900_000);
     node.write("contract_state/currency", &bytes);
-    drop(copier.held(LIMIT).unwrap());
-    let copied = fs::read(copier.folder().join("contract_state/currency")).unwrap();
+    drop(copier.held(1, LIMIT).unwrap());
+    let copied = fs::read(copier.copy.join("contract_state/currency")).unwrap();
     assert_eq!(copied.len(), 1 << 20);
     bytes[300_000] ^= 1;
     node.write("contract_state/currency", &bytes);
-    copier.held(LIMIT).unwrap().write().unwrap();
+    copier.held(1, LIMIT).unwrap().write().unwrap();
     node.assert_same(&copier);
 }
 
@@ -172,10 +175,10 @@ fn more_than_is_kept_in_memory_is_written_at_once() {
     node.write("contract_state/currency", &bytes);
     node.write("contract_state/con_small", b"small");
     let mut copier = node.copier();
-    let held = copier.held(LIMIT).unwrap();
-    let kept: usize = held.later.runs.iter().map(Run::len).sum();
+    let held = copier.held(1, LIMIT).unwrap();
+    let kept: u64 = held.later.runs.iter().map(Run::bytes).sum();
     assert!((1..=64 << 20).contains(&kept), "{kept}");
-    assert_eq!(held.stats().written_bytes, bytes.len() as u64 + 5);
+    assert_eq!(held.stats.written_bytes, bytes.len() as u64 + 5);
     let copied = held.write().unwrap();
     assert_eq!(copied.stats.changed_files, 2);
     node.assert_same(&copier);
@@ -186,12 +189,12 @@ fn what_is_not_done_in_time_is_given_up_and_done_the_next_time() {
     let node = Node::new();
     node.write("contract_state/currency", &noise(1 << 20, 3));
     let mut copier = node.copier();
-    let late = copier.held(Duration::ZERO).map(drop).unwrap_err();
+    let late = copier.held(1, Duration::ZERO).map(drop).unwrap_err();
     assert!(
         matches!(late, XianError::HeldTooLong { limit_ms: 0, .. }),
         "{late}"
     );
-    copier.held(LIMIT).unwrap().write().unwrap();
+    copier.held(1, LIMIT).unwrap().write().unwrap();
     node.assert_same(&copier);
 }
 
@@ -207,30 +210,96 @@ fn a_storage_that_does_not_keep_still_is_no_copy() {
     node.write("contract_state/con_new", b"");
     assert_ne!(before, state_files(&node.storage()).unwrap());
 
-    // Somebody writes all the time; sooner or later it falls into a held part.
-    let stop = std::sync::atomic::AtomicBool::new(false);
-    let is_stopped = || stop.load(std::sync::atomic::Ordering::Relaxed);
-    std::thread::scope(|scope| {
-        scope.spawn(|| {
-            for number in 0_u64.. {
-                node.write("contract_state/con_new", &number.to_le_bytes());
-                if is_stopped() {
-                    break;
-                }
-            }
-        });
-        let began = Instant::now();
-        loop {
-            match copier.held(LIMIT) {
-                Err(XianError::Changed { .. }) => break,
-                Ok(_) => assert!(began.elapsed() < LIMIT, "it was never seen"),
-                Err(error) => panic!("{error}"),
-            }
+    // Somebody writes all the time, and is seen sooner or later.
+    let writing = write_until_dropped(&node, "contract_state/con_new", Duration::ZERO);
+    let began = Instant::now();
+    loop {
+        match copier.held(1, Duration::from_millis(500)) {
+            Err(XianError::HeldTooLong { .. } | XianError::Changed { .. }) => break,
+            Ok(_) => assert!(began.elapsed() < LIMIT, "it was never seen"),
+            Err(error) => panic!("{error}"),
         }
-        stop.store(true, std::sync::atomic::Ordering::Relaxed);
-    });
-    copier.held(LIMIT).unwrap().write().unwrap();
+    }
+    drop(writing);
+    copier.held(1, LIMIT).unwrap().write().unwrap();
     node.assert_same(&copier);
+}
+
+/// Writes other bytes into a file, again and again.
+fn write_until_dropped(node: &Node, name: &str, pause: Duration) -> Writing {
+    let stop = Arc::<AtomicBool>::default();
+    let (path, is_stopped) = (node.storage().join(name), stop.clone());
+    let thread = std::thread::spawn(move || {
+        for number in 0_u64.. {
+            fs::write(&path, number.to_le_bytes()).unwrap();
+            if is_stopped.load(Ordering::Relaxed) {
+                break;
+            }
+            std::thread::sleep(pause);
+        }
+    });
+    Writing {
+        stop,
+        thread: Some(thread),
+    }
+}
+
+struct Writing {
+    stop: Arc<AtomicBool>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Drop for Writing {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.take().unwrap().join().unwrap();
+    }
+}
+
+#[test]
+fn a_file_that_is_touched_now_and_then_while_it_is_held_is_read_again() {
+    let node = Node::new();
+    node.write("contract_state/con_touched", &[0; 8]);
+    let mut copier = node.copier();
+    let began = Instant::now();
+    let mut seed = 7;
+    loop {
+        node.write("contract_state/currency", &noise(50 << 20, seed));
+        let writing = write_until_dropped(
+            &node,
+            "contract_state/con_touched",
+            Duration::from_millis(100),
+        );
+        let held = copier.held(1, LIMIT).unwrap();
+        drop(writing);
+        let held = held.write().unwrap();
+        let currency = fs::read(node.storage().join("contract_state/currency")).unwrap();
+        assert!(fs::read(copier.copy.join("contract_state/currency")).unwrap() == currency);
+        if held.stats.changed_files > 2 {
+            break;
+        }
+        assert!(began.elapsed() < LIMIT, "it was never read again");
+        seed += 1;
+    }
+}
+
+#[test]
+fn a_storage_of_another_height_is_not_read() {
+    let node = Node::new();
+    node.write("contract_state/currency", b"bytes");
+    let mut copier = node.copier();
+    let other = copier.held(2, LIMIT).map(drop).unwrap_err();
+    assert!(
+        matches!(
+            other,
+            XianError::OtherHeight {
+                found: 1,
+                expected: 2
+            }
+        ),
+        "{other}"
+    );
+    assert!(!copier.copy.join("contract_state/currency").exists());
 }
 
 #[test]
@@ -243,7 +312,7 @@ fn links_are_not_followed_and_nothing_in_the_storage_changes() {
     let mut copier = node.copier();
     for error in [
         copier.ahead(&never).unwrap_err(),
-        copier.held(LIMIT).map(drop).unwrap_err(),
+        copier.held(1, LIMIT).map(drop).unwrap_err(),
     ] {
         assert!(error.to_string().contains("con_link"), "{error}");
     }
@@ -251,7 +320,7 @@ fn links_are_not_followed_and_nothing_in_the_storage_changes() {
     fs::remove_file(link).unwrap();
     let before = state_files(&node.storage()).unwrap();
     copier.ahead(&never).unwrap();
-    copier.held(LIMIT).unwrap().write().unwrap();
+    copier.held(1, LIMIT).unwrap().write().unwrap();
     assert_eq!(before, state_files(&node.storage()).unwrap());
 }
 
@@ -268,7 +337,7 @@ fn a_copier_begins_with_an_empty_folder() {
     let node = Node::new();
     node.write("contract_state/currency", b"now");
     let copier = node.copier();
-    fs::write(copier.folder().join("contract_state/con_old"), b"old").unwrap();
+    fs::write(copier.copy.join("contract_state/con_old"), b"old").unwrap();
     let mut copier = node.copier();
     copier.ahead(&never).unwrap();
     node.assert_same(&copier);

@@ -141,6 +141,18 @@ fn trouble(desk: &Desk, problem: &str) {
     desk.note(|status| status.last_error = Some(problem.to_owned()));
 }
 
+fn log(what: &str, stats: &CopyStats) {
+    tracing::debug!(
+        files = stats.files,
+        changed = stats.changed_files,
+        cloned = stats.cloned_files,
+        read = stats.read_bytes,
+        written = stats.written_bytes,
+        seconds = stats.took.as_secs_f64(),
+        "{what}"
+    );
+}
+
 /// A run with one copyist.
 struct Run {
     with: CopySettings,
@@ -243,13 +255,7 @@ impl Run {
         match copied {
             Ok(stats) => {
                 self.desk.set_unable(None);
-                tracing::debug!(
-                    files = stats.files,
-                    changed = stats.changed_files,
-                    bytes = stats.read_bytes,
-                    seconds = stats.took.as_secs_f64(),
-                    "the node's state was copied ahead"
-                );
+                log("the node's state was copied ahead", &stats);
             }
             // An answer to Commit waits; or the node began a file anew.
             Err(XianError::Stopped | XianError::Changed { .. }) => {}
@@ -267,7 +273,10 @@ impl Run {
     /// There is a copy, or it failed when the node had gone on.
     async fn copied(&mut self, height: u64, copied: Result<Copied, XianError>) {
         let made = match copied {
-            Ok(copied) => self.hand_over(copied).await,
+            Ok(copied) => {
+                log("what the last block changed was copied", &copied.stats);
+                self.hand_over(copied).await
+            }
             Err(error) => Err(error.into()),
         };
         match made {
