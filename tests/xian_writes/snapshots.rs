@@ -64,6 +64,10 @@ impl Snapshots {
     /// Holds the answer to a Commit until the copy has what it needs; no longer than this
     /// the node keeps still. At once while a snapshot is being made.
     pub fn commit(&mut self, state: &State) {
+        assert!(
+            !self.copyist.is_finished(),
+            "a copy or a snapshot failed: it has said so above"
+        );
         if self.is_busy.swap(true, Ordering::SeqCst) {
             return;
         }
