@@ -7,7 +7,6 @@ use libp2p::Multiaddr;
 
 use super::failure;
 use crate::{
-    abci::Address,
     config,
     node::command::{self, Failure, FailureCode, MAX_HEIGHT},
 };
@@ -47,9 +46,8 @@ pub(super) fn cid(text: &str) -> Result<String, String> {
 
 /// Where an application listens, or CometBFT finds it.
 pub(super) fn app_address(text: &str) -> Result<String, String> {
-    text.parse::<Address>()
-        .map(|_| text.to_owned())
-        .map_err(|error| error.to_string())
+    command::check_app_address(text)?;
+    Ok(text.to_owned())
 }
 
 /// A file that is there.

@@ -103,6 +103,12 @@ pub fn check_chain_id(text: &str) -> Result<(), String> {
     crate::snapshot::check_chain_id(text)
 }
 
+/// Whether an application can listen there: tcp://HOST:PORT or unix://PATH.
+pub fn check_app_address(text: &str) -> Result<(), String> {
+    let address: Result<crate::abci::Address, _> = text.parse();
+    address.map(drop).map_err(|error| error.to_string())
+}
+
 /// What an application has, and what the chain has confirmed of it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct HarvestCommand {
