@@ -5,10 +5,15 @@
 //! itself. Consensus waits meanwhile: the answer goes on when the copy is made, or its
 //! time is over, or the copier fails or panics, whatever comes first. A copier that
 //! hangs holds one answer; while it does, the others go on at once.
+//!
+//! A query that comes meanwhile waits as long: an application may touch its files even to
+//! read them, as Xian's does, and what is touched cannot be copied.
 
 use std::num::NonZeroU64;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
+
+use tokio::sync::watch;
 
 use super::session::Session;
 use super::work::Purpose;
@@ -46,6 +51,23 @@ pub struct LastHold {
 pub(super) struct Holding {
     hold: OnceLock<CommitHold>,
     last: Mutex<Option<LastHold>>,
+    is_holding: watch::Sender<bool>,
+}
+
+/// An answer is held for as long as it lives.
+struct Hold<'s>(&'s watch::Sender<bool>);
+
+impl<'s> Hold<'s> {
+    fn begin(is_holding: &'s watch::Sender<bool>) -> Self {
+        is_holding.send_replace(true);
+        Self(is_holding)
+    }
+}
+
+impl Drop for Hold<'_> {
+    fn drop(&mut self) {
+        self.0.send_replace(false);
+    }
 }
 
 impl Holding {
@@ -71,6 +93,13 @@ impl Session {
         self.holding.at(self.confirmed()).is_some()
     }
 
+    /// Ends when no answer to Commit is held, at once where none is.
+    pub(super) async fn quiet(&self) {
+        let mut is_holding = self.holding.is_holding.subscribe();
+        // The sender lives as long as the session.
+        let _ = is_holding.wait_for(|is_holding| !is_holding).await;
+    }
+
     /// Holds the answer to Commit, where it is held.
     pub(super) async fn hold_commit(&self) {
         let height = self.confirmed();
@@ -80,7 +109,9 @@ impl Session {
         let (began, then) = (Instant::now(), hold.then.clone());
         let until = began + hold.limit;
         let work = move || then.committed(height, until);
+        let holding = Hold::begin(&self.holding.is_holding);
         self.crew.run(Purpose::Commit, hold.limit, work).await;
+        drop(holding);
         let took = began.elapsed();
         let mut last = self
             .holding

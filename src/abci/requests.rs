@@ -147,7 +147,11 @@ impl Requests {
         };
         match question {
             Some(question) => self.expect(Expected::Ours(question)).await?,
-            None => self.send(&frame.bytes, Expected::App).await?,
+            None => {
+                let session = self.session.clone();
+                self.hold(session.quiet()).await?;
+                self.send(&frame.bytes, Expected::App).await?;
+            }
         }
         Ok(())
     }

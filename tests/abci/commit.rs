@@ -5,7 +5,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use snapswarm::abci::{CommitHold, Commits};
-use tendermint_proto::v0_38::abci::{RequestCommit, request, response};
+use tendermint_proto::v0_38::abci::{RequestCommit, RequestQuery, request, response};
 
 use crate::app::{FakeApp, obliging};
 use crate::between::*;
@@ -46,6 +46,13 @@ impl Commits for Copier {
 
 fn commit() -> request::Value {
     request::Value::Commit(RequestCommit {})
+}
+
+fn query(path: &str) -> request::Value {
+    request::Value::Query(RequestQuery {
+        path: path.to_owned(),
+        ..RequestQuery::default()
+    })
 }
 
 fn holding(limit: Duration) -> (Arc<Copier>, FakeApp, Between) {
@@ -101,9 +108,17 @@ fn while_it_is_held_cometbft_has_neither_it_nor_what_comes_after_and_others_have
         0,
         "CometBFT has not heard"
     );
+    // A query could touch what is being copied: it waits, too.
+    let mut asking = between.node();
+    asking.send(query("/store"));
+    asking.flush();
     let mut other = between.node();
     assert_eq!(tx(Some(other.call(check_tx("other")))), "other");
+    let asked = |call: &request::Value| matches!(call, request::Value::Query(_));
+    assert!(!app.calls().iter().any(asked));
     copier.be(None);
+    let answer = asking.answer();
+    assert!(matches!(answer, Some(response::Value::Query(_))));
     assert!(matches!(node.answer(), Some(response::Value::Commit(_))));
     assert_eq!(tx(node.answer()), "after");
     assert!(matches!(node.answer(), Some(response::Value::Flush(_))));

@@ -278,9 +278,14 @@ fn a_copy_where_the_storage_is_and_patches_without_a_storage_are_wrong_use() {
         said["hint"].as_str().unwrap().contains("xian.copy_in"),
         "{said}"
     );
-    let said = adapter(&["--state-patches", "x.json"]);
-    assert!(
-        said["message"].as_str().unwrap().contains("--xian"),
-        "{said}"
-    );
+    let patches = folder.path().join("x.json");
+    let patches = ["--state-patches", patches.to_str().unwrap()];
+    let told = |said: &Value, word: &str| {
+        assert!(said["message"].as_str().unwrap().contains(word), "{said}");
+    };
+    told(&adapter(&patches), "there is no such file");
+    fs::write(patches[1], "{}").unwrap();
+    told(&adapter(&patches), "--xian");
+    let file = ["--xian", patches[1]];
+    told(&adapter(&file), "is no folder");
 }
