@@ -152,7 +152,10 @@ impl Run<'_> {
             "the state did not come from the swarm: {joined:?}"
         );
         let fetched = joined.fetched.as_ref().context("nothing was fetched")?;
-        ensure!(fetched.proven, "the chain did not confirm it: {fetched:?}");
+        ensure!(
+            fetched.app_hash_confirmed,
+            "the chain did not confirm it: {fetched:?}"
+        );
         self.check_snapshot(joined, fetched, started)?;
         let providers = started.providers.iter();
         let mut names: Vec<(&str, &str)> = providers

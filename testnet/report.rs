@@ -122,6 +122,7 @@ mod tests {
             wasted_bytes: 0,
             seconds: 1.0,
             proven: true,
+            app_hash_confirmed: true,
             app_hash: None,
             state: false,
             only: Vec::new(),

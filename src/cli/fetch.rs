@@ -217,6 +217,7 @@ mod tests {
             wasted_bytes: 1 << 20,
             seconds: 2.0,
             proven,
+            app_hash_confirmed: proven,
             app_hash: Some("AB".to_owned()),
             state: false,
             only: Vec::new(),

@@ -233,7 +233,8 @@ pub struct FetchCommand {
     #[serde(default)]
     pub state_only: bool,
     /// Folders that the state is to be restored into: each must have room for as many
-    /// bytes as the snapshot has, beside those that are downloaded.
+    /// bytes as the snapshot has, beside those that are downloaded. None named: it is not
+    /// to be restored now.
     #[serde(default)]
     pub room_for: Vec<PathBuf>,
     /// Of a state, only what holds these contracts; empty: all of it.

@@ -46,7 +46,7 @@ pub mod xian;
 
 pub use daemon::Daemon;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tokio::sync::mpsc;
@@ -343,4 +343,15 @@ async fn fetch_counted(
         Err(_) => count(&counters.fetches_failed),
     }
     fetched
+}
+/// This program's file: the one that stands in its place where it was replaced meanwhile.
+fn own_program() -> Result<PathBuf, Failure> {
+    let program = std::env::current_exe();
+    let program =
+        program.map_err(|error| Failure::io("this program's own file is not found", &error))?;
+    // So Linux says that it was replaced.
+    let named = program
+        .to_str()
+        .and_then(|text| text.strip_suffix(" (deleted)"));
+    Ok(named.map_or_else(|| program.clone(), PathBuf::from))
 }

@@ -1,7 +1,7 @@
 //! What is removed to keep the limits: a pure decision over what is here.
 //!
-//! Only what came by itself goes by itself: what the harvest took, and downloads
-//! that rest half done. A complete snapshot that a person loaded or fetched stays
+//! Only what came by itself goes by itself: what the harvest took, downloads that rest
+//! half done, and deltas that were fetched on the way to another snapshot. A complete snapshot that a person loaded or fetched stays
 //! until that person deletes it.
 //!
 //! 1. Of each chain the newest `max_snapshots` harvested snapshots stay, by

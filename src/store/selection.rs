@@ -101,10 +101,11 @@ pub(super) fn give_room(
         let allocated = disk.allocate(file, path, entry.contents.layout.file_len);
         // What it got of a disk that is full now is of no use to it.
         allocated.inspect_err(|_| drop(give_back(&before)))?;
-    } else {
-        give_back(&after)?;
+        return store.mark(&id, |marks| marks.only.clear());
     }
-    store.mark(&id, |marks| marks.only = names(&after))
+    // A file with holes is marked at any moment.
+    store.mark(&id, |marks| marks.only = names(&after))?;
+    give_back(&after)
 }
 
 #[cfg(test)]

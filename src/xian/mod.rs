@@ -52,7 +52,8 @@ pub use latest::LatestBlock;
 pub use layout::NONCES;
 pub use patches::patches_hash;
 pub use restore::{
-    KEPT, Restore, RestoreStats, accept, discard_old, is_unaccepted, keeps_old, recover, undo,
+    KEPT, Restore, RestoreStats, accept, discard_old, has_left_something, is_as_restored,
+    is_unaccepted, keeps_old, recover, undo,
 };
 pub use source::{Made, Reading, StorageRecords, XianSource};
 pub use target::XianTarget;

@@ -14,6 +14,10 @@ use super::XianError;
 /// kernel's has at most 10 ms.
 pub(super) const CLOCK_TICK: Duration = Duration::from_millis(20);
 
+/// The same where it stamps in whole seconds, or in two of them.
+const COARSE_TICK: Duration = Duration::from_secs(3);
+const SECOND: i128 = 1_000_000_000;
+
 /// What changes when a file does.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct FileStamp {
@@ -30,8 +34,7 @@ impl FileStamp {
     }
 
     pub(super) fn of_meta(meta: &std::fs::Metadata) -> Self {
-        let nanos =
-            |seconds: i64, nanos: i64| i128::from(seconds) * 1_000_000_000 + i128::from(nanos);
+        let nanos = |seconds: i64, nanos: i64| i128::from(seconds) * SECOND + i128::from(nanos);
         Self {
             bytes: meta.len(),
             changed: (
@@ -45,7 +48,9 @@ impl FileStamp {
     /// Whether a change after `moment` would show.
     pub(super) fn is_older_than(&self, moment: SystemTime) -> bool {
         let moment = moment.duration_since(UNIX_EPOCH).unwrap_or_default();
-        let moment = moment.saturating_sub(CLOCK_TICK).as_nanos() as i128;
+        let is_coarse = self.changed.0 % SECOND == 0 && self.changed.1 % SECOND == 0;
+        let tick = if is_coarse { COARSE_TICK } else { CLOCK_TICK };
+        let moment = moment.saturating_sub(tick).as_nanos() as i128;
         self.changed.0 < moment && self.changed.1 < moment
     }
 }

@@ -49,7 +49,7 @@ pub(super) enum SeenStamp<'a> {
 pub(super) enum Ended<E> {
     /// Something stands in the file that does not belong there, or cannot be read.
     Content { key: Vec<u8>, problem: Problem },
-    /// The system refuses a file that is being made.
+    /// The system refuses a file that is being made, or may not be read.
     Fault(io::Error),
     /// Who takes or gives the records does not go on.
     Taker(E),

@@ -172,6 +172,7 @@ pub fn fetched() -> Fetched {
         wasted_bytes: 0,
         seconds: 2.0,
         proven: false,
+        app_hash_confirmed: false,
         app_hash: Some("AB".to_owned()),
         peers: vec![PeerBytes {
             peer_id: "12D3KooW".to_owned(),

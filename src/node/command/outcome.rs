@@ -202,8 +202,12 @@ pub struct Fetched {
     pub wasted_bytes: u64,
     /// Time taken.
     pub seconds: f64,
-    /// Whether a CometBFT RPC confirmed the application hash.
+    /// Whether a CometBFT RPC confirmed the application hash, and that stands for the
+    /// state: never where it holds the records of a state.
     pub proven: bool,
+    /// Whether a CometBFT RPC confirmed the application hash, whatever that proves.
+    #[serde(default)]
+    pub app_hash_confirmed: bool,
     /// The application hash that the snapshot names, hex.
     pub app_hash: Option<String>,
     /// What came from whom.
@@ -304,8 +308,10 @@ pub struct SnapshotSummary {
     /// application hash says nothing.
     pub proven: bool,
     /// Whether the chain itself confirmed the application hash, whatever that proves.
+    #[serde(default)]
     pub app_hash_confirmed: bool,
-    /// How it came here: loaded, harvested, fetched.
+    /// How it came here: loaded, harvested, fetched; step, where it was fetched on the way
+    /// to another one.
     pub origin: String,
     /// Of one that is not complete: the contracts (scopes) that were asked for, where no
     /// more is to come.

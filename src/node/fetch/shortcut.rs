@@ -70,7 +70,7 @@ pub(super) async fn take(
         () = cancel.cancelled() => return Err(Failure::interrupted("the same command starts again")),
     };
     let Some(shortcut) = shortcut else {
-        remove_steps(services, &found.manifest).await?;
+        clear_steps(services, &found.manifest).await;
         return Ok(None);
     };
     let mut received = BTreeMap::new();
@@ -89,7 +89,7 @@ pub(super) async fn take(
     {
         return Err(failure.clone());
     }
-    remove_steps(services, &found.manifest).await?;
+    clear_steps(services, &found.manifest).await;
     match went {
         Ok(true) => {}
         went => {
@@ -114,7 +114,8 @@ pub(super) async fn take(
         resumed_bytes: bytes.saturating_sub(received_bytes),
         wasted_bytes: received_bytes.saturating_sub(bytes),
         seconds: 0.0,
-        proven: found.proof.is_some(),
+        proven: false,
+        app_hash_confirmed: found.proof.is_some(),
         app_hash: manifest.app_hash().map(hex::encode_upper),
         peers: received
             .into_iter()
@@ -179,6 +180,13 @@ async fn go(
         delta::make_full(&store, &content, &goal, &reporter, &cancel)
     })
     .await
+}
+
+/// Removes what is a step to this snapshot; what cannot go now is found by the next fetch.
+async fn clear_steps(services: &Arc<Services>, manifest: &Arc<Manifest>) {
+    if let Err(failure) = remove_steps(services, manifest).await {
+        tracing::warn!(%failure, "a delta on the way to a snapshot is still here");
+    }
 }
 
 /// Removes the steps on the ways to snapshots of a chain, whatever run they are of. Who

@@ -165,6 +165,8 @@ pub struct Join {
     held: Option<&'static str>,
     /// Whether whoever stops the join was told why the node is not stopped yet.
     told_of_window: bool,
+    /// Why the first snapshot was not believed that was passed over for that.
+    unbelieved: Option<Failure>,
     /// Why a state was believed that the application hash does not prove.
     basis: Option<String>,
     phases: Vec<JoinPhase>,
@@ -255,6 +257,11 @@ impl Join {
         let started = Instant::now();
         let reporter = Reporter::new(progress.clone());
         reporter.phase("looking at the node and the chain");
+        let mut options = options;
+        if options.xian.is_some() {
+            // Nothing proves what other peers of CometBFT offer.
+            options.fallback.retain(|rung| *rung != Rung::Peers);
+        }
         let node_home = NodeHome::new(&options.node_home);
         let folder = options.node_home.display();
         let folder = folder.to_string().replace('\'', r"'\''");
@@ -317,6 +324,7 @@ impl Join {
             may_hold_part: false,
             held: None,
             told_of_window: false,
+            unbelieved: None,
             basis: None,
             phases: Vec::new(),
             phase: Some(("preflight", started)),

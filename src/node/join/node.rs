@@ -526,7 +526,7 @@ impl Node {
     pub(super) async fn can_empty_app(&self) -> bool {
         let is_ours = self.plan.app_cmd.is_some() || !listens(self.own.text("", "proxy_app")).await;
         let is_restored = (self.plan.xian.as_ref())
-            .is_some_and(|xian| crate::xian::keeps_old(&xian.storage).unwrap_or(false));
+            .is_some_and(|xian| crate::xian::is_as_restored(&xian.storage).unwrap_or(false));
         (self.plan.app_data.is_some() || is_restored) && is_ours
     }
 }

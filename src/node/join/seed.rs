@@ -9,13 +9,15 @@ use std::io::{self, Read, Seek};
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Child, Command as Process, Stdio};
+use std::process::{Child, Command as Process, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use libp2p::Multiaddr;
 
 use super::{DAEMON_PATIENCE, Join, LOGS, has_daemon};
-use crate::node::command::{Command, Failure, FailureCode, Outcome, Seeding};
+use crate::node::command::{Command, Failure, FailureCode, Outcome, Seeding, SnapshotSummary};
+use crate::node::failure::blocking;
+use crate::node::own_program;
 use crate::store::Store;
 
 /// What the daemon says, among the logs of the home.
@@ -37,11 +39,15 @@ impl Join {
             return None;
         }
         self.stop_daemon().await;
-        let since = Instant::now();
-        while !Store::is_free(&self.asker.home) && since.elapsed() < DAEMON_PATIENCE {
-            tokio::time::sleep(LOOK_AGAIN).await;
-        }
-        match background_daemon(&self.asker.home, &self.options.bootstrap).await {
+        let started = async {
+            let since = Instant::now();
+            while !is_free(&self.asker.home).await && since.elapsed() < DAEMON_PATIENCE {
+                tokio::time::sleep(LOOK_AGAIN).await;
+            }
+            background_daemon(&self.asker.home, &self.options.bootstrap).await
+        };
+        // Whoever stops the join now wants no daemon either.
+        match self.cancel.run_until_cancelled(started).await? {
             Ok(seeding) => Some(seeding),
             // The node is where it should be, all the same.
             Err(failure) => {
@@ -54,10 +60,20 @@ impl Join {
 
     async fn has_snapshots(&self) -> bool {
         match self.ask(Command::List).await {
-            Ok(Outcome::List(list)) => list.snapshots.iter().any(|one| one.complete),
+            Ok(Outcome::List(list)) => {
+                let is_there =
+                    |one: &SnapshotSummary| one.complete && one.chain_id == self.chain.id();
+                list.snapshots.iter().any(is_there)
+            }
             _ => false,
         }
     }
+}
+
+async fn is_free(home: &Path) -> bool {
+    let home = home.to_owned();
+    let looked = blocking(move || Ok(Store::is_free(&home))).await;
+    looked.unwrap_or_default()
 }
 
 /// Starts a daemon of the home that outlives this process, and waits until it answers.
@@ -71,21 +87,43 @@ async fn background_daemon(home: &Path, bootstrap: &[Multiaddr]) -> Result<Seedi
         ))
     };
     let said_before = fs::metadata(&log).map_or(0, |found| found.len());
-    let mut child = spawn(home, bootstrap, &log).map_err(|error| failed(&error))?;
+    let program = own_program()?;
+    let child = spawn(&program, home, bootstrap, &log).map_err(|error| failed(&error))?;
     let process = child.id();
+    let mut starting = Starting(Some(child));
     let since = Instant::now();
     while since.elapsed() < READY_PATIENCE {
-        if let Some(status) = child.try_wait().map_err(|error| failed(&error))? {
+        if let Some(status) = starting.ended().map_err(|error| failed(&error))? {
             let why = said_last(&log, said_before).unwrap_or_else(|| status.to_string());
             return Err(failed(&why));
         }
         if has_daemon(home).await.unwrap_or_default() {
+            starting.0 = None;
             return Ok(Seeding { process, log });
         }
         tokio::time::sleep(LOOK_AGAIN).await;
     }
-    // It opens a large store, perhaps: it is left to it.
-    Ok(Seeding { process, log })
+    let seconds = READY_PATIENCE.as_secs();
+    let why = format!("process {process} does not answer after {seconds} seconds");
+    Err(failed(&why))
+}
+
+/// A daemon that is not ready yet: it ends with whoever waits for it.
+struct Starting(Option<Child>);
+
+impl Starting {
+    fn ended(&mut self) -> io::Result<Option<ExitStatus>> {
+        self.0.as_mut().map_or(Ok(None), Child::try_wait)
+    }
+}
+
+impl Drop for Starting {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.0 {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
 }
 
 /// Why it ended, in its own words.
@@ -104,7 +142,7 @@ fn said_last(log: &Path, from: u64) -> Option<String> {
 
 /// In a process group of its own: what ends this terminal's work is not meant for it. Its
 /// output goes to the log, so that nobody waits for the end of a pipe.
-fn spawn(home: &Path, bootstrap: &[Multiaddr], log: &Path) -> io::Result<Child> {
+fn spawn(program: &Path, home: &Path, bootstrap: &[Multiaddr], log: &Path) -> io::Result<Child> {
     fs::create_dir_all(home.join(LOGS))?;
     let mut options = File::options();
     let log = options
@@ -112,7 +150,7 @@ fn spawn(home: &Path, bootstrap: &[Multiaddr], log: &Path) -> io::Result<Child> 
         .append(true)
         .mode(LOG_RIGHTS)
         .open(log)?;
-    let mut command = Process::new(std::env::current_exe()?);
+    let mut command = Process::new(program);
     command.arg("--home").arg(home).arg("start");
     for peer in bootstrap {
         command.arg("--bootstrap").arg(peer.to_string());

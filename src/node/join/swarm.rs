@@ -57,7 +57,15 @@ impl Join {
     /// From the search to the tip. The height at which it is there.
     pub(super) async fn by_swarm(&mut self) -> Result<u64, Setback> {
         self.may_restore_state().map_err(Setback::everything)?;
-        let chosen = self.choose().await?;
+        let chosen = match self.choose().await {
+            Ok(chosen) => chosen,
+            // That nobody has another one is not why it cannot go on.
+            Err(setback) if setback.failure.code == FailureCode::NotFound => {
+                let unbelieved = self.unbelieved.take().map(Setback::everything);
+                return Err(unbelieved.unwrap_or(setback));
+            }
+            Err(setback) => return Err(setback),
+        };
         self.chosen = Some(chosen.clone());
         self.judge_content(&chosen).await?;
         self.enter("light client").await;

@@ -14,6 +14,7 @@ use super::swarm::Chosen;
 use crate::comet::settings::Settings;
 use crate::node::command::{Basis, Failure, FailureCode};
 use crate::node::failure::blocking;
+use crate::node::own_program;
 use crate::node::patches::compare_patches;
 use crate::node::progress::Reporter;
 use crate::node::services::store_settings;
@@ -68,9 +69,7 @@ pub(super) fn adapter(
     (chain_id, proxy_app): (&str, &str),
     believed: Option<&str>,
 ) -> Result<String, Failure> {
-    let program = std::env::current_exe();
-    let program =
-        program.map_err(|error| Failure::io("this program's own file is not found", &error))?;
+    let program = own_program()?;
     let mut words = vec![
         program.display().to_string(),
         "--home".to_owned(),
@@ -131,7 +130,7 @@ impl Join {
         };
         somebody_is_believed(&self.config.trust, self.options.manifest.is_some())?;
         // What a restore of ours left is undone, or gone on with, by the adapter.
-        let is_ours = self.node.journal.window || xian::keeps_old(&xian.storage).unwrap_or(true);
+        let is_ours = self.node.journal.window || xian::is_as_restored(&xian.storage)?;
         match LatestBlock::read(&xian.storage) {
             Ok(block) if block.height > 0 && !is_ours => {
                 Err(in_the_way(&xian.storage, block.height))
@@ -175,7 +174,13 @@ impl Join {
                 false => Setback::snapshot(failure.hint(hint)),
             });
         };
-        let basis = basis.map_err(Setback::everything)?;
+        let basis = basis.map_err(|failure| {
+            if is_named {
+                return Setback::everything(failure);
+            }
+            self.unbelieved.get_or_insert_with(|| failure.clone());
+            Setback::snapshot(failure)
+        })?;
         let file = xian.state_patches.clone();
         let compared = blocking(move || compare_patches(&manifest, file.as_deref())).await;
         // Every snapshot of the chain has its patches.
@@ -183,7 +188,10 @@ impl Join {
             kind: Kind::Everything,
             failure,
         })?;
-        if let Some(short) = short_of_room([&xian.storage], needed_bytes) {
+        // What an earlier run left there makes room, or is gone on with.
+        if !xian::has_left_something(&xian.storage)
+            && let Some(short) = short_of_room([&xian.storage], needed_bytes)
+        {
             let failure = short.failure(chosen.height);
             let hint = "free some space; what was downloaded stays, and the same command goes on";
             return Err(Setback::everything(failure.hint(hint)));

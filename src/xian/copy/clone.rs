@@ -1,9 +1,7 @@
 //! Cloning a file: the copy shares its blocks with it until one of the two changes.
 
-use std::ffi::OsString;
-use std::fs::{self, File, OpenOptions};
+use std::fs::File;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use nix::errno::Errno;
@@ -18,27 +16,22 @@ mod call {
 /// Makes `to` a clone of `from`, in place of what stands there. False, and nothing
 /// done, where the file system cannot.
 pub(super) fn clone(from: &File, to: &Path) -> Result<bool, XianError> {
-    let mut name = to.as_os_str().to_owned();
-    // A dot makes it no file of the state.
-    name.push(OsString::from(".new"));
-    let new = Path::new(&name);
-    let file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(new)
-        .map_err(XianError::io("create", new))?;
+    let folder = to.parent().unwrap_or(Path::new("."));
+    // A dot makes it no file of the state, whose own name may be as long as names can be.
+    let new = tempfile::Builder::new()
+        .prefix(".new-")
+        .tempfile_in(folder)
+        .map_err(XianError::io("create a file in", folder))?;
     // SAFETY: both are open files; the call takes no memory.
-    let cloned = unsafe { call::ficlone(file.as_raw_fd(), from.as_raw_fd() as u64) };
+    let cloned = unsafe { call::ficlone(new.as_file().as_raw_fd(), from.as_raw_fd() as u64) };
     match cloned {
         Ok(_) => {
-            fs::rename(new, to).map_err(XianError::io("replace", to))?;
+            new.persist(to)
+                .map_err(|error| XianError::io("replace", to)(error.error))?;
             Ok(true)
         }
         // Not made for it, another file system, or not for these files.
         Err(Errno::EOPNOTSUPP | Errno::ENOTTY | Errno::EXDEV | Errno::EINVAL | Errno::ENOSYS) => {
-            fs::remove_file(new).map_err(XianError::io("remove", new))?;
             Ok(false)
         }
         Err(error) => Err(XianError::io("clone into", to)(error.into())),

@@ -40,8 +40,8 @@
 //!
 //! * Nothing in the storage is opened for writing, locked or changed; libhdf5 opens
 //!   nothing there; no symbolic link is followed to a file.
-//! * Memory: a megabyte for each gigabyte of files that are not cloned, 32 bytes for each
-//!   part of one that is looked at, and up to 64 MiB of a held copy.
+//! * Memory: a megabyte for each gigabyte of files that are not cloned, some 60 bytes for
+//!   each part of those that are, and up to 64 MiB of a held copy.
 //! * Disk: as much as the storage has, less what it shares where files are cloned. A
 //!   gigabyte stays free for the node, else nothing is copied.
 //! * The copy of one time is brought up to date for the next: only what changed is read.

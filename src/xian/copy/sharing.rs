@@ -5,6 +5,10 @@
 //! written and is not on the disk yet is not in the maps; the page cache tells where that
 //! is (`cachestat`, Linux 6.5).
 //!
+//! The map of a clone is kept while its times are the same. A program that moves the blocks
+//! of a file and keeps its times (a defragmenter) must leave the copies alone: they lie in a
+//! folder of ours.
+//!
 //! XFS changes the map before it lets a page count as written. So the page cache is asked
 //! first and the maps afterwards, and nothing is missed in between. btrfs has it the
 //! other way round, so this is for XFS alone.

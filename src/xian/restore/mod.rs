@@ -34,7 +34,10 @@ use super::worker::Workers;
 use super::{LatestBlock, XianError};
 use crate::state::Record;
 
-pub use swap::{KEPT, accept, discard_old, is_unaccepted, keeps_old, recover, undo};
+pub use swap::{
+    KEPT, accept, discard_old, has_left_something, is_as_restored, is_unaccepted, keeps_old,
+    recover, undo,
+};
 
 /// A worker ends within this when its master is gone.
 const WORKER_ENDS: Duration = Duration::from_secs(5);

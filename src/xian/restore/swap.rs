@@ -254,8 +254,29 @@ pub fn undo(storage: &Path) -> Result<bool, XianError> {
 /// has compared it with what the chain has.
 pub fn accept(storage: &Path) -> Result<(), XianError> {
     let folders = Folders::of(storage);
-    write_synced(&folders.accepted, b"")?;
+    let block = LatestBlock::read(storage)?;
+    write_synced(&folders.accepted, block.to_json().as_bytes())?;
     Steps::default().sync(&folders.room)
+}
+
+/// Whether the storage holds what a restore put there, and no block more: then nothing is
+/// lost by an [`undo`].
+pub fn is_as_restored(storage: &Path) -> Result<bool, XianError> {
+    let folders = Folders::of(storage);
+    if !exists(&folders.old)? {
+        return Ok(false);
+    }
+    if !exists(&folders.accepted)? {
+        return Ok(true);
+    }
+    let text = fs::read(&folders.accepted).map_err(XianError::io("read", &folders.accepted))?;
+    Ok(text == LatestBlock::read(storage)?.to_json().as_bytes())
+}
+
+/// Whether an earlier restore left something beside the storage, which a next one goes on
+/// with or makes room of.
+pub fn has_left_something(storage: &Path) -> bool {
+    Folders::of(storage).room.exists()
 }
 
 /// Whether a restore was put into place, and cut off before anybody accepted it.
@@ -303,8 +324,13 @@ pub fn discard_old(storage: &Path) -> Result<(), XianError> {
             problem: "a restore was cut off and is not finished yet".to_owned(),
         });
     }
-    remove_all(&folders.old)?;
+    // Half of it must never be taken for all of it.
+    remove_all(&folders.dropped)?;
+    if exists(&folders.old)? {
+        fs::rename(&folders.old, &folders.dropped).map_err(XianError::io("move", &folders.old))?;
+    }
     remove_file(&folders.accepted)?;
+    remove_all(&folders.dropped)?;
     match fs::remove_dir(&folders.room) {
         Err(error) if exists(&folders.room)? => Err(XianError::io("remove", &folders.room)(error)),
         _ => Ok(()),
