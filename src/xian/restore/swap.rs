@@ -452,14 +452,26 @@ mod tests {
         let (_folder, folders) = prepared();
         let storage = &folders.storage;
         let unaccepted = || is_unaccepted(storage).unwrap();
-        assert!(!unaccepted(), "nothing was restored");
+        let as_restored = || is_as_restored(storage).unwrap();
+        let is_at = |height| {
+            let block = LatestBlock {
+                height,
+                ..LatestBlock::NONE
+            };
+            fs::write(LatestBlock::path(storage), block.to_json()).unwrap();
+        };
+        assert!(!unaccepted() && !as_restored(), "nothing was restored");
         swap(&folders, &Steps::default()).unwrap();
-        assert!(unaccepted());
+        is_at(7);
+        assert!(unaccepted() && as_restored());
         accept(storage).unwrap();
-        assert!(!unaccepted());
+        assert!(!unaccepted() && as_restored());
+        is_at(8);
+        assert!(!as_restored(), "the node went on");
         fill(&folders.new, "new");
         swap(&folders, &Steps::default()).unwrap();
-        assert!(unaccepted());
+        assert!(unaccepted() && as_restored());
+        is_at(7);
         accept(storage).unwrap();
         discard_old(storage).unwrap();
         assert!(!unaccepted() && !folders.room.exists());
