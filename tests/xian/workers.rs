@@ -148,3 +148,15 @@ fn a_storage_that_changes_meanwhile_is_no_state() {
     let error = records.find_map(Result::err).unwrap();
     assert!(matches!(error, XianError::Changed { .. }), "{error}");
 }
+
+#[test]
+fn a_file_that_the_node_is_writing_is_not_called_damaged() {
+    let folder = tempfile::tempdir().unwrap();
+    contracts(folder.path(), 40);
+    let records = StorageRecords::open(folder.path(), &reading()).unwrap();
+    for entry in fs::read_dir(folder.path().join("contract_state")).unwrap() {
+        fs::write(entry.unwrap().path(), "half of a write").unwrap();
+    }
+    let error = records.into_iter().find_map(Result::err).unwrap();
+    assert!(matches!(error, XianError::Changed { .. }), "{error}");
+}

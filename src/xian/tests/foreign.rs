@@ -223,5 +223,14 @@ fn what_is_no_hdf5_and_a_file_that_was_cut_is_refused() {
             "{problem}"
         );
     }
-    assert!(read(&folder.path().join("missing")).is_err());
+}
+
+#[test]
+fn what_the_system_does_not_open_is_not_called_damaged() {
+    let folder = tempfile::tempdir().unwrap();
+    let ended = walk(&folder.path().join("missing"), &mut Taken::default());
+    let Err(Ended::Fault(error)) = ended else {
+        panic!("a missing file was walked, or called damaged");
+    };
+    assert_eq!(error.kind(), std::io::ErrorKind::NotFound);
 }
