@@ -162,3 +162,22 @@ fn spawn(program: &Path, home: &Path, bootstrap: &[Multiaddr], log: &Path) -> io
         .process_group(0)
         .spawn()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_daemon_said_at_its_end_is_its_own_and_not_that_of_an_earlier_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let log = folder.path().join("daemon.log");
+        let before = "error: of an earlier one\n";
+        fs::write(&log, before).unwrap();
+        assert_eq!(said_last(&log, before.len() as u64), None);
+        let said = format!("{before}INFO begins\nerror: the home is in use\n  what to do: wait\n");
+        fs::write(&log, said).unwrap();
+        let why = said_last(&log, before.len() as u64);
+        assert_eq!(why.as_deref(), Some("the home is in use"));
+        assert_eq!(said_last(&folder.path().join("none"), 0), None);
+    }
+}
