@@ -22,9 +22,9 @@ const LOWER_RUNG: u8 = 8;
 /// Finds the newest snapshot of the node's chain in the swarm, downloads it from many
 /// peers, starts the node and feeds it, follows it to the tip, puts its own settings
 /// back, and stays with it as its supervisor, sharing what it has. With
-/// --exit-when-synced it leaves, and a daemon in the background goes on sharing. The node's home is
-/// what `cometbft init` makes, with the chain's genesis.json. An interrupted join goes
-/// on with the same command.
+/// --exit-when-synced it leaves, and a daemon in the background goes on sharing. The
+/// node's home is what `cometbft init` makes, with the chain's genesis.json. An
+/// interrupted join goes on with the same command.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
     snapswarm join --chain-rpc https://a.example,https://b.example --node-home ~/.cometbft \\\n    \

@@ -80,7 +80,7 @@ pub struct ProgressView {
     next: Option<String>,
     told: Instant,
     ticking: bool,
-    /// Notes of a short while, and when.
+    /// Notes of this phase and a short while, and when.
     said: VecDeque<(String, Instant)>,
 }
 
@@ -89,7 +89,12 @@ impl ProgressView {
     pub fn show(&mut self, news: &Progress) {
         match news {
             Progress::Phase { text, next } => {
-                self.phase = text::safe(text);
+                let phase = text::safe(text);
+                // What is said of a new phase is new.
+                if phase != self.phase {
+                    self.said.clear();
+                }
+                self.phase = phase;
                 self.next = next.as_deref().map(text::safe);
                 self.told = Instant::now();
                 self.begin_phase();
@@ -304,6 +309,23 @@ mod tests {
             );
         }
         assert!(said("a is dead", 62));
+    }
+
+    #[test]
+    fn what_happens_again_in_a_new_phase_is_said_again() {
+        let mut view = Screen { bar: None }.progress();
+        let phase = |text: &str| Progress::Phase {
+            text: text.to_owned(),
+            next: None,
+        };
+        let note = Progress::Note {
+            text: "it has ended".to_owned(),
+        };
+        for (begins, known) in [("start", 0), ("start", 1), ("again", 0), ("start", 0)] {
+            view.show(&phase(begins));
+            assert_eq!(view.said.len(), known, "{begins}");
+            view.show(&note);
+        }
     }
 
     #[test]

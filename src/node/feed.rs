@@ -143,10 +143,10 @@ fn interrupted() -> Failure {
 
 /// A node's state cannot begin with a delta.
 pub(super) fn must_be_full(manifest: &Manifest) -> Result<(), Failure> {
-    let Some(base) = manifest.state().and_then(|content| content.base()) else {
-        return Ok(());
-    };
-    Err(is_delta(&manifest.id().to_string(), &base.to_string()))
+    match shelf::base_of(manifest) {
+        None => Ok(()),
+        Some(base) => Err(is_delta(&manifest.id().to_string(), &base)),
+    }
 }
 
 /// Why a delta is not taken.

@@ -344,6 +344,7 @@ async fn fetch_counted(
     }
     fetched
 }
+
 /// This program's file: the one that stands in its place where it was replaced meanwhile.
 fn own_program() -> Result<PathBuf, Failure> {
     let program = std::env::current_exe();

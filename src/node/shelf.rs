@@ -12,7 +12,7 @@ use super::command::{
 };
 use super::progress::{Reporter, byte_progress};
 use super::trust::Trust;
-use crate::snapshot::ManifestId;
+use crate::snapshot::{Manifest, ManifestId};
 use crate::state::StateNotes;
 use crate::store::{DamagedFile, Store, StoreError, Stored};
 
@@ -39,6 +39,12 @@ pub(super) fn summaries(store: &Store) -> Vec<SnapshotSummary> {
     store.list().iter().map(summary).collect()
 }
 
+/// CID of what a delta builds on.
+pub(super) fn base_of(manifest: &Manifest) -> Option<String> {
+    let base = manifest.state().and_then(|content| content.base());
+    base.map(|base| base.to_string())
+}
+
 fn summary(stored: &Stored) -> SnapshotSummary {
     let manifest = &stored.manifest;
     SnapshotSummary {
@@ -50,10 +56,7 @@ fn summary(stored: &Stored) -> SnapshotSummary {
         bytes: manifest.total_bytes(),
         have_bytes: stored.have_bytes,
         complete: stored.complete,
-        base: manifest
-            .state()
-            .and_then(|content| content.base())
-            .map(|base| base.to_string()),
+        base: base_of(manifest),
         pinned: stored.pinned,
         proven: stored.proven && manifest.state().is_none(),
         app_hash_confirmed: stored.proven,

@@ -47,6 +47,7 @@ use super::failure::blocking;
 use super::feed::must_be_full;
 use super::progress::{Meter, Reporter, byte_progress, chunks};
 use super::services::{Services, add};
+use super::shelf::base_of;
 use super::space::{self, Short};
 use super::trust;
 use crate::comet::rpc::{HeaderAfter, Rpc};
@@ -211,12 +212,6 @@ impl Wanted<'_> {
         let scopes = self.part.iter().flat_map(|part| &part.scopes);
         scopes.map(ToString::to_string).collect()
     }
-}
-
-/// CID of what a delta builds on.
-fn base_of(manifest: &Manifest) -> Option<String> {
-    let base = manifest.state().and_then(|content| content.base());
-    base.map(|base| base.to_string())
 }
 
 enum Gathered {

@@ -250,14 +250,13 @@ impl Join {
     pub async fn begin(
         home: &Path,
         config: Config,
-        options: JoinOptions,
+        mut options: JoinOptions,
         progress: mpsc::Sender<Progress>,
         cancel: CancellationToken,
     ) -> Result<Self, Failure> {
         let started = Instant::now();
         let reporter = Reporter::new(progress.clone());
         reporter.phase("looking at the node and the chain");
-        let mut options = options;
         if options.xian.is_some() {
             // Nothing proves what other peers of CometBFT offer.
             options.fallback.retain(|rung| *rung != Rung::Peers);
