@@ -22,9 +22,11 @@ use tokio::time::Instant;
 
 use super::sign::{Sign, plain};
 
-/// Runs the command line that it is given and waits for it; a SIGTERM goes to the whole
-/// group, however the command line is made up.
-const KEEPER: &str = r#"trap 'trap - TERM; kill -TERM 0' TERM; (eval "$1") & wait $!"#;
+/// Runs the command line that it is given and waits for it; the first SIGTERM goes to
+/// the whole group, however the command line is made up. The kernel may send several as
+/// our threads end one after another: the others must not end the shell before it has
+/// passed the first one on.
+const KEEPER: &str = r#"trap 'trap "" TERM; kill -TERM 0; wait' TERM; (eval "$1") & wait $!"#;
 
 /// A log that has grown beyond this begins anew, and the one before is kept.
 const MAX_LOG_BYTES: u64 = 64 << 20;
@@ -338,7 +340,8 @@ mod tests {
 
     /// Takes a moment to stop, and is no child of ours but of a shell's.
     const COMPOUND: &str = "cd / && sh -c \
-        'trap \"sleep 0.3; echo >> $PLACE/stopped; exit\" TERM; echo > $PLACE/up; \
+        'trap \"echo > $PLACE/told; sleep 0.3; echo >> $PLACE/stopped; exit\" TERM; \
+        echo > $PLACE/up; \
         while :; do sleep 0.05; done'";
 
     async fn until_there(path: PathBuf) {
@@ -371,6 +374,21 @@ mod tests {
         until_there(folder.path().join("up")).await;
         kill(process.group, Signal::SIGTERM).unwrap();
         until_there(folder.path().join("stopped")).await;
+    }
+
+    #[tokio::test]
+    async fn a_second_signal_neither_ends_the_shell_early_nor_is_passed_on() {
+        let folder = tempfile::tempdir().unwrap();
+        let direct = COMPOUND.replacen("cd / &&", "exec", 1);
+        let mut process = Process::start(&plan(folder.path(), &direct)).await.unwrap();
+        until_there(folder.path().join("up")).await;
+        kill(process.group, Signal::SIGTERM).unwrap();
+        until_there(folder.path().join("told")).await;
+        kill(process.group, Signal::SIGTERM).unwrap();
+        assert!(process.is_running());
+        assert_eq!(process.next().await, None);
+        let stopped = std::fs::read(folder.path().join("stopped")).unwrap();
+        assert_eq!(stopped, b"\n");
     }
 
     #[tokio::test]
