@@ -27,6 +27,10 @@ const PART_BLOCKS: usize = 32 << 20 >> BLOCK_BYTES.trailing_zeros();
 /// chain's changes a few megabytes; what is more is written at once.
 const MAX_LATER_BYTES: u64 = 64 << 20;
 
+/// So much memory of a held copy is kept for the next: what the system has just given takes
+/// longer to be written to than to be read from a file.
+const MAX_SPARE_BYTES: usize = 16 << 20;
+
 /// A hash of each block of the copy; 0 where it is not known.
 pub(super) type Hashes = Vec<u128>;
 
@@ -54,6 +58,44 @@ pub(super) struct Run {
     hashes: Vec<u128>,
 }
 
+/// What all copies of a storage share.
+pub(super) struct Shared {
+    /// What the hashes are made with: nobody who writes values can know it.
+    seed: u64,
+    /// Memory of runs that were written.
+    spare: Mutex<Vec<Vec<u8>>>,
+}
+
+impl Shared {
+    pub(super) fn new() -> Self {
+        Self {
+            seed: rand::random(),
+            spare: Mutex::default(),
+        }
+    }
+
+    /// Memory for what is read at a time.
+    fn take(&self) -> Vec<u8> {
+        let taken = self.spare.lock().ok().and_then(|mut spare| spare.pop());
+        taken.unwrap_or_else(|| Vec::with_capacity(READ_BYTES))
+    }
+
+    /// Takes it back.
+    fn give(&self, memory: Vec<u8>) {
+        if let Ok(mut spare) = self.spare.lock()
+            && memory.capacity() == READ_BYTES
+            && spare.len() < MAX_SPARE_BYTES / READ_BYTES
+        {
+            spare.push(memory);
+        }
+    }
+
+    /// Takes the memory of a run back that was written.
+    pub(super) fn give_back(&self, run: Run) {
+        self.give(run.bytes);
+    }
+}
+
 /// When changed blocks are written.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum When {
@@ -70,7 +112,7 @@ pub(super) enum When {
 pub(super) fn copy(
     jobs: &mut [Job],
     (when, threads): (When, NonZeroUsize),
-    seed: u64,
+    shared: &Shared,
     stop: &(dyn Fn() -> bool + Sync),
     stats: &mut CopyStats,
 ) -> Result<Vec<Run>, XianError> {
@@ -79,7 +121,7 @@ pub(super) fn copy(
         When::Later { kept } => kept,
     };
     let work = Work {
-        seed,
+        shared,
         stop,
         when,
         read: AtomicU64::new(0),
@@ -153,7 +195,7 @@ fn write_run(file: &File, run: &Run, base: u64, hashes: &mut [u128]) -> std::io:
 }
 
 struct Work<'a> {
-    seed: u64,
+    shared: &'a Shared,
     stop: &'a (dyn Fn() -> bool + Sync),
     when: When,
     read: AtomicU64,
@@ -214,15 +256,15 @@ fn parts_of(job: &mut Job) -> Vec<Part<'_>> {
 
 impl Work<'_> {
     fn run(&self, parts: &Mutex<Vec<Part<'_>>>) {
-        let mut buffer = vec![0; READ_BYTES];
+        let mut buffer = self.shared.take();
         loop {
             let part = parts.lock().ok().and_then(|mut parts| parts.pop());
             let Some(part) = part else {
-                return;
+                break;
             };
             let copied = self.copy_part(part, &mut buffer);
             let Ok(mut results) = self.results.lock() else {
-                return;
+                break;
             };
             match copied {
                 Ok(later) => results.later.extend(later),
@@ -234,18 +276,19 @@ impl Work<'_> {
                 }
             }
         }
+        self.shared.give(buffer);
     }
 
     /// Reads a part of a file; writes what differs, or gives it back.
-    fn copy_part(&self, mut part: Part<'_>, buffer: &mut [u8]) -> Result<Vec<Run>, XianError> {
+    fn copy_part(&self, mut part: Part<'_>, buffer: &mut Vec<u8>) -> Result<Vec<Run>, XianError> {
         let (mut done, mut file, mut later) = (0, None, Vec::new());
         while done < part.bytes {
             if (self.stop)() {
                 return Err(XianError::Stopped);
             }
             let len = (part.bytes - done).min(READ_BYTES as u64) as usize;
-            let bytes = &mut buffer[..len];
-            match part.from.read_exact_at(bytes, part.offset + done) {
+            buffer.resize(len, 0);
+            match part.from.read_exact_at(buffer, part.offset + done) {
                 Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
                     let path = part.from_path.to_owned();
                     return Err(XianError::Changed { path });
@@ -254,18 +297,28 @@ impl Work<'_> {
             }
             self.read.fetch_add(len as u64, Ordering::Relaxed);
             let first = done as usize / BLOCK_BYTES;
-            let runs = match &part.hashes {
-                Some(known) => self.changed(bytes, &known[first..]),
-                None => vec![(0, len, Vec::new())],
+            let run = |start, bytes, hashes| Run {
+                to: part.to.to_owned(),
+                offset: part.offset + done + start as u64,
+                bytes,
+                hashes,
             };
-            for (start, end, hashes) in runs {
-                let run = Run {
-                    to: part.to.to_owned(),
-                    offset: part.offset + done + start as u64,
-                    bytes: bytes[start..end].to_vec(),
-                    hashes,
-                };
-                let size = (end - start) as u64;
+            let runs = match &part.hashes {
+                Some(known) => {
+                    let changed = self.changed(buffer, &known[first..]).into_iter();
+                    changed
+                        .map(|(start, end, hashes)| run(start, buffer[start..end].to_vec(), hashes))
+                        .collect()
+                }
+                // What is kept is counted by its bytes: there is little more memory than that.
+                None if len >= READ_BYTES / 2 => {
+                    let bytes = std::mem::replace(buffer, self.shared.take());
+                    vec![run(0, bytes, Vec::new())]
+                }
+                None => vec![run(0, buffer.clone(), Vec::new())],
+            };
+            for run in runs {
+                let size = run.bytes();
                 self.written.fetch_add(size, Ordering::Relaxed);
                 let kept = self.later_bytes.fetch_add(size, Ordering::Relaxed) + size;
                 if self.when != When::Now && kept <= MAX_LATER_BYTES {
@@ -278,6 +331,7 @@ impl Work<'_> {
                 };
                 let known = part.hashes.as_deref_mut().unwrap_or_default();
                 write_run(to, &run, part.offset, known).map_err(XianError::io("write", part.to))?;
+                self.shared.give_back(run);
             }
             done += len as u64;
         }
@@ -289,7 +343,7 @@ impl Work<'_> {
     fn changed(&self, bytes: &[u8], known: &[u128]) -> Vec<(usize, usize, Vec<u128>)> {
         let mut runs: Vec<(usize, usize, Vec<u128>)> = Vec::new();
         for (number, (block, known)) in bytes.chunks(BLOCK_BYTES).zip(known).enumerate() {
-            let hash = XxHash3_128::oneshot_with_seed(self.seed, block);
+            let hash = XxHash3_128::oneshot_with_seed(self.shared.seed, block);
             if hash == *known && hash != 0 {
                 continue;
             }

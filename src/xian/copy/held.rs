@@ -64,6 +64,9 @@ impl Held<'_> {
             blocks::write(&to, &runs, stamp.bytes, &mut known.hashes)?;
             known.stamp = stamp.is_older_than(self.began).then_some(*stamp);
         }
+        for run in self.later.runs {
+            copier.shared.give_back(run);
+        }
         copier.forget_all_but(&self.files)?;
         let path = LatestBlock::path(&copier.copy);
         let json = self.block.to_json();
@@ -189,7 +192,7 @@ impl Copier {
             }
             let kept = later.runs.iter().map(Run::bytes).sum();
             let how = (When::Later { kept }, self.threads);
-            let read = blocks::copy(&mut left, how, self.seed, stop, stats);
+            let read = blocks::copy(&mut left, how, &self.shared, stop, stats);
             for job in left {
                 self.known.entry(job.path.clone()).or_default().hashes = job.hashes;
                 later.files.insert(job.path, job.stamp);

@@ -41,7 +41,8 @@
 //! * Nothing in the storage is opened for writing, locked or changed; libhdf5 opens
 //!   nothing there; no symbolic link is followed to a file.
 //! * Memory: a megabyte for each gigabyte of files that are not cloned, some 60 bytes for
-//!   each part of those that are, and up to 64 MiB of a held copy.
+//!   each part of those that are, and up to 64 MiB of a held copy (in twice as much at the
+//!   worst), of which 16 stay.
 //! * Disk: as much as the storage has, less what it shares where files are cloned. A
 //!   gigabyte stays free for the node, else nothing is copied.
 //! * The copy of one time is brought up to date for the next: only what changed is read.
@@ -60,7 +61,7 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
-use self::blocks::{Hashes, Job, When};
+use self::blocks::{Hashes, Job, Shared, When};
 pub use self::held::{Copied, Held};
 use self::sharing::Pristine;
 use super::layout::{CONTRACTS, RUN, StateFile, state_files};
@@ -101,8 +102,7 @@ pub struct Copier {
     known: BTreeMap<PathBuf, Known>,
     /// Whether files can be cloned; known once one was tried.
     clones: Option<bool>,
-    /// What the hashes are made with: nobody who writes values can know it.
-    seed: u64,
+    shared: Shared,
 }
 
 /// A file as it was copied.
@@ -140,7 +140,7 @@ impl Copier {
             threads,
             known: BTreeMap::new(),
             clones: None,
-            seed: rand::random(),
+            shared: Shared::new(),
         })
     }
 
@@ -208,7 +208,7 @@ impl Copier {
         // One thread: the node has the other cores.
         let how = (When::Now, NonZeroUsize::MIN);
         let job_alone = std::slice::from_mut(&mut job);
-        let copied = blocks::copy(job_alone, how, self.seed, stop, stats);
+        let copied = blocks::copy(job_alone, how, &self.shared, stop, stats);
         let known = self.known.entry(job.path).or_default();
         (known.hashes, known.is_clone) = (job.hashes, false);
         if copied.is_ok() {

@@ -24,7 +24,7 @@ use nix::sys::statfs::{XFS_SUPER_MAGIC, fstatfs};
 
 use crate::xian::stamp::FileStamp;
 
-/// The page cache is asked about so much of a file at a time, and where something waits
+/// The page cache is asked about so much of a file at a time, and where some of it waits
 /// there, about half of it, down to a page: what waits is in memory, and what stands beside
 /// it may be on the disk alone.
 const MOST_ASKED: u64 = 4 << 20;
@@ -108,14 +108,22 @@ fn all_unwritten(file: &File, bytes: u64, found: &mut Vec<Range<u64>>) -> io::Re
     Ok(())
 }
 
+/// How much of a range waits to be written.
+enum Waiting {
+    None,
+    Some,
+    All,
+}
+
 /// The same in a range.
 fn unwritten(file: &File, range: Range<u64>, found: &mut Vec<Range<u64>>) -> io::Result<()> {
-    if !call::waits(file, &range)? {
-        return Ok(());
-    }
-    if range.end - range.start <= LEAST_ASKED {
-        found.push(range);
-        return Ok(());
+    match call::waits(file, &range)? {
+        Waiting::None => return Ok(()),
+        Waiting::Some if range.end - range.start > LEAST_ASKED => {}
+        Waiting::Some | Waiting::All => {
+            found.push(range);
+            return Ok(());
+        }
     }
     let middle = range.start + (range.end - range.start).div_ceil(2);
     unwritten(file, range.start..middle, found)?;
@@ -270,18 +278,19 @@ mod call {
         }
     }
 
-    /// Whether pages of a part of a file wait to be written, or are being written.
+    /// How many pages of a part of a file wait to be written, or are being written.
     #[cfg(any(
         target_arch = "x86_64",
         target_arch = "aarch64",
         target_arch = "riscv64"
     ))]
-    pub(super) fn waits(file: &File, range: &Range<u64>) -> io::Result<bool> {
+    pub(super) fn waits(file: &File, range: &Range<u64>) -> io::Result<Waiting> {
         const CACHESTAT: libc::c_long = 451;
         const DIRTY: usize = 1;
         const WRITEBACK: usize = 2;
         // linux/mman.h: offset and length; numbers of pages, of which two are used.
-        let asked: [u64; 2] = [range.start, range.end - range.start];
+        let bytes = range.end - range.start;
+        let asked: [u64; 2] = [range.start, bytes];
         let mut pages = [0_u64; 5];
         // SAFETY: both are as large as the call takes them, and nothing else is written.
         let told = unsafe {
@@ -294,7 +303,12 @@ mod call {
             )
         };
         nix::errno::Errno::result(told)?;
-        Ok(pages[DIRTY] > 0 || pages[WRITEBACK] > 0)
+        // A page may be in both numbers.
+        Ok(match pages[DIRTY].max(pages[WRITEBACK]) {
+            0 => Waiting::None,
+            most if most >= bytes.div_ceil(LEAST_ASKED) => Waiting::All,
+            _ => Waiting::Some,
+        })
     }
 
     #[cfg(not(any(
@@ -302,7 +316,7 @@ mod call {
         target_arch = "aarch64",
         target_arch = "riscv64"
     )))]
-    pub(super) fn waits(_: &File, _: &Range<u64>) -> io::Result<bool> {
+    pub(super) fn waits(_: &File, _: &Range<u64>) -> io::Result<Waiting> {
         Err(io::ErrorKind::Unsupported.into())
     }
 }
