@@ -242,6 +242,10 @@ hold_minutes = 3
 # Blocks between two snapshots, at least 10.
 snapshot_interval = 1000
 
+# Whether each snapshot comes with a delta from the one before, for nodes that have that
+# one: what changed, where that is less than half. It goes when its snapshot does.
+deltas = true
+
 # At such a height the node waits after its Commit while the last changes are copied:
 # for so many milliseconds at most, 10 to 1000. What takes longer is left out, and said.
 commit_hold_ms = 250

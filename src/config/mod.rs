@@ -103,6 +103,8 @@ pub struct XianConfig {
     pub state_patches: Option<PathBuf>,
     /// Blocks between two snapshots.
     pub snapshot_interval: u64,
+    /// Whether a delta from the snapshot before is made as well.
+    pub deltas: bool,
     /// The longest time that the answer to Commit is held for a copy, milliseconds.
     pub commit_hold_ms: u32,
     /// The folder in which the copy lies; relative to the home. Without it: the home.
@@ -116,6 +118,7 @@ impl Default for XianConfig {
             storage: None,
             state_patches: None,
             snapshot_interval: 1000,
+            deltas: true,
             commit_hold_ms: 250,
             copy_in: None,
         }

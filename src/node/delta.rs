@@ -1,5 +1,6 @@
 //! `delta`: what leads from one state to another, as a snapshot of its own. Blocking.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use tokio_util::sync::CancellationToken;
@@ -7,9 +8,9 @@ use tokio_util::sync::CancellationToken;
 use super::command::{DeltaCommand, DeltaMade, Failure, FailureCode};
 use super::content::{self, Content, Reading};
 use super::progress::{Reporter, byte_progress};
-use crate::snapshot::{Manifest, ManifestId, SnapshotFields};
+use crate::snapshot::{Manifest, ManifestId, SnapshotFields, StateFields};
 use crate::state::{Change, ChunkSize, Difference, Differences, encode};
-use crate::store::{Origin, Store};
+use crate::store::{Origin, Spool, Store};
 
 /// What comes after the chunks are made.
 const SEALING: &str = "writing the archive and reading it back";
@@ -30,29 +31,14 @@ pub(super) fn delta(
     if !base.takes_a_delta() {
         return Err(content::too_many_deltas(base.manifest().id()));
     }
-    reporter.phase_then("comparing the records of both states", SEALING);
-    let reading = Reading::new(reporter, cancel, base.chunk_bytes() + to.chunk_bytes());
-    let mut changes = 0;
-    let differences = Differences::new(base.records(&reading)?, to.records(&reading)?);
-    let differences = differences.map(|difference| {
-        changes += 1;
-        difference.map(Difference::into_change)
-    });
     let mut spool = store.publish()?;
-    let base_id = base.manifest().id();
-    let state = encode(ChunkSize::MAX, Some(base_id), differences, |chunk| {
+    let keep = |chunk: &[u8]| {
         spool.push(chunk)?;
         Ok(())
-    })?;
-    reporter.phase(SEALING);
-    let mut progress = byte_progress(reporter, cancel);
-    let fields = SnapshotFields {
-        // Over other chunks it is another.
-        hash: None,
-        ..fields(to.manifest())
     };
-    let archive = spool.finish_state(fields, state, Origin::Loaded, false, &mut progress)?;
-    let made = archive.manifest();
+    let (state, changes) = differences(&base, &to, keep, reporter, cancel)?;
+    let as_what = (Origin::Loaded, false);
+    let made = seal(spool, &to, state, as_what, reporter, cancel)?;
     Ok(DeltaMade {
         manifest: made.id().to_string(),
         base: base.manifest().id().to_string(),
@@ -64,6 +50,88 @@ pub(super) fn delta(
         full_bytes: to.manifest().total_bytes(),
         seconds: started.elapsed().as_secs_f64(),
     })
+}
+
+/// Makes the delta to a snapshot that was harvested from the newest that was before it.
+/// False where there is none, or where the delta would have more than half of the bytes.
+pub(super) fn derive(
+    store: &Store,
+    to: &Manifest,
+    reporter: &Reporter,
+    cancel: &CancellationToken,
+) -> Result<bool, Failure> {
+    let stored = store.list().into_iter();
+    let earlier = stored.filter(|stored| {
+        let manifest = &stored.manifest;
+        let is_of_chain = manifest.chain_id() == to.chain_id() && manifest.state().is_some();
+        is_of_chain && stored.origin == Origin::Harvested && manifest.height() < to.height()
+    });
+    let Some(base) = earlier.max_by_key(|stored| stored.manifest.height()) else {
+        return Ok(false);
+    };
+    let base = Content::open(store, &base.manifest.id().to_string())?;
+    let to = Content::open(store, &to.id().to_string())?;
+    let most = to.manifest().total_bytes() / 2;
+    let mut bytes = 0;
+    let mut spool = store.publish()?.leaving_space();
+    let keep = |chunk: &[u8]| {
+        bytes += chunk.len() as u64;
+        if bytes > most {
+            let problem = format!("the delta has more than {most} bytes");
+            return Err(Failure::new(FailureCode::Policy, problem));
+        }
+        spool.push(chunk)?;
+        Ok(())
+    };
+    let state = match differences(&base, &to, keep, reporter, cancel) {
+        Err(_) if bytes > most => return Ok(false),
+        made => made?.0,
+    };
+    // What was harvested is.
+    let as_what = (Origin::Derived, true);
+    seal(spool, &to, state, as_what, reporter, cancel)?;
+    Ok(true)
+}
+
+/// Reads both states, and makes chunks of what differs; how many records those change.
+fn differences(
+    base: &Content,
+    to: &Content,
+    keep: impl FnMut(&[u8]) -> Result<(), Failure>,
+    reporter: &Reporter,
+    cancel: &CancellationToken,
+) -> Result<(StateFields, u64), Failure> {
+    reporter.phase_then("comparing the records of both states", SEALING);
+    let reading = Reading::new(reporter, cancel, base.chunk_bytes() + to.chunk_bytes());
+    let mut changes = 0;
+    let differences = Differences::new(base.records(&reading)?, to.records(&reading)?);
+    let differences = differences.map(|difference| {
+        changes += 1;
+        difference.map(Difference::into_change)
+    });
+    let base = base.manifest().id();
+    let state = encode(ChunkSize::MAX, Some(base), differences, keep)?;
+    Ok((state, changes))
+}
+
+/// Writes a delta to the state of `to`.
+fn seal(
+    spool: Spool,
+    to: &Content,
+    state: StateFields,
+    (origin, proven): (Origin, bool),
+    reporter: &Reporter,
+    cancel: &CancellationToken,
+) -> Result<Arc<Manifest>, Failure> {
+    reporter.phase(SEALING);
+    let mut progress = byte_progress(reporter, cancel);
+    let fields = SnapshotFields {
+        // Over other chunks it is another.
+        hash: None,
+        ..fields(to.manifest())
+    };
+    let archive = spool.finish_state(fields, state, origin, proven, &mut progress)?;
+    Ok(archive.manifest().clone())
 }
 
 /// Makes the full snapshot of a state that is here in deltas. True where it comes out as

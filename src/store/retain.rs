@@ -1,13 +1,16 @@
 //! What is removed to keep the limits: a pure decision over what is here.
 //!
-//! Only what came by itself goes by itself: what the harvest took, downloads that rest
-//! half done, and deltas that were fetched on the way to another snapshot. A complete snapshot that a person loaded or fetched stays
-//! until that person deletes it.
+//! Only what came by itself goes by itself: what the harvest took, deltas that were derived
+//! from that, downloads that rest half done, and deltas that were fetched on the way to
+//! another snapshot. A complete snapshot that a person loaded or fetched stays until that
+//! person deletes it.
 //!
 //! 1. Of each chain the newest `max_snapshots` harvested snapshots stay, by
 //!    height, then by order of arrival. What is pinned stays beside them. An
 //!    older one goes, unless a lease holds it.
-//! 2. While more bytes are here than the quota allows, one more goes: the oldest
+//! 2. A derived delta stays as long as a harvested snapshot of its height does: it leads
+//!    to that one.
+//! 3. While more bytes are here than the quota allows, one more goes: the oldest
 //!    arrival first, a leased one only when nothing else is left, the newest
 //!    harvested one of a chain last of all. What is pinned or being downloaded
 //!    never goes.
@@ -30,6 +33,8 @@ pub(super) struct Candidate<'a> {
     pub(super) complete: bool,
     /// It was taken from a node, without a person asking for this one.
     pub(super) harvested: bool,
+    /// It was made of such, likewise.
+    pub(super) derived: bool,
     pub(super) pinned: bool,
     /// Someone downloads it from us.
     pub(super) leased: bool,
@@ -67,13 +72,29 @@ pub(super) fn plan(candidates: &[Candidate], max_snapshots: u32, quota: Option<u
             }
         }
     }
+    let targets: BTreeSet<(&str, u64)> = candidates
+        .iter()
+        .filter(|candidate| candidate.harvested && !gone.contains(&candidate.id))
+        .map(|target| (target.chain_id, target.height))
+        .collect();
+    for candidate in candidates.iter().filter(|candidate| candidate.derived) {
+        if candidate.pinned || targets.contains(&(candidate.chain_id, candidate.height)) {
+            continue;
+        }
+        if candidate.leased {
+            plan.waiting.insert(candidate.id);
+        } else {
+            gone.insert(candidate.id);
+            plan.remove.push((candidate.id, RemovedBecause::Superseded));
+        }
+    }
     let mut left: Vec<&Candidate> = candidates
         .iter()
         .filter(|candidate| !gone.contains(&candidate.id))
         .collect();
     plan.kept_bytes = left.iter().map(|candidate| candidate.bytes).sum();
     left.retain(|candidate| {
-        let by_hand = candidate.complete && !candidate.harvested;
+        let by_hand = candidate.complete && !candidate.harvested && !candidate.derived;
         !candidate.pinned && !candidate.active && !by_hand
     });
     left.sort_by_key(|candidate| {
@@ -131,6 +152,7 @@ mod tests {
             bytes: 10,
             complete: true,
             harvested: true,
+            derived: false,
             pinned: false,
             leased: false,
             active: false,
@@ -200,6 +222,31 @@ mod tests {
         let full = plan(&all, 2, Some(0));
         assert_eq!(removed(&full), [id(2), id(3), id(5)]);
         assert_eq!(full.kept_bytes, 30);
+    }
+
+    #[test]
+    fn a_derived_delta_goes_with_the_snapshot_that_it_leads_to() {
+        let mut all: Vec<Candidate> = (1..=3).map(snapshot).collect();
+        let delta = |name: u64, height: u64| Candidate {
+            height,
+            bytes: 1,
+            harvested: false,
+            derived: true,
+            ..snapshot(name)
+        };
+        all.extend([delta(12, 2), delta(13, 3)]);
+        assert_eq!(removed(&plan(&all, 2, None)), [id(1)], "it is not counted");
+        let by_age = plan(&all, 1, None);
+        assert_eq!(removed(&by_age), [id(2), id(1), id(12)]);
+        assert_eq!(by_age.kept_bytes, 11);
+        all[3].leased = true;
+        let leased = plan(&all, 1, None);
+        assert_eq!(leased.waiting, BTreeSet::from([id(12)]));
+        all[3].pinned = true;
+        assert_eq!(
+            removed(&plan(&all, 1, Some(0))),
+            [id(2), id(1), id(13), id(3)]
+        );
     }
 
     #[test]

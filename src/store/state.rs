@@ -552,6 +552,7 @@ impl State {
                     // What a person asked for is all here, or on its way.
                     complete: is_whole || !record.marks.only.is_empty(),
                     harvested: record.marks.origin == Origin::Harvested,
+                    derived: record.marks.origin == Origin::Derived,
                     pinned: record.marks.pinned,
                     leased: record.is_leased(now),
                     active: record.active,

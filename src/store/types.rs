@@ -51,26 +51,29 @@ pub enum Origin {
     Fetched,
     /// The same, as a way to another one only: a delta on top of what was here.
     Step,
+    /// A delta that was made here of what was harvested, without a person asking for it.
+    Derived,
 }
 
 impl Origin {
-    /// The word for people and scripts: loaded, harvested, fetched, step.
+    /// The word for people and scripts: loaded, harvested, fetched, step, derived.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Loaded => "loaded",
             Self::Harvested => "harvested",
             Self::Fetched => "fetched",
             Self::Step => "step",
+            Self::Derived => "derived",
         }
     }
 
     /// Of a snapshot that came twice: what a person brought stays as it was, what was
-    /// harvested becomes a person's, and a step whatever it comes as.
+    /// harvested or derived becomes a person's, and a step whatever it comes as.
     pub(super) fn or(self, later: Self) -> Self {
         match (self, later) {
             (Self::Step, later) => later,
             (before, Self::Step) => before,
-            (Self::Harvested, later) => later,
+            (Self::Harvested | Self::Derived, later) => later,
             (Self::Loaded | Self::Fetched, _) => self,
         }
     }

@@ -14,7 +14,8 @@ use crate::comet::Node;
 use crate::process::{Daemon, Home, eventually};
 use crate::support::*;
 
-/// What the files of two states are made of; a node goes from one to the other and back.
+/// What the files of two states are made of, which have nothing in common; a node goes
+/// from one to the other and back, and ends with the second.
 struct States([PathBuf; 2]);
 
 impl States {
@@ -31,7 +32,7 @@ impl States {
 
     /// Writes the state of a block into a storage, in place.
     fn write(&self, height: i64, storage: &Path) {
-        let from = &self.0[(height % 2) as usize];
+        let from = &self.0[usize::from(height % 2 == 1 || height >= 40)];
         for folder in ["contract_state", "run_state"] {
             fs::create_dir_all(storage.join(folder)).unwrap();
             for file in fs::read_dir(from.join(folder)).unwrap() {
@@ -114,19 +115,25 @@ fn app(states: States, storage: PathBuf, spoiled: i64) -> FakeApp {
     })
 }
 
-/// Height and CID of what is here, newest first.
+/// Height and CID of the snapshots that are here, newest first.
 fn here(home: &Home) -> Vec<(i64, String)> {
+    listed(home, "harvested", "manifest")
+}
+
+/// Height and base of the deltas that were made of them.
+fn derived(home: &Home) -> Vec<(i64, String)> {
+    listed(home, "derived", "base")
+}
+
+fn listed(home: &Home, origin: &str, name: &str) -> Vec<(i64, String)> {
     let listed = home.run(["list"]).ok();
+    let all = listed["snapshots"].as_array().unwrap().iter();
     let line = |one: &Value| {
         assert_eq!(one["app_hash_confirmed"], true);
-        assert_eq!(one["origin"], "harvested");
-        let cid = one["manifest"].as_str().unwrap().to_owned();
+        let cid = one[name].as_str().unwrap().to_owned();
         (one["height"].as_i64().unwrap(), cid)
     };
-    listed["snapshots"]
-        .as_array()
-        .unwrap()
-        .iter()
+    all.filter(|one| one["origin"] == origin)
         .map(line)
         .collect()
 }
@@ -190,6 +197,8 @@ fn a_running_node_is_copied_at_commit_and_its_state_becomes_the_snapshot_of_a_st
     assert_eq!(here(&home)[0], cids[1]);
 
     has_made(&adapter, 20);
+    let delta = (20, cids[0].1.clone());
+    assert_eq!(derived(&home), [delta.clone()]);
     // What is damaged is no snapshot, and said; the next one is made.
     chain.blocks_until(31);
     let failed = standing(&daemon, "a failure", |xian| xian["failed"] == 1);
@@ -204,6 +213,8 @@ fn a_running_node_is_copied_at_commit_and_its_state_becomes_the_snapshot_of_a_st
         (here(&home) == [cids[2].clone(), cids[1].clone()]).then_some(())
     });
     assert_eq!(last["skipped"], 0, "{last}");
+    has_made(&adapter, 40);
+    assert_eq!(derived(&home), [delta], "all of it has changed since");
     let text = eventually("all is well", || {
         let xian = daemon.status()["xian"].clone();
         xian["last_error"].is_null().then_some(xian)

@@ -9,10 +9,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::publish::{Making, Published, publish};
 use crate::node::command::{CopyCommand, Failure, FailureCode, StatePublished};
+use crate::node::delta;
 use crate::node::failure::blocking;
 use crate::node::progress::Reporter;
 use crate::node::services::{Services, count};
 use crate::node::trust;
+use crate::snapshot::Manifest;
 use crate::store::{Origin, Store};
 use crate::xian::LatestBlock;
 
@@ -33,7 +35,7 @@ pub(in crate::node) async fn publish_copy(
     let _turn = services.intake.lock().await;
     let height = command.height;
     services.set_making(Some(height));
-    let (own, reporter, cancel) = (services.clone(), reporter.clone(), cancel.clone());
+    let (own, to_tell, token) = (services.clone(), reporter.clone(), cancel.clone());
     let made = blocking(move || {
         let Services {
             store,
@@ -41,7 +43,7 @@ pub(in crate::node) async fn publish_copy(
             trust,
             ..
         } = &*own;
-        let made = make(store, &command, app_hash.into(), &reporter, &cancel)?;
+        let made = make(store, &command, app_hash.into(), &to_tell, &token)?;
         trust::say_computed(store, identity, trust, &made.manifest);
         Ok(made)
     });
@@ -53,14 +55,37 @@ pub(in crate::node) async fn publish_copy(
     count(&services.counters.states_made);
     services.shelf_changed().await;
     let manifest = &published.manifest;
-    Ok(StatePublished {
+    let told = StatePublished {
         published: manifest.id().to_string(),
         height,
         records: published.records,
         chunks: manifest.chunk_count(),
         bytes: manifest.total_bytes(),
         seconds: began.elapsed().as_secs_f64(),
-    })
+    };
+    if services.config.xian.deltas {
+        derive(services, published.manifest, reporter, cancel).await;
+    }
+    Ok(told)
+}
+
+/// Makes the delta to it. Who cannot make one has the snapshot all the same.
+async fn derive(
+    services: &Arc<Services>,
+    to: Arc<Manifest>,
+    reporter: &Reporter,
+    cancel: &CancellationToken,
+) {
+    let (own, reporter, cancel) = (services.clone(), reporter.clone(), cancel.clone());
+    let height = to.height();
+    let derived = blocking(move || delta::derive(&own.store, &to, &reporter, &cancel));
+    match derived.await {
+        Ok(true) => services.shelf_changed().await,
+        Ok(false) => {}
+        Err(failure) => {
+            tracing::warn!(height, error = %failure, "no delta was made to the snapshot");
+        }
+    }
 }
 
 fn make(
