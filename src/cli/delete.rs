@@ -28,5 +28,12 @@ pub(super) fn text(outcome: &Outcome) -> Option<String> {
     let Outcome::Changed(changed) = outcome else {
         return None;
     };
-    Some(format!("Deleted: {}\n", text::safe(&changed.manifest)))
+    let mut told = format!("Deleted: {}\n", text::safe(&changed.manifest));
+    for delta in &changed.needed_by {
+        told += &format!(
+            "The delta {} builds on it: nothing here can read that one now; whoever has the base can\n",
+            text::safe(delta)
+        );
+    }
+    Some(told)
 }

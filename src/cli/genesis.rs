@@ -47,11 +47,18 @@ pub(super) fn text(outcome: &Outcome) -> Option<String> {
     let Outcome::Genesis(genesis) = outcome else {
         return None;
     };
-    Some(format!(
+    let mut told = format!(
         "Wrote {} ({}): the state of height {}, {}\n",
         text::safe(&genesis.file.display().to_string()),
         text::bytes(genesis.file_bytes),
         genesis.height,
         text::safe(&genesis.manifest),
-    ))
+    );
+    if genesis.without_value > 0 {
+        told += &format!(
+            "Left out: {} without a value\n",
+            text::count(genesis.without_value, "key", "keys")
+        );
+    }
+    Some(told)
 }

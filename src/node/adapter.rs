@@ -180,11 +180,19 @@ fn copy_settings(
         let hint = "name the storage of the application with --xian, as ~/.cometbft/xian";
         return Err(Failure::new(FailureCode::Usage, message).hint(hint));
     }
-    let state_patches = options.state_patches.clone();
+    let named = xian.state_patches.as_ref().map(here);
+    let state_patches = options.state_patches.clone().or(named);
+    // Without it the snapshots would have another CID than those of other nodes.
+    if let Some(path) = state_patches.as_ref().filter(|path| !path.is_file()) {
+        let message = format!("there is no file {}", path.display());
+        let hint = "name the chain's state_patches.json with --state-patches, or as \
+                    xian.state_patches in config.toml";
+        return Err(Failure::new(FailureCode::Usage, message).hint(hint));
+    }
     let settings = CopySettings {
         home: home.to_owned(),
         storage,
-        state_patches: state_patches.or_else(|| xian.state_patches.as_ref().map(here)),
+        state_patches,
         copy: xian.copy(home),
         // The settings were checked when they were read.
         interval: NonZeroU64::new(xian.snapshot_interval).unwrap_or(NonZeroU64::MAX),

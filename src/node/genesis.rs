@@ -46,6 +46,7 @@ fn of_xian(
     for record in content.records(&reading)? {
         genesis.put(&record?)?;
     }
+    let without_value = genesis.without_value();
     let file = genesis.finish()?.into_inner().map_err(|error| {
         let (error, writer) = error.into_parts();
         Failure::from(writer.get_ref().failed(error))
@@ -56,6 +57,7 @@ fn of_xian(
         app_hash: hex::encode_upper(&block.app_hash),
         file_bytes: file.finish()?,
         file: command.file.clone(),
+        without_value,
     })
 }
 

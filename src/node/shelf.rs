@@ -119,7 +119,11 @@ pub(super) fn verify(
             {
                 return Err(moved_aside(&id, &file));
             }
-            let id = find(store, &id.to_string())?.manifest.id();
+            let stored = find(store, &id.to_string())?;
+            if !stored.only.is_empty() {
+                return Err(is_part(&stored));
+            }
+            let id = stored.manifest.id();
             let verified = store.verify(&id, &mut progress);
             verified.map_err(|error| match (error, aside(store, &id)) {
                 (StoreError::Damaged { .. }, Some(file)) => moved_aside(&id, &file),
@@ -137,6 +141,15 @@ pub(super) fn verify(
         verified_bytes: verified.bytes,
         seconds: started.elapsed().as_secs_f64(),
     })
+}
+
+/// Nothing can be said of a part as a whole.
+fn is_part(stored: &Stored) -> Failure {
+    let id = stored.manifest.id();
+    let message = format!("{id} is here for some contracts only");
+    Failure::new(FailureCode::NotFound, message).hint(format!(
+        "`snapswarm dump {id} FILE --format jsonl` reads and checks those; `snapswarm fetch {id}`          gets the rest"
+    ))
 }
 
 /// A file is written into a folder that is there.
@@ -157,7 +170,16 @@ pub(super) fn delete(store: &Store, id: &str) -> Result<Changed, Failure> {
     if store.get(&id).is_some_and(|stored| stored.downloading) {
         return Err(StoreError::DownloadOpen(id).into());
     }
-    changed(store, &id, store.delete(&id), "deleted")
+    let mut changed = changed(store, &id, store.delete(&id), "deleted")?;
+    let deltas = store.list().into_iter();
+    let deltas = deltas.filter(|stored| {
+        let content = stored.manifest.state();
+        content.is_some_and(|content| content.base() == Some(id))
+    });
+    changed.needed_by = deltas
+        .map(|delta| delta.manifest.id().to_string())
+        .collect();
+    Ok(changed)
 }
 
 /// Carries out `pin`.
@@ -187,6 +209,7 @@ fn changed(
     Ok(Changed {
         manifest: id.to_string(),
         done: done.to_owned(),
+        needed_by: Vec::new(),
     })
 }
 

@@ -418,6 +418,22 @@ mod tests {
     }
 
     #[test]
+    fn a_step_that_is_held_stays_and_what_needs_its_room_fails_until_it_is_let_go() {
+        let home = tempfile::tempdir().unwrap();
+        let (one, chunk) = snapshot(1);
+        let (other, _) = snapshot(2);
+        let store = open(home.path(), Some(CHUNK_BYTES as u64 * 3 / 2));
+        let hold = store.hold(&[one.id()]);
+        bring(&store, &one, &chunk);
+        let refused = store.begin_download(other.clone());
+        assert!(matches!(refused, Err(StoreError::OverQuota { .. })));
+        assert!(store.get(&one.id()).is_some());
+        drop(hold);
+        store.begin_download(other).unwrap();
+        assert!(store.get(&one.id()).is_none());
+    }
+
+    #[test]
     fn a_step_goes_where_another_one_needs_its_room() {
         let home = tempfile::tempdir().unwrap();
         let (one, chunk) = snapshot(1);

@@ -98,6 +98,23 @@ use entry::Entry;
 use home::Home;
 use state::{Inner, Record};
 
+/// Keeps snapshots from being removed by the quota, as long as it lives.
+pub struct Hold {
+    store: Arc<Inner>,
+    held: Vec<ManifestId>,
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        let mut state = self.store.state();
+        for id in &self.held {
+            if let Some(at) = state.held.iter().position(|held| held == id) {
+                state.held.swap_remove(at);
+            }
+        }
+    }
+}
+
 /// The store of one home; clones are handles to the same one. The home is free
 /// for others when the last handle, spool and download are gone.
 #[derive(Clone)]
@@ -204,6 +221,16 @@ impl Store {
     /// download that is begun has its bytes already.
     pub fn room(&self) -> u64 {
         self.0.room()
+    }
+
+    /// Keeps these from being removed by the quota, those that come later as well. What
+    /// cannot come beside them fails.
+    pub fn hold(&self, ids: &[ManifestId]) -> Hold {
+        self.0.state().held.extend(ids);
+        Hold {
+            store: self.0.clone(),
+            held: ids.to_vec(),
+        }
     }
 
     /// Bytes that this user can still write to the disk of the home.

@@ -38,7 +38,7 @@ pub(super) struct Candidate<'a> {
     pub(super) pinned: bool,
     /// Someone downloads it from us.
     pub(super) leased: bool,
-    /// It is being downloaded here.
+    /// It is being downloaded here, or held.
     pub(super) active: bool,
 }
 

@@ -56,6 +56,9 @@ pub(super) struct State {
     /// Downloads whose files are being made.
     starting: BTreeSet<ManifestId>,
     next_sequence: u64,
+    /// Snapshots that are being read: no quota removes them. Once for each
+    /// [`Hold`](super::Hold).
+    pub(super) held: Vec<ManifestId>,
     /// Bytes of the quota set aside for files in the spool.
     reserved: u64,
     /// Removals that `enforce` has not told yet.
@@ -555,7 +558,7 @@ impl State {
                     derived: record.marks.origin == Origin::Derived,
                     pinned: record.marks.pinned,
                     leased: record.is_leased(now),
-                    active: record.active,
+                    active: record.active || self.held.contains(id),
                 }
             })
             .collect();

@@ -34,6 +34,7 @@ pub struct GenesisWriter<W> {
     /// They follow everything else.
     nonces: BufWriter<File>,
     is_first_nonce: bool,
+    without_value: u64,
 }
 
 #[derive(Serialize)]
@@ -59,12 +60,14 @@ impl<W: Write> GenesisWriter<W> {
             is_first: true,
             nonces: BufWriter::new(nonces),
             is_first_nonce: true,
+            without_value: 0,
         })
     }
 
     /// Adds a record, if a genesis holds such.
     pub fn put(&mut self, record: &Record) -> Result<(), XianError> {
         let Some(value) = record.value() else {
+            self.without_value += 1;
             return Ok(());
         };
         if record.key().as_bytes() == b"__compiled__" {
@@ -101,6 +104,11 @@ impl<W: Write> GenesisWriter<W> {
             let (key, value) = (&format!("{file}.{group}")[..], &*value);
             entry(&mut self.to, &mut self.is_first, &Entry { key, value })
         }
+    }
+
+    /// How many records have no value, and so no place in it.
+    pub fn without_value(&self) -> u64 {
+        self.without_value
     }
 
     /// All records are in; gives back what it was written to.
@@ -146,17 +154,31 @@ mod tests {
         Record::new(place, value, Stamp::Int(-1)).unwrap()
     }
 
-    fn genesis(records: &[Record]) -> Result<String, XianError> {
+    fn writer() -> GenesisWriter<Vec<u8>> {
         let block = LatestBlock {
             height: 7,
             app_hash: Bytes::from_static(b"ab"),
         };
         let nonces = tempfile::tempfile().unwrap();
-        let mut writer = GenesisWriter::new(Vec::new(), &block, nonces)?;
+        GenesisWriter::new(Vec::new(), &block, nonces).unwrap()
+    }
+
+    fn genesis(records: &[Record]) -> Result<String, XianError> {
+        let mut writer = writer();
         for record in records {
             writer.put(record)?;
         }
         Ok(String::from_utf8(writer.finish()?).unwrap())
+    }
+
+    #[test]
+    fn what_has_no_value_is_left_out_and_counted() {
+        let mut writer = writer();
+        for value in [None, Some("1"), None] {
+            let record = record("contract_state/con_x", b"a", value);
+            writer.put(&record).unwrap();
+        }
+        assert_eq!(writer.without_value(), 2);
     }
 
     #[test]

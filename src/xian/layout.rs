@@ -27,7 +27,7 @@ use crate::state::{Scope, StateError};
 /// The folder of contracts.
 pub(super) const CONTRACTS: &str = "contract_state";
 /// The folder of all that is no contract's.
-pub(super) const RUN: &str = "run_state";
+pub const RUN: &str = "run_state";
 /// Names that begin so stand in [`RUN`].
 const RUN_MARK: &str = "__";
 /// The scope of the nonces that transactions have used.

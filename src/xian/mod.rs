@@ -49,7 +49,7 @@ pub use copy::{Copied, Copier, CopyStats, Held};
 pub use error::XianError;
 pub use genesis::GenesisWriter;
 pub use latest::LatestBlock;
-pub use layout::NONCES;
+pub use layout::{NONCES, RUN};
 pub use patches::patches_hash;
 pub use restore::{
     KEPT, Restore, RestoreStats, accept, discard_old, has_left_something, is_as_restored,

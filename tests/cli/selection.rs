@@ -84,6 +84,14 @@ fn the_chunks_of_a_contract_come_alone_and_are_no_snapshot_for_anybody() {
     let car = out.path().join("x.car");
     joiner.run(["dump", &cid, car.to_str().unwrap()]).failed(3);
     joiner.run(["diff", &cid, &cid]).failed(3);
+    let said = joiner.run(["verify", &cid]).failed(3);
+    assert!(
+        said["message"]
+            .as_str()
+            .unwrap()
+            .contains("for some contracts only"),
+        "{said}"
+    );
     let genesis = ["genesis", "--from", &cid, "--format", "xian", "--out"];
     joiner
         .run([&genesis[..], &[car.to_str().unwrap()]].concat())

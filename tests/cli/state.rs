@@ -569,6 +569,11 @@ async fn a_delta_is_the_same_everywhere_and_far_smaller_than_the_state() {
         "holds no records",
     )
     .await;
+    let deleted = stdout(&run(home, &["delete", &base]).await);
+    assert!(
+        deleted.contains(&format!("The delta {cid} builds on it")),
+        "{deleted}"
+    );
 }
 
 #[tokio::test]

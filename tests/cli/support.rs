@@ -106,6 +106,7 @@ impl Carrier for Fake {
             Command::Pin(asked) => Ok(Outcome::Changed(Changed {
                 manifest: asked.manifest,
                 done: "pinned".to_owned(),
+                needed_by: Vec::new(),
             })),
             Command::Verify(_) => Err(failure(FailureCode::Verification, "chunk 3 is wrong")),
             Command::Show(_) => Err(failure(FailureCode::NotFound, "evil\u{1b}[2J\u{9b}")),

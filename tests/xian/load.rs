@@ -95,6 +95,14 @@ fn a_snapshot_is_told_with_its_records_in_the_log_and_in_words() {
         assert!(line.contains(fact), "{fact}: {line}");
     }
     assert!(line.contains("38"), "{line}");
+    assert!(!log.contains("without nonces"), "{log}");
+    std::fs::remove_dir_all(storage.join("run_state")).unwrap();
+    let told = home.run(load(&storage, &CHAIN));
+    assert!(
+        told.stderr().contains("has no run_state"),
+        "{}",
+        told.stderr()
+    );
 }
 
 #[test]

@@ -197,13 +197,17 @@ fn a_running_node_is_copied_at_commit_and_its_state_becomes_the_snapshot_of_a_st
     assert_eq!(here(&home)[0], cids[1]);
 
     has_made(&adapter, 20);
-    let delta = (20, cids[0].1.clone());
-    assert_eq!(derived(&home), [delta.clone()]);
+    let deltas = [(20, cids[0].1.clone())];
+    assert_eq!(derived(&home), deltas);
     // What is damaged is no snapshot, and said; the next one is made.
     chain.blocks_until(31);
     let failed = standing(&daemon, "a failure", |xian| xian["failed"] == 1);
     let said = failed["last_error"].as_str().unwrap();
-    for part in ["height 30", "contract_state/con_001"] {
+    for part in [
+        "height 30",
+        "contract_state/con_001",
+        "the copy of the node's",
+    ] {
         assert!(said.contains(part), "{said}");
     }
     assert_eq!(failed["newest_height"], 20);
@@ -214,7 +218,7 @@ fn a_running_node_is_copied_at_commit_and_its_state_becomes_the_snapshot_of_a_st
     });
     assert_eq!(last["skipped"], 0, "{last}");
     has_made(&adapter, 40);
-    assert_eq!(derived(&home), [delta], "all of it has changed since");
+    assert_eq!(derived(&home), deltas, "all of it has changed since");
     let text = eventually("all is well", || {
         let xian = daemon.status()["xian"].clone();
         xian["last_error"].is_null().then_some(xian)
@@ -297,6 +301,9 @@ fn a_copy_where_the_storage_is_and_patches_without_a_storage_are_wrong_use() {
     told(&adapter(&patches), "there is no such file");
     fs::write(patches[1], "{}").unwrap();
     told(&adapter(&patches), "--xian");
+    home.configure("[xian]\nstorage = \"xian\"\nstate_patches = \"none.json\"\n");
+    told(&adapter(&[]), "none.json");
+    home.configure(&in_storage);
     let file = ["--xian", patches[1]];
     told(&adapter(&file), "is no folder");
 }

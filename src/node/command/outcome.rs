@@ -311,7 +311,7 @@ pub struct SnapshotSummary {
     #[serde(default)]
     pub app_hash_confirmed: bool,
     /// How it came here: loaded, harvested, fetched; step, where it was fetched on the way
-    /// to another one.
+    /// to another one; derived, a delta that the daemon made.
     pub origin: String,
     /// Of one that is not complete: the contracts (scopes) that were asked for, where no
     /// more is to come.
@@ -406,6 +406,9 @@ pub struct Changed {
     pub manifest: String,
     /// What was done: deleted, pinned, unpinned.
     pub done: String,
+    /// Of what was deleted: CIDs of deltas that are here and build on it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub needed_by: Vec<String>,
 }
 
 /// Of `limits`: what is in force now.

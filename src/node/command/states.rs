@@ -105,4 +105,6 @@ pub struct GenesisWritten {
     pub file: PathBuf,
     /// Its size.
     pub file_bytes: u64,
+    /// Keys that are left out: they have no value.
+    pub without_value: u64,
 }

@@ -24,7 +24,7 @@ mod trials;
 
 pub(super) use authority::wrong_chain;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -79,6 +79,7 @@ pub(super) async fn fetch(
     let except: Result<BTreeSet<ManifestId>, _> =
         command.except.iter().map(|id| id.parse()).collect();
     let mut rest = Rest::new(&command.target, except?);
+    let mut spent = BTreeMap::new();
     loop {
         let search = Search {
             services,
@@ -120,12 +121,14 @@ pub(super) async fn fetch(
             room_for: &command.room_for,
             is_step: false,
         };
-        let gathered = match shortcut::take(services, &found, &wanted, reporter, cancel).await? {
+        let shorter = shortcut::take(services, &found, &wanted, &mut spent, reporter, cancel);
+        let gathered = match shorter.await? {
             Some(made) => Gathered::Complete(made),
             None => gather(services, found, &wanted, reporter, cancel).await?,
         };
         match gathered {
             Gathered::Complete(mut fetched) => {
+                shortcut::count_in(&mut fetched, &spent);
                 if let Some(dir) = &command.out {
                     export(services, id, dir.clone(), reporter, cancel).await?;
                 }

@@ -47,11 +47,13 @@ struct Shortcut {
 }
 
 /// Makes the snapshot that was found of what is here and of deltas, where that takes
-/// fewer bytes. Nothing where it does not, or did not work.
+/// fewer bytes. Nothing where it does not, or did not work; what came from whom until then
+/// is in `spent`.
 pub(super) async fn take(
     services: &Arc<Services>,
     found: &Found,
     wanted: &Wanted<'_>,
+    spent: &mut BTreeMap<String, u64>,
     reporter: &Reporter,
     cancel: &CancellationToken,
 ) -> Result<Option<Fetched>, Failure> {
@@ -98,6 +100,9 @@ pub(super) async fn take(
             reporter.note(format!(
                 "fetching the snapshot itself, not by deltas: {why}"
             ));
+            for (peer, bytes) in received {
+                *spent.entry(peer).or_default() += bytes;
+            }
             return Ok(None);
         }
     }
@@ -117,15 +122,32 @@ pub(super) async fn take(
         proven: false,
         app_hash_confirmed: found.proof.is_some(),
         app_hash: manifest.app_hash().map(hex::encode_upper),
-        peers: received
-            .into_iter()
-            .map(|(peer_id, bytes)| PeerBytes { peer_id, bytes })
-            .collect(),
+        peers: shares(received),
         state: manifest.state().is_some(),
         only: Vec::new(),
         basis: None,
         base: None,
     }))
+}
+
+/// Counts in what came for a shortcut that led nowhere.
+pub(super) fn count_in(fetched: &mut Fetched, spent: &BTreeMap<String, u64>) {
+    let bytes: u64 = spent.values().sum();
+    fetched.received_bytes += bytes;
+    fetched.wasted_bytes += bytes;
+    let mut received = spent.clone();
+    for peer in fetched.peers.drain(..) {
+        *received.entry(peer.peer_id).or_default() += peer.bytes;
+    }
+    fetched.peers = shares(received);
+}
+
+/// What came from whom.
+fn shares(received: BTreeMap<String, u64>) -> Vec<PeerBytes> {
+    let shares = received.into_iter();
+    shares
+        .map(|(peer_id, bytes)| PeerBytes { peer_id, bytes })
+        .collect()
 }
 
 /// Fetches the deltas and makes the snapshot; false where another one came out.
@@ -148,6 +170,8 @@ async fn go(
             count => format!("{count} deltas"),
         }
     ));
+    let all: Vec<ManifestId> = [shortcut.start].iter().chain(&steps).copied().collect();
+    let _hold = services.store.hold(&all);
     for step in &shortcut.steps {
         let step = Found {
             endorsements: Endorsements::none(step.id()),

@@ -22,6 +22,8 @@ use crate::store::Store;
 
 /// What the daemon says, among the logs of the home.
 const DAEMON_LOG: &str = "daemon.log";
+/// A log that has grown beyond this begins anew, and the one before is kept.
+const MAX_LOG_BYTES: u64 = 16 << 20;
 /// What a daemon that ends at once may have said.
 const SAID_BYTES: u64 = 64 << 10;
 /// Nobody else's business.
@@ -86,6 +88,7 @@ async fn background_daemon(home: &Path, bootstrap: &[Multiaddr]) -> Result<Seedi
             home.display()
         ))
     };
+    begin_anew(&log);
     let said_before = fs::metadata(&log).map_or(0, |found| found.len());
     let program = own_program()?;
     let child = spawn(&program, home, bootstrap, &log).map_err(|error| failed(&error))?;
@@ -106,6 +109,13 @@ async fn background_daemon(home: &Path, bootstrap: &[Multiaddr]) -> Result<Seedi
     let seconds = READY_PATIENCE.as_secs();
     let why = format!("process {process} does not answer after {seconds} seconds");
     Err(failed(&why))
+}
+
+/// A log that cannot be moved goes on.
+fn begin_anew(log: &Path) {
+    if fs::metadata(log).is_ok_and(|found| found.len() > MAX_LOG_BYTES) {
+        let _ = fs::rename(log, log.with_extension("log.1"));
+    }
 }
 
 /// A daemon that is not ready yet: it ends with whoever waits for it.
@@ -166,6 +176,22 @@ fn spawn(program: &Path, home: &Path, bootstrap: &[Multiaddr], log: &Path) -> io
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_log_that_has_grown_large_begins_anew_and_the_one_before_is_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let log = folder.path().join("daemon.log");
+        begin_anew(&log);
+        fs::write(&log, "short").unwrap();
+        begin_anew(&log);
+        assert!(log.exists());
+        let file = File::options().write(true).open(&log).unwrap();
+        file.set_len(MAX_LOG_BYTES + 1).unwrap();
+        begin_anew(&log);
+        assert!(!log.exists());
+        let before = fs::metadata(folder.path().join("daemon.log.1")).unwrap();
+        assert_eq!(before.len(), MAX_LOG_BYTES + 1);
+    }
 
     #[test]
     fn what_a_daemon_said_at_its_end_is_its_own_and_not_that_of_an_earlier_one() {

@@ -33,7 +33,7 @@ pub(in crate::node) async fn publish_copy(
         .map_err(|error| usage(format!("the application hash: {error}")))?;
     let began = Instant::now();
     let _turn = services.intake.lock().await;
-    let height = command.height;
+    let (height, copy) = (command.height, command.copy.display().to_string());
     services.set_making(Some(height));
     let (own, to_tell, token) = (services.clone(), reporter.clone(), cancel.clone());
     let made = blocking(move || {
@@ -49,6 +49,13 @@ pub(in crate::node) async fn publish_copy(
     });
     let made = made.await;
     services.set_making(None);
+    let made = made.map_err(|mut failure| {
+        if failure.message.contains(&copy) {
+            failure.message +=
+                " (this is the copy of the node's storage: look at the same file there)";
+        }
+        failure
+    });
     let published = made.inspect_err(|failure| {
         tracing::warn!(height, error = %failure, "no snapshot was made of the node's state");
     })?;

@@ -12,7 +12,7 @@ use crate::node::progress::{Reporter, byte_progress};
 use crate::snapshot::Manifest;
 use crate::state::ChunkSize;
 use crate::store::{Origin, Store};
-use crate::xian::{LatestBlock, Reading, XianError, XianSource};
+use crate::xian::{LatestBlock, RUN, Reading, XianError, XianSource};
 
 /// What is read ahead of the records that are being taken, at most: it lets all cores
 /// read while one takes.
@@ -56,6 +56,12 @@ pub(in crate::node) fn publish(
         return Err(Failure::new(FailureCode::Usage, failure));
     }
     expected(&block)?;
+    if !making.storage.join(RUN).is_dir() {
+        reporter.note(format!(
+            "{} has no {RUN}: the snapshot is one without nonces",
+            making.storage.display()
+        ));
+    }
     reporter.phase_then(
         format!("reading the state of height {}", block.height),
         "writing the archive and reading it back",
