@@ -359,11 +359,13 @@ fn catalogue() -> CatalogueResponse {
         total_bytes: 10 << 30,
         chunks: 1024,
         complete: true,
+        delta: false,
         endorsements: Vec::new(),
     };
     let unproven = CatalogueEntry {
         app_hash: Bytes::new(),
         complete: false,
+        delta: false,
         format: 0,
         ..entry.clone()
     };

@@ -16,7 +16,8 @@ use crate::node::command::{Command, DumpCommand, DumpFormat, Failure, Outcome};
     jsonl: {\"scope\", \"key\" or \"key_hex\", \"value\" or \"value_hex\", \"stamp\", \"tombstone\"}\n\
     on each line; the hex forms are of bytes that are no UTF-8.\n\
     sqlite: a table records (scope, key, name, value, stamp); name is the key with a colon\n\
-    between its parts.")]
+    between its parts.\n\
+    Of a delta all these write the whole state that it leads to; its base has to be here.")]
 pub(super) struct Arguments {
     #[command(flatten)]
     snapshot: Cid,

@@ -26,6 +26,9 @@ pub(super) fn text(outcome: &Outcome) -> Option<String> {
         out += &format!("Damaged: {} ({})", text::safe(&path), text::safe(problem));
         let is_listed = |one: &SnapshotSummary| Some(&one.manifest) == file.manifest.as_ref();
         out += match &file.manifest {
+            Some(_) if list.snapshots.iter().any(is_listed) && path.ends_with(".damaged") => {
+                "; the snapshot is here again, and this file is of no more use\n"
+            }
             Some(_) if list.snapshots.iter().any(is_listed) => {
                 "; `snapswarm verify CID` moves it aside if it is so, then fetch or load it again\n"
             }

@@ -131,6 +131,9 @@ fn of_state(shown: &SnapshotDetail) -> String {
         ],
     };
     facts.push(("contracts", named(&shown.scopes)));
+    if let Some(hash) = &shown.patches_sha256 {
+        facts.push(("state patches", hash.clone()));
+    }
     if !shown.snapshot.only.is_empty() {
         facts.push(("here", named(&shown.snapshot.only)));
     }
@@ -146,6 +149,9 @@ fn named(scopes: &[String]) -> String {
     }
 }
 
+/// What counts of those that are listed.
+const COMPUTED: &str = "computed";
+
 /// Who speaks for it; nothing where nobody does.
 fn endorsements(all: &[EndorsementDetail]) -> String {
     if all.is_empty() {
@@ -153,10 +159,11 @@ fn endorsements(all: &[EndorsementDetail]) -> String {
     }
     let mut table = text::Table::new(&["ENDORSED BY", "SAYS", "COUNTS"]);
     for one in all {
-        let counts = match (one.listed, one.own) {
+        let counts = match (one.listed && one.kind == COMPUTED, one.own) {
             (true, true) => "listed in config.toml; this node",
             (true, false) => "listed in config.toml",
             (false, true) => "this node",
+            (false, false) if one.listed => "no: for people alone",
             (false, false) => "not listed",
         };
         table.row([one.endorser.clone(), one.kind.clone(), counts.to_owned()]);

@@ -182,12 +182,13 @@ fn copy_settings(
     }
     let named = xian.state_patches.as_ref().map(here);
     let state_patches = options.state_patches.clone().or(named);
-    // Without it the snapshots would have another CID than those of other nodes.
+    // The chain takes one that is missing for an empty one.
     if let Some(path) = state_patches.as_ref().filter(|path| !path.is_file()) {
-        let message = format!("there is no file {}", path.display());
-        let hint = "name the chain's state_patches.json with --state-patches, or as \
-                    xian.state_patches in config.toml";
-        return Err(Failure::new(FailureCode::Usage, message).hint(hint));
+        tracing::warn!(
+            file = %path.display(),
+            "the chain's state_patches.json is missing: snapshots say that there are no patches, \
+             and have another CID than those of nodes that have some"
+        );
     }
     let settings = CopySettings {
         home: home.to_owned(),

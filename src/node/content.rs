@@ -57,7 +57,7 @@ impl Content {
         let notes = StateNotes::of(&manifest).map_err(|error| no_records(&manifest, &error))?;
         let mut layers = vec![Layer::whole(store.archive(&manifest.id())?)];
         let mut of = manifest.clone();
-        while let Some(base) = of.state().and_then(|content| content.base()) {
+        while let Some(base) = of.base() {
             if layers.len() > MAX_DELTAS {
                 return Err(too_many_deltas(manifest.id()));
             }
@@ -106,24 +106,16 @@ impl Content {
         })
     }
 
-    /// The state that deltas make of the one that is here as `start`, whatever they call
-    /// their base.
-    pub(super) fn along(
-        store: &Store,
-        start: &ManifestId,
-        steps: &[ManifestId],
-    ) -> Result<Self, Failure> {
-        let mut content = Self::open(store, &start.to_string())?;
-        for step in steps {
-            if !content.takes_a_delta() {
-                return Err(too_many_deltas(content.manifest.id()));
-            }
-            let layer = Layer::whole(store.archive(step)?);
-            content.manifest = layer.manifest.clone();
-            content.notes = StateNotes::of(&layer.manifest)?;
-            content.layers.push(layer);
+    /// Puts a delta on top of it, whatever that calls its base.
+    pub(super) fn put_on(&mut self, store: &Store, delta: &ManifestId) -> Result<(), Failure> {
+        if !self.takes_a_delta() {
+            return Err(too_many_deltas(self.manifest.id()));
         }
-        Ok(content)
+        let layer = Layer::whole(store.archive(delta)?);
+        self.notes = StateNotes::of(&layer.manifest)?;
+        self.manifest = layer.manifest.clone();
+        self.layers.push(layer);
+        Ok(())
     }
 
     /// The snapshot that was named.

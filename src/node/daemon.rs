@@ -26,6 +26,7 @@ use super::remote::{Carrier, Door};
 use super::services::{Presence, Services, any_listen};
 use super::status;
 use super::trust;
+use super::xian::make_deltas;
 use crate::api::control::{self, SOCKET_NAME};
 use crate::api::http::{self, HttpServer, StatusPage};
 use crate::config::{Config, DEFAULT_LISTEN};
@@ -114,6 +115,7 @@ impl Daemon {
         ));
         tasks.spawn(keep_house(self.services.clone(), cancel.clone()));
         tasks.spawn(trust::gather(self.services.clone(), cancel.clone()));
+        tasks.spawn(make_deltas(self.services.clone(), cancel.clone()));
         if let Some(harvest) = self.harvest {
             tasks.spawn(harvest.run(cancel.clone()));
         }

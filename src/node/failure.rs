@@ -255,7 +255,14 @@ impl From<XianError> for Failure {
                 Self::given_path(path, source)
             }
             XianError::Io { op, path, source } => {
-                Self::io(format!("cannot {op} {}", path.display()), source)
+                let failure = Self::io(format!("cannot {op} {}", path.display()), source);
+                match source.kind() {
+                    // Of a storage, which is no home.
+                    std::io::ErrorKind::PermissionDenied => {
+                        failure.hint(format!("this user may not {op} it: change its rights"))
+                    }
+                    _ => failure,
+                }
             }
             XianError::NoStorage { .. } => told(FailureCode::Usage).advice_after(". "),
             XianError::Stray { .. } => told(FailureCode::Usage).advice_after("; "),

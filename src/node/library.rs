@@ -39,6 +39,7 @@ impl StoreLibrary {
             total_bytes: manifest.total_bytes(),
             chunks: manifest.chunk_count(),
             complete: stored.complete,
+            delta: manifest.base().is_some(),
             endorsements: passed_on.map(Endorsement::told).collect(),
         }
     }

@@ -19,6 +19,7 @@ use super::library::StoreLibrary;
 use super::progress::Reporter;
 use super::referee::Referee;
 use super::trust::{self, Trust};
+use super::xian::DeltaOrder;
 use crate::config::{ANY_LISTEN, AnnounceWhat, Config, DhtMode as ConfiguredMode};
 use crate::net::{
     AnnouncePolicy, Announcement, DhtMode, Identity, IdentityError, Net, NetError, NetEvent,
@@ -53,6 +54,9 @@ pub(super) struct Services {
     making: Mutex<Option<u64>>,
     /// What is taken from nodes and applications, one at a time.
     pub(super) intake: tokio::sync::Mutex<Intake>,
+    /// The delta that is to be made next.
+    delta: Mutex<Option<DeltaOrder>>,
+    delta_ordered: Notify,
     shelf_changed: Notify,
     /// Held while the network is told what is here: an older list never follows
     /// a newer one.
@@ -252,6 +256,8 @@ impl Services {
             xian: Mutex::default(),
             making: Mutex::default(),
             intake: tokio::sync::Mutex::new(Intake::load(home)),
+            delta: Mutex::default(),
+            delta_ordered: Notify::new(),
             shelf_changed: Notify::new(),
             announcing: tokio::sync::Mutex::default(),
             downloading: tokio::sync::Mutex::default(),
@@ -273,6 +279,22 @@ impl Services {
     /// Ends when the shelf changed.
     pub(super) async fn next_shelf_change(&self) {
         self.shelf_changed.notified().await;
+    }
+
+    /// Has a delta made. One that waits is left out for it.
+    pub(super) fn order_delta(&self, order: DeltaOrder) {
+        *lock(&self.delta) = Some(order);
+        self.delta_ordered.notify_one();
+    }
+
+    /// The next that is ordered.
+    pub(super) async fn next_delta(&self) -> DeltaOrder {
+        loop {
+            if let Some(order) = lock(&self.delta).take() {
+                return order;
+            }
+            self.delta_ordered.notified().await;
+        }
     }
 
     /// Tells the network what is to be found here now.

@@ -41,8 +41,7 @@ pub(super) fn summaries(store: &Store) -> Vec<SnapshotSummary> {
 
 /// CID of what a delta builds on.
 pub(super) fn base_of(manifest: &Manifest) -> Option<String> {
-    let base = manifest.state().and_then(|content| content.base());
-    base.map(|base| base.to_string())
+    manifest.base().map(|base| base.to_string())
 }
 
 fn summary(stored: &Stored) -> SnapshotSummary {
@@ -82,6 +81,7 @@ pub(super) fn show(store: &Store, trust: &Trust, id: &str) -> Result<SnapshotDet
         })
         .collect();
     let endorsements = store.endorsements(&manifest.id());
+    let notes = StateNotes::of(manifest).ok();
     Ok(SnapshotDetail {
         snapshot: summary(&stored),
         basis: content.and_then(|_| trust.basis(&manifest.id(), &endorsements)),
@@ -91,9 +91,8 @@ pub(super) fn show(store: &Store, trust: &Trust, id: &str) -> Result<SnapshotDet
         manifest_bytes: manifest.encoded().len() as u32,
         file: stored.file.clone(),
         chunks,
-        records: StateNotes::of(manifest)
-            .ok()
-            .map(|notes| notes.state.records),
+        patches_sha256: notes.and_then(|notes| notes.patches_sha256.map(|hash| hash.to_string())),
+        records: notes.map(|notes| notes.state.records),
         scopes: content
             .map(|content| content.scopes().iter().map(ToString::to_string).collect())
             .unwrap_or_default(),
@@ -148,7 +147,8 @@ fn is_part(stored: &Stored) -> Failure {
     let id = stored.manifest.id();
     let message = format!("{id} is here for some contracts only");
     Failure::new(FailureCode::NotFound, message).hint(format!(
-        "`snapswarm dump {id} FILE --format jsonl` reads and checks those; `snapswarm fetch {id}`          gets the rest"
+        "`snapswarm dump {id} FILE --format jsonl` reads and checks those; \
+         `snapswarm fetch {id}` gets the rest"
     ))
 }
 
@@ -172,10 +172,7 @@ pub(super) fn delete(store: &Store, id: &str) -> Result<Changed, Failure> {
     }
     let mut changed = changed(store, &id, store.delete(&id), "deleted")?;
     let deltas = store.list().into_iter();
-    let deltas = deltas.filter(|stored| {
-        let content = stored.manifest.state();
-        content.is_some_and(|content| content.base() == Some(id))
-    });
+    let deltas = deltas.filter(|stored| stored.manifest.base() == Some(id));
     changed.needed_by = deltas
         .map(|delta| delta.manifest.id().to_string())
         .collect();

@@ -235,6 +235,11 @@ impl Manifest {
         self.state.as_ref()
     }
 
+    /// What it builds on, if it is a delta.
+    pub fn base(&self) -> Option<ManifestId> {
+        self.state.as_ref().and_then(StateContent::base)
+    }
+
     /// ABCI snapshot metadata.
     pub fn metadata(&self) -> &Bytes {
         &self.metadata

@@ -3,8 +3,7 @@
 //! A way is a state to begin with, at hand or as a full snapshot, and deltas on top
 //! of it. Two snapshots whose notes name the same state stand for each other,
 //! whether they are full or deltas. What snapshots say of themselves is a claim: a
-//! way that does not end in the state that was looked for is found out at its end,
-//! and another is looked for without its snapshots.
+//! way that does not end in the state that was looked for is found out at its end.
 
 use std::cmp::Ordering;
 use std::collections::BTreeMap;

@@ -424,6 +424,7 @@ mod tests {
         let (other, _) = snapshot(2);
         let store = open(home.path(), Some(CHUNK_BYTES as u64 * 3 / 2));
         let hold = store.hold(&[one.id()]);
+        drop(store.hold(&[one.id()]));
         bring(&store, &one, &chunk);
         let refused = store.begin_download(other.clone());
         assert!(matches!(refused, Err(StoreError::OverQuota { .. })));

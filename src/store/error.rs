@@ -234,7 +234,9 @@ impl StoreError {
             }
             Self::Incomplete(id) => format!("snapswarm fetch {id} goes on with it."),
             Self::Damaged { .. } => {
-                "Fetch or load the snapshot again; check the disk if this comes back.".to_owned()
+                "snapswarm verify CID moves it aside; then fetch or load it again, and check the \
+                 disk if this comes back."
+                    .to_owned()
             }
             Self::Car { .. } => {
                 "Make the file again with snapswarm dump, or copy it again.".to_owned()

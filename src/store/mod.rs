@@ -54,6 +54,7 @@ mod download;
 mod endorsed;
 mod entry;
 mod error;
+mod hold;
 mod home;
 mod layout;
 mod lost;
@@ -86,6 +87,7 @@ pub use car::check_car;
 pub use download::{BATCH_CHUNKS, Download};
 pub use entry::Archive;
 pub use error::{ErrorKind, StoreError};
+pub use hold::Hold;
 pub use home::Stamp;
 pub use outside::{NewFile, NewFolder};
 pub use spool::Spool;
@@ -97,23 +99,6 @@ pub use types::{
 use entry::Entry;
 use home::Home;
 use state::{Inner, Record};
-
-/// Keeps snapshots from being removed by the quota, as long as it lives.
-pub struct Hold {
-    store: Arc<Inner>,
-    held: Vec<ManifestId>,
-}
-
-impl Drop for Hold {
-    fn drop(&mut self) {
-        let mut state = self.store.state();
-        for id in &self.held {
-            if let Some(at) = state.held.iter().position(|held| held == id) {
-                state.held.swap_remove(at);
-            }
-        }
-    }
-}
 
 /// The store of one home; clones are handles to the same one. The home is free
 /// for others when the last handle, spool and download are gone.
@@ -223,14 +208,9 @@ impl Store {
         self.0.room()
     }
 
-    /// Keeps these from being removed by the quota, those that come later as well. What
-    /// cannot come beside them fails.
-    pub fn hold(&self, ids: &[ManifestId]) -> Hold {
-        self.0.state().held.extend(ids);
-        Hold {
-            store: self.0.clone(),
-            held: ids.to_vec(),
-        }
+    /// The most bytes that a new snapshot can have without any other going for it.
+    pub fn spare_bytes(&self) -> u64 {
+        self.0.spare_bytes()
     }
 
     /// Bytes that this user can still write to the disk of the home.

@@ -6,10 +6,9 @@
 //! person deletes it.
 //!
 //! 1. Of each chain the newest `max_snapshots` harvested snapshots stay, by
-//!    height, then by order of arrival. What is pinned stays beside them. An
-//!    older one goes, unless a lease holds it.
-//! 2. A derived delta stays as long as a harvested snapshot of its height does: it leads
-//!    to that one.
+//!    height, then by order of arrival. What is pinned or held stays beside them. An
+//!    older one goes, unless a lease delays it.
+//! 2. A derived delta stays as long as a snapshot of its height does: it leads to that one.
 //! 3. While more bytes are here than the quota allows, one more goes: the oldest
 //!    arrival first, a leased one only when nothing else is left, the newest
 //!    harvested one of a chain last of all. What is pinned or being downloaded
@@ -58,34 +57,32 @@ pub(super) fn plan(candidates: &[Candidate], max_snapshots: u32, quota: Option<u
     let mut plan = Plan::default();
     let mut gone = BTreeSet::new();
     let mut newest = BTreeSet::new();
-    for chain in by_chain(candidates).values() {
-        newest.extend(chain.first().map(|candidate| candidate.id));
-        for candidate in chain.iter().skip(max_snapshots as usize) {
-            if candidate.pinned {
-                continue;
-            }
-            if candidate.leased {
-                plan.waiting.insert(candidate.id);
-            } else {
-                gone.insert(candidate.id);
-                plan.remove.push((candidate.id, RemovedBecause::Superseded));
-            }
-        }
-    }
-    let targets: BTreeSet<(&str, u64)> = candidates
-        .iter()
-        .filter(|candidate| candidate.harvested && !gone.contains(&candidate.id))
-        .map(|target| (target.chain_id, target.height))
-        .collect();
-    for candidate in candidates.iter().filter(|candidate| candidate.derived) {
-        if candidate.pinned || targets.contains(&(candidate.chain_id, candidate.height)) {
-            continue;
+    let mut supersede = |candidate: &Candidate, gone: &mut BTreeSet<ManifestId>| {
+        if candidate.pinned || candidate.active {
+            return;
         }
         if candidate.leased {
             plan.waiting.insert(candidate.id);
         } else {
             gone.insert(candidate.id);
             plan.remove.push((candidate.id, RemovedBecause::Superseded));
+        }
+    };
+    for chain in by_chain(candidates).values() {
+        newest.extend(chain.first().map(|candidate| candidate.id));
+        for candidate in chain.iter().skip(max_snapshots as usize) {
+            supersede(candidate, &mut gone);
+        }
+    }
+    let targets: BTreeSet<(&str, u64)> = candidates
+        .iter()
+        .filter(|candidate| candidate.complete && !candidate.derived)
+        .filter(|candidate| !gone.contains(&candidate.id))
+        .map(|target| (target.chain_id, target.height))
+        .collect();
+    for candidate in candidates.iter().filter(|candidate| candidate.derived) {
+        if !targets.contains(&(candidate.chain_id, candidate.height)) {
+            supersede(candidate, &mut gone);
         }
     }
     let mut left: Vec<&Candidate> = candidates
@@ -242,6 +239,10 @@ mod tests {
         all[3].leased = true;
         let leased = plan(&all, 1, None);
         assert_eq!(leased.waiting, BTreeSet::from([id(12)]));
+        // Whoever brought the snapshot.
+        all[1].harvested = false;
+        assert_eq!(removed(&plan(&all, 1, None)), [id(1)]);
+        all[1].harvested = true;
         all[3].pinned = true;
         assert_eq!(
             removed(&plan(&all, 1, Some(0))),

@@ -158,7 +158,6 @@ impl Spool {
         read_back(&staged, &mut sealing)?;
         let archive = self.store.publish(staged, origin, proven)?;
         let notes = StateNotes::of(&manifest).ok();
-        let base = manifest.state().and_then(|content| content.base());
         info!(
             height = manifest.height(),
             chain = manifest.chain_id(),
@@ -168,7 +167,7 @@ impl Spool {
             bytes = manifest.total_bytes(),
             seconds = self.began.elapsed().as_secs_f64(),
             manifest = %manifest.id(),
-            base = base.map(|base| base.to_string()),
+            base = manifest.base().map(|base| base.to_string()),
             "Created state snapshot"
         );
         Ok(archive)

@@ -56,7 +56,7 @@ pub(super) struct State {
     /// Downloads whose files are being made.
     starting: BTreeSet<ManifestId>,
     next_sequence: u64,
-    /// Snapshots that are being read: no quota removes them. Once for each
+    /// Snapshots that are being read: no limit removes them. Once for each
     /// [`Hold`](super::Hold).
     pub(super) held: Vec<ManifestId>,
     /// Bytes of the quota set aside for files in the spool.
@@ -385,6 +385,18 @@ impl Inner {
         let kept = || self.state().kept_whatever_goes();
         let quota = self.settings.quota_bytes;
         quota.map_or(free, |quota| free.min(quota.saturating_sub(kept())))
+    }
+
+    /// The same, without any other going for it.
+    pub(super) fn spare_bytes(&self) -> u64 {
+        let free = free_bytes(&self.home.root).unwrap_or(u64::MAX);
+        let taken = || {
+            let state = self.state();
+            let files = state.records.values().map(Record::file_bytes);
+            files.sum::<u64>().saturating_add(state.reserved)
+        };
+        let quota = self.settings.quota_bytes;
+        quota.map_or(free, |quota| free.min(quota.saturating_sub(taken())))
     }
 
     /// Gives back bytes that [`Inner::make_room`] set aside.

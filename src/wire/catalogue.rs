@@ -81,6 +81,8 @@ pub struct CatalogueEntry {
     pub chunks: u32,
     /// Whether the peer has all of it.
     pub complete: bool,
+    /// Whether it is a delta, which only those can use that have what it builds on.
+    pub delta: bool,
     /// Who speaks for it, unchecked; at most [`MAX_ENDORSEMENTS`].
     pub endorsements: Vec<UntrustedEndorsement>,
 }
@@ -168,6 +170,7 @@ impl CatalogueEntry {
             total_bytes: self.total_bytes,
             chunks: self.chunks,
             complete: self.complete,
+            delta: self.delta,
         }
     }
 
@@ -186,6 +189,7 @@ impl CatalogueEntry {
             total_bytes: entry.total_bytes,
             chunks: entry.chunks,
             complete: entry.complete,
+            delta: entry.delta,
             endorsements,
         };
         entry.check().map(|()| entry)

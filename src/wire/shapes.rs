@@ -59,6 +59,7 @@ const CATALOGUE_ENTRY: Shape = message(&[
         MAX_ENDORSEMENTS,
         ENDORSEMENT,
     ),
+    one(11, "delta", BOOL),
 ]);
 
 const PEER_HINT: Shape = message(&[

@@ -5,17 +5,18 @@
 //! application hash after block N, so it stands in the header of block N+1. Xian's is
 //! the ASCII of a SHA3-256 in hex, so its text here is the hex of hex digits.
 
-use std::fs;
-use std::io;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::XianError;
+use super::stamp::open_file;
 use crate::snapshot::{MAX_APP_HASH_BYTES, MAX_HEIGHT};
 
-const NAME: &str = "__latest_block.json";
+/// The node's has some hundred; of a longer one so much is read.
+const MAX_BYTES: u64 = 64 << 10;
 
 /// The block whose state a storage holds.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -39,16 +40,32 @@ impl LatestBlock {
         app_hash: Bytes::new(),
     };
 
+    /// Its file's name.
+    pub const NAME: &str = "__latest_block.json";
+
     /// Where it stands in a storage.
     pub fn path(storage: &Path) -> PathBuf {
-        storage.join(NAME)
+        storage.join(Self::NAME)
     }
 
     /// Reads it from a storage.
     pub fn read(storage: &Path) -> Result<Self, XianError> {
         let path = Self::path(storage);
-        let text = fs::read(&path).map_err(XianError::io("read", &path))?;
-        Self::parse(&text).map_err(|problem| XianError::Damaged { path, problem })
+        let damaged = |problem: String| {
+            let path = path.clone();
+            XianError::Damaged { path, problem }
+        };
+        let failed = XianError::io("read", &path);
+        let mut text = Vec::new();
+        match open_file(&path) {
+            Ok(Some(file)) => file
+                .take(MAX_BYTES)
+                .read_to_end(&mut text)
+                .map_err(failed)?,
+            Ok(None) => return Err(damaged("it is no file".to_owned())),
+            Err(error) => return Err(failed(error)),
+        };
+        Self::parse(&text).map_err(damaged)
     }
 
     /// The same, of a storage that may be missing or empty: without the file there is no
@@ -130,6 +147,24 @@ mod tests {
         }
         let folder = tempfile::tempdir().unwrap();
         let missing = LatestBlock::read(folder.path()).unwrap_err();
-        assert!(missing.to_string().contains(NAME));
+        assert!(missing.to_string().contains(LatestBlock::NAME));
+    }
+
+    #[test]
+    fn what_is_no_file_of_its_own_or_without_an_end_is_not_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = LatestBlock::path(folder.path());
+        let read = || LatestBlock::read(folder.path()).unwrap_err().to_string();
+        let elsewhere = folder.path().join("elsewhere");
+        std::fs::write(&elsewhere, LatestBlock::NONE.to_json()).unwrap();
+        std::os::unix::fs::symlink(&elsewhere, &path).unwrap();
+        assert!(read().contains(LatestBlock::NAME));
+        std::fs::remove_file(&path).unwrap();
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        assert!(read().contains("it is no file"), "{}", read());
+        std::fs::remove_file(&path).unwrap();
+        let endless = std::fs::File::create(&path).unwrap();
+        endless.set_len(1 << 40).unwrap();
+        assert!(read().contains("damaged"), "{}", read());
     }
 }

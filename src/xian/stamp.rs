@@ -55,21 +55,20 @@ impl FileStamp {
     }
 }
 
-/// Opens a file for reading, if it is one and no link.
-pub(super) fn open_regular(path: &Path) -> Result<File, XianError> {
+/// Opens a file for reading, if it is one; a link fails.
+pub(super) fn open_file(path: &Path) -> io::Result<Option<File>> {
     let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
-    let file = OpenOptions::new()
-        .read(true)
-        .custom_flags(flags.bits())
-        .open(path);
-    let file = file.map_err(|error| changed_or(error, "open", path))?;
-    let meta = file.metadata().map_err(XianError::io("look at", path))?;
-    match meta.is_file() {
-        true => Ok(file),
-        false => Err(XianError::Changed {
-            path: path.to_owned(),
-        }),
-    }
+    let mut options = OpenOptions::new();
+    let file = options.read(true).custom_flags(flags.bits()).open(path)?;
+    Ok(file.metadata()?.is_file().then_some(file))
+}
+
+/// Opens what was a file a moment ago.
+pub(super) fn open_regular(path: &Path) -> Result<File, XianError> {
+    let file = open_file(path).map_err(|error| changed_or(error, "open", path))?;
+    file.ok_or_else(|| XianError::Changed {
+        path: path.to_owned(),
+    })
 }
 
 /// The stamp of a file that stands at a path.

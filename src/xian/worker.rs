@@ -9,6 +9,7 @@ use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::num::NonZeroUsize;
 use std::os::fd::AsFd;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -87,6 +88,8 @@ impl Workers {
                 command.env_remove(name);
             }
         }
+        // Who interrupts us at a terminal speaks to us, and we stop them.
+        command.process_group(0);
         command
             .stdin(match work {
                 Work::Walk => Stdio::null(),

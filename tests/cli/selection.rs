@@ -344,9 +344,51 @@ fn a_snapshot_that_cannot_be_made_of_a_delta_is_fetched_itself() {
         received * 2 < bytes,
         "what the first has is not fetched: {fetched}"
     );
+    let delta = listed(&following.provider, &following.delta)["bytes"].clone();
+    assert_eq!(fetched["wasted_bytes"], delta);
     let joiner = &following.joiner;
     joiner.run(["verify", &following.second]).ok();
     assert_eq!(listed(joiner, &following.second)["complete"], true);
     let list = joiner.run(["list"]).ok();
     assert_eq!(list["snapshots"].as_array().unwrap().len(), 2, "{list}");
+}
+
+#[test]
+fn who_is_two_states_behind_goes_by_two_deltas() {
+    let states: Vec<Vec<Record>> = (0..3)
+        .map(|step| {
+            let mut state = records(3000, "x");
+            for number in 0..step {
+                let key = state[100 * number].key().as_bytes().to_vec();
+                state[100 * number] =
+                    record("contract_state/con_a", &key, Some(b"7"), Stamp::Int(1));
+            }
+            state
+        })
+        .collect();
+    let (provider, joiner) = (Home::new(), Home::new());
+    let publish = |(height, state): (u64, &Vec<Record>), home: &Home| {
+        let mut snapshot = Snapshot::full(height, state);
+        snapshot.chunk_size = ChunkSize::MAX;
+        snapshot.publish(home.path())
+    };
+    let fulls: Vec<String> = (7..)
+        .zip(&states)
+        .map(|state| publish(state, &provider))
+        .collect();
+    for (height, step) in [(8, 1), (9, 2)] {
+        Snapshot::delta(height, &fulls[step - 1], &states[step - 1], &states[step])
+            .publish(provider.path());
+    }
+    publish((7, &states[0]), &joiner);
+    let daemon = provider.start::<_, &str>([]);
+    let fetch = ["fetch", &fulls[2], "--bootstrap", &daemon.address()];
+    let fetched = joiner.run(fetch).ok();
+    let number = |name: &str| fetched[name].as_u64().unwrap();
+    assert!(
+        number("received_bytes") * 100 < number("bytes"),
+        "{fetched}"
+    );
+    assert_eq!(number("wasted_bytes"), 0);
+    assert_eq!(dumped(&joiner, &fulls[2]), keys(&states[2]));
 }

@@ -324,6 +324,7 @@ fn catalogue_target() -> Target<CatalogueResponse, snapswarm::wire::WireError> {
         total_bytes: 1 << 30,
         chunks: 103,
         complete: true,
+        delta: false,
         endorsements: Vec::new(),
     };
     let hint = PeerHint {

@@ -96,6 +96,7 @@ pub fn entry(manifest: ManifestId, manifest_bytes: u32) -> CatalogueEntry {
         total_bytes: 100,
         chunks: 1,
         complete: true,
+        delta: false,
         endorsements: Vec::new(),
     }
 }

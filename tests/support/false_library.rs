@@ -52,6 +52,7 @@ impl Library for FalseLibrary {
             total_bytes: manifest.total_bytes(),
             chunks: manifest.chunk_count(),
             complete: true,
+            delta: false,
             endorsements: self.endorsements.clone(),
         }]
     }

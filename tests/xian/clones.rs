@@ -91,8 +91,12 @@ impl<'a> Node<'a> {
     /// The copy has the same bytes.
     fn assert_same(&self, about: &str) {
         let copy = self.disk.join("copy/contract_state/currency");
-        let same = fs::read(&self.currency).unwrap() == fs::read(copy).unwrap();
-        assert!(same, "{about}");
+        let (file, copy) = (fs::read(&self.currency).unwrap(), fs::read(copy).unwrap());
+        assert_eq!(file.len(), copy.len(), "{about}");
+        let differs = |at: &usize| file[*at] != copy[*at];
+        let first = (0..file.len()).find(differs);
+        let last = (0..file.len()).rfind(differs);
+        assert_eq!(first, None, "up to {last:?} of {}: {about}", file.len());
     }
 }
 

@@ -123,11 +123,7 @@ impl OwnSnapshots {
     /// who does not have their base.
     fn complete(&self, chain: &Chain) -> Option<(Store, Vec<Stored>)> {
         let (store, mut all) = self.all(false)?;
-        let is_delta = |stored: &Stored| {
-            let content = stored.manifest.state();
-            content.is_some_and(|content| content.base().is_some())
-        };
-        all.retain(|stored| stored.complete && !is_delta(stored));
+        all.retain(|stored| stored.complete && stored.manifest.base().is_none());
         let chain_id = chain.id.clone().or_else(|| only_chain(&all));
         all.retain(|stored| Some(stored.manifest.chain_id()) == chain_id.as_deref());
         Some((store, all))

@@ -347,6 +347,10 @@ pub struct SnapshotDetail {
     /// The scopes of its state: in Xian, contracts.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub scopes: Vec<String>,
+    /// The hash over the chain's state patches up to its height, hex, where it notes one:
+    /// without it, or with another, the same records have another CID.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub patches_sha256: Option<String>,
     /// Who speaks for it.
     #[serde(default)]
     pub endorsements: Vec<EndorsementDetail>,

@@ -239,7 +239,8 @@ fn chain_id(local: &Local, node: Option<&Met>, chain: &[Met]) -> Option<String> 
     })
 }
 
-/// The snapshot of that name, else the newest complete one of the chain.
+/// The snapshot of that name, else the newest complete one of the chain that a node can
+/// begin with: no delta.
 fn chosen(shelf: &[Stored], cid: Option<&str>, chain_id: Option<&str>) -> Option<Snapshot> {
     let stored = match cid {
         Some(cid) => {
@@ -249,7 +250,8 @@ fn chosen(shelf: &[Stored], cid: Option<&str>, chain_id: Option<&str>) -> Option
         None => {
             let fits = |stored: &&Stored| {
                 let chain = stored.manifest.chain_id();
-                stored.complete && chain_id.is_none_or(|wanted| wanted == chain)
+                let is_full = stored.complete && stored.manifest.base().is_none();
+                is_full && chain_id.is_none_or(|wanted| wanted == chain)
             };
             let fitting = shelf.iter().filter(fits);
             fitting.max_by_key(|stored| stored.manifest.height())
@@ -289,4 +291,23 @@ fn recent(node: Option<&Met>, chain: &[Met]) -> Option<u64> {
         .filter(|height| *height > 0);
     let own = || Some(node?.status()?.height);
     tip.min().or_else(own).filter(|height| *height > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::node::delta::tests::with_a_delta;
+
+    #[test]
+    fn a_delta_is_not_taken_for_the_newest_snapshot() {
+        let home = tempfile::tempdir().unwrap();
+        let (store, delta) = with_a_delta(home.path());
+        let mut shelf = store.list();
+        for _ in 0..2 {
+            let chosen = chosen(&shelf, None, Some("xian-1")).unwrap();
+            assert_eq!(chosen.height, 8);
+            assert_ne!(chosen.manifest, delta.id().to_string());
+            shelf.reverse();
+        }
+    }
 }

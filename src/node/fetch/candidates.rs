@@ -298,7 +298,9 @@ pub enum Fit {
 pub fn fit(entry: &CatalogueEntry, wanted: &Wanted) -> Fit {
     let other_height = wanted.height.is_some_and(|height| height != entry.height);
     let other_kind = wanted.state_only && entry.format != STATE_FORMAT;
-    if entry.chain_id != wanted.chain_id || !entry.complete || other_height || other_kind {
+    // A delta is for those who have what it builds on: they take it on their way.
+    let is_of_use = entry.complete && !entry.delta;
+    if entry.chain_id != wanted.chain_id || !is_of_use || other_height || other_kind {
         return Fit::No;
     }
     if wanted.tip.is_some_and(|tip| entry.height >= tip) {
@@ -333,6 +335,7 @@ mod tests {
                 total_bytes: 1000,
                 chunks: 1,
                 complete: true,
+                delta: false,
                 endorsements: Vec::new(),
             },
         }
@@ -505,12 +508,14 @@ mod tests {
     }
 
     #[test]
-    fn incomplete_and_foreign_entries_are_no_candidates() {
+    fn incomplete_and_foreign_entries_and_deltas_are_no_candidates() {
         let mut incomplete = claim(1, true, 5, "x");
         incomplete.entry.complete = false;
         let mut foreign = claim(1, true, 5, "y");
         foreign.entry.chain_id = "other".to_owned();
-        assert_eq!(best(&[incomplete, foreign], &wanted()), None);
+        let mut delta = claim(1, true, 5, "z");
+        delta.entry.delta = true;
+        assert_eq!(best(&[incomplete, foreign, delta], &wanted()), None);
     }
 
     #[test]

@@ -270,8 +270,8 @@ impl Search<'_> {
             };
             manifest = given.unwrap_or_default();
         }
-        let content = manifest.as_ref().and_then(|manifest| manifest.state());
-        if content.is_some_and(|content| content.base().is_some()) {
+        let base = manifest.as_ref().and_then(|manifest| manifest.base());
+        if base.is_some() {
             return Verdict::False(format!(
                 "{id} is a delta: who has what it builds on fetches it by its name"
             ));

@@ -182,6 +182,7 @@ mod tests {
             total_bytes: 1000,
             chunks: 1,
             complete: true,
+            delta: false,
             endorsements: Vec::new(),
         };
         let heard = Heard::of((1..=100).map(entry).collect(), |entry| match entry.height {

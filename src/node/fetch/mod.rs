@@ -13,6 +13,7 @@ mod find;
 mod gather;
 mod listen;
 mod named;
+mod offers;
 mod own;
 mod part;
 mod recruit;
@@ -29,7 +30,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use libp2p::PeerId;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -79,7 +79,7 @@ pub(super) async fn fetch(
     let except: Result<BTreeSet<ManifestId>, _> =
         command.except.iter().map(|id| id.parse()).collect();
     let mut rest = Rest::new(&command.target, except?);
-    let mut spent = BTreeMap::new();
+    let mut spent = Received::new();
     loop {
         let search = Search {
             services,
@@ -124,11 +124,11 @@ pub(super) async fn fetch(
         let shorter = shortcut::take(services, &found, &wanted, &mut spent, reporter, cancel);
         let gathered = match shorter.await? {
             Some(made) => Gathered::Complete(made),
-            None => gather(services, found, &wanted, reporter, cancel).await?,
+            None => gather(services, found, &wanted, &mut spent, reporter, cancel).await?,
         };
         match gathered {
             Gathered::Complete(mut fetched) => {
-                shortcut::count_in(&mut fetched, &spent);
+                count_in(&mut fetched, &spent);
                 if let Some(dir) = &command.out {
                     export(services, id, dir.clone(), reporter, cancel).await?;
                 }
@@ -224,10 +224,12 @@ enum Gathered {
     Given(Failure),
 }
 
+/// Fetches a snapshot. What came of one that is given up is added to `spent`.
 async fn gather(
     services: &Arc<Services>,
     found: Found,
     wanted: &Wanted<'_>,
+    spent: &mut Received,
     reporter: &Reporter,
     cancel: &CancellationToken,
 ) -> Result<Gathered, Failure> {
@@ -315,7 +317,10 @@ async fn gather(
     recruiter.abort();
     services.download_ends(&id);
 
-    let received = crew.received();
+    let received = crew.received().into_iter();
+    let received: Received = received
+        .map(|(peer, bytes)| (peer.to_string(), bytes))
+        .collect();
     fetched.received_bytes = received.values().sum();
     fetched.wasted_bytes =
         (fetched.received_bytes + fetched.resumed_bytes).saturating_sub(fetched.bytes);
@@ -330,6 +335,11 @@ async fn gather(
         }
         end => end?,
     };
+    if matches!(end, End::Condemned | End::Deserted) {
+        for (peer, bytes) in received {
+            *spent.entry(peer).or_default() += bytes;
+        }
+    }
     match end {
         End::Finished if !download.checked().is_full() => {
             // What was asked for is here, and the rest is not to come.
@@ -430,17 +440,32 @@ async fn read_back(
     .await
 }
 
-fn by_share(received: &std::collections::BTreeMap<PeerId, u64>) -> Vec<PeerBytes> {
+/// What came, by peer id.
+type Received = BTreeMap<String, u64>;
+
+fn by_share(received: &Received) -> Vec<PeerBytes> {
     let mut peers: Vec<PeerBytes> = received
         .iter()
         .filter(|(_, bytes)| **bytes > 0)
         .map(|(peer, bytes)| PeerBytes {
-            peer_id: peer.to_string(),
+            peer_id: peer.clone(),
             bytes: *bytes,
         })
         .collect();
     peers.sort_by(|a, b| b.bytes.cmp(&a.bytes).then(a.peer_id.cmp(&b.peer_id)));
     peers
+}
+
+/// Counts in what came before, for what was given up.
+fn count_in(fetched: &mut Fetched, spent: &Received) {
+    let bytes: u64 = spent.values().sum();
+    fetched.received_bytes += bytes;
+    fetched.wasted_bytes += bytes;
+    let mut received = spent.clone();
+    for peer in &fetched.peers {
+        *received.entry(peer.peer_id.clone()).or_default() += peer.bytes;
+    }
+    fetched.peers = by_share(&received);
 }
 
 async fn mark_proven(

@@ -252,7 +252,10 @@ impl Join {
                 Failure::new(
                     FailureCode::NotFound,
                     match &self.options.manifest {
-                        Some(named) => format!("{named} is not in the home, or not all of it"),
+                        Some(named) => format!(
+                            "the home has no complete snapshot {named} of {}",
+                            self.chain.id()
+                        ),
                         None => format!(
                             "no complete snapshot of {} is in the home that this node could restore",
                             self.chain.id()

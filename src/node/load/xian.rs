@@ -12,6 +12,9 @@ use crate::node::xian::{Making, Published, publish};
 use crate::store::{Origin, Store};
 use crate::xian::LatestBlock;
 
+/// What to do where something else was named.
+const STORAGE_HINT: &str = "name the storage of a Xian node, as ~/.cometbft/xian";
+
 /// Makes the snapshot. Height and application hash that were given must be the storage's.
 pub(super) fn load_xian(
     store: &Store,
@@ -24,8 +27,15 @@ pub(super) fn load_xian(
     let found = std::fs::metadata(storage).map_err(|error| Failure::given_path(storage, &error))?;
     if !found.is_dir() {
         let message = format!("{} is no folder", storage.display());
-        let hint = "name the storage of a Xian node, as ~/.cometbft/xian";
-        return Err(Failure::new(FailureCode::Usage, message).hint(hint));
+        return Err(Failure::new(FailureCode::Usage, message).hint(STORAGE_HINT));
+    }
+    if !LatestBlock::path(storage).exists() {
+        let message = format!(
+            "{} holds no {}: it is no storage of a Xian node",
+            storage.display(),
+            LatestBlock::NAME
+        );
+        return Err(Failure::new(FailureCode::Usage, message).hint(STORAGE_HINT));
     }
     let making = Making {
         storage,

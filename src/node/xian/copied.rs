@@ -7,6 +7,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
 
+use super::deltas::DeltaOrder;
 use super::publish::{Making, Published, publish};
 use crate::node::command::{CopyCommand, Failure, FailureCode, StatePublished};
 use crate::node::delta;
@@ -33,9 +34,11 @@ pub(in crate::node) async fn publish_copy(
         .map_err(|error| usage(format!("the application hash: {error}")))?;
     let began = Instant::now();
     let _turn = services.intake.lock().await;
-    let (height, copy) = (command.height, command.copy.display().to_string());
+    let height = command.height;
+    // The name of a file in it begins so.
+    let copy = format!("{}/", command.copy.display());
     services.set_making(Some(height));
-    let (own, to_tell, token) = (services.clone(), reporter.clone(), cancel.clone());
+    let (own, reporter, cancel) = (services.clone(), reporter.clone(), cancel.clone());
     let made = blocking(move || {
         let Services {
             store,
@@ -43,21 +46,21 @@ pub(in crate::node) async fn publish_copy(
             trust,
             ..
         } = &*own;
-        let made = make(store, &command, app_hash.into(), &to_tell, &token)?;
+        let made = make(store, &command, app_hash.into(), &reporter, &cancel)?;
         trust::say_computed(store, identity, trust, &made.manifest);
-        Ok(made)
+        let order = order(&own, &made.manifest);
+        Ok((made, order))
     });
     let made = made.await;
     services.set_making(None);
-    let made = made.map_err(|mut failure| {
-        if failure.message.contains(&copy) {
-            failure.message +=
-                " (this is the copy of the node's storage: look at the same file there)";
-        }
-        failure
+    let made = made.map_err(|failure| match failure.message.contains(&copy) {
+        true => failure.hint(format!(
+            "{copy} is the copy of the node's storage: look at the same file there"
+        )),
+        false => failure,
     });
-    let published = made.inspect_err(|failure| {
-        tracing::warn!(height, error = %failure, "no snapshot was made of the node's state");
+    let (published, order) = made.inspect_err(|failure| {
+        tracing::warn!(height, error = %failure, hint = failure.hint, "no snapshot was made of the node's state");
     })?;
     count(&services.counters.states_made);
     services.shelf_changed().await;
@@ -70,29 +73,25 @@ pub(in crate::node) async fn publish_copy(
         bytes: manifest.total_bytes(),
         seconds: began.elapsed().as_secs_f64(),
     };
-    if services.config.xian.deltas {
-        derive(services, published.manifest, reporter, cancel).await;
+    if let Some(order) = order {
+        services.order_delta(order);
     }
     Ok(told)
 }
 
-/// Makes the delta to it. Who cannot make one has the snapshot all the same.
-async fn derive(
-    services: &Arc<Services>,
-    to: Arc<Manifest>,
-    reporter: &Reporter,
-    cancel: &CancellationToken,
-) {
-    let (own, reporter, cancel) = (services.clone(), reporter.clone(), cancel.clone());
-    let height = to.height();
-    let derived = blocking(move || delta::derive(&own.store, &to, &reporter, &cancel));
-    match derived.await {
-        Ok(true) => services.shelf_changed().await,
-        Ok(false) => {}
-        Err(failure) => {
-            tracing::warn!(height, error = %failure, "no delta was made to the snapshot");
-        }
+/// What the delta to a snapshot is made of, where there is such. To be asked for before
+/// anything is removed for the snapshot.
+fn order(services: &Services, to: &Arc<Manifest>) -> Option<DeltaOrder> {
+    if !services.config.xian.deltas {
+        return None;
     }
+    let base = delta::newest_before(&services.store, to).unwrap_or_else(|failure| {
+        let height = to.height();
+        tracing::warn!(height, error = %failure, "no delta will be made to the snapshot");
+        None
+    });
+    let to = to.clone();
+    base.map(|base| DeltaOrder { base, to })
 }
 
 fn make(

@@ -3,6 +3,7 @@
 //! that people have no use for.
 
 mod copied;
+mod deltas;
 mod publish;
 
 use std::io;
@@ -10,6 +11,7 @@ use std::num::NonZeroUsize;
 use std::path::Path;
 
 pub(super) use self::copied::publish_copy;
+pub(super) use self::deltas::{DeltaOrder, make_deltas};
 pub(super) use self::publish::{Making, Published, publish};
 pub use crate::xian::Work;
 use crate::xian::Workers;

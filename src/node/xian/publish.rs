@@ -76,6 +76,10 @@ pub(in crate::node) fn publish(
         let path = making.storage.to_owned();
         return Err(XianError::Changed { path }.into());
     }
+    if made.notes.state.records == 0 {
+        let storage = making.storage.display();
+        reporter.note(format!("{storage} holds no records: the state is empty"));
+    }
     reporter.phase("writing the archive and reading it back");
     let fields = made.fields(&making.chain_id);
     let (origin, proven) = (making.origin, making.proven);

@@ -22,6 +22,7 @@ fn entry() -> CatalogueEntry {
         total_bytes: 70,
         chunks: 7,
         complete: true,
+        delta: false,
         endorsements: vec![endorsement(1)],
     }
 }
@@ -53,6 +54,7 @@ fn largest_catalogue() -> CatalogueResponse {
         total_bytes: u64::from(MAX_CHUNKS) * u64::from(MAX_CHUNK_BYTES),
         chunks: MAX_CHUNKS,
         complete: true,
+        delta: true,
         endorsements: Vec::new(),
     };
     let full = CatalogueEntry {

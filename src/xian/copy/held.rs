@@ -153,8 +153,8 @@ impl Copier {
 
     /// The block whose state the storage has, and by what a change of it would show.
     fn latest(&self) -> Result<(LatestBlock, FileStamp), XianError> {
-        let stamp = stamp::of_path(&LatestBlock::path(&self.storage))?;
-        Ok((LatestBlock::read(&self.storage)?, stamp))
+        let block = LatestBlock::read(&self.storage)?;
+        Ok((block, stamp::of_path(&LatestBlock::path(&self.storage))?))
     }
 
     /// Reads files that changed, while the node keeps still.

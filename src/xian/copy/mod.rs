@@ -53,6 +53,7 @@ mod held;
 mod sharing;
 #[cfg(test)]
 mod tests;
+mod waiting;
 
 use std::collections::BTreeMap;
 use std::fs;

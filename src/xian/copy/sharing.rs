@@ -3,7 +3,7 @@
 //! The two share their blocks until one is written. The maps of the file system
 //! (`FIEMAP`) tell which block stands where: the same block has the same bytes. What was
 //! written and is not on the disk yet is not in the maps; the page cache tells where that
-//! is (`cachestat`, Linux 6.5).
+//! is ([`waiting`]).
 //!
 //! The map of a clone is kept while its times are the same. A program that moves the blocks
 //! of a file and keeps its times (a defragmenter) must leave the copies alone: they lie in a
@@ -22,13 +22,8 @@ use std::path::Path;
 use nix::libc;
 use nix::sys::statfs::{XFS_SUPER_MAGIC, fstatfs};
 
+use super::waiting::waiting;
 use crate::xian::stamp::FileStamp;
-
-/// The page cache is asked about so much of a file at a time, and where some of it waits
-/// there, about half of it, down to a page: what waits is in memory, and what stands beside
-/// it may be on the disk alone.
-const MOST_ASKED: u64 = 4 << 20;
-const LEAST_ASKED: u64 = 4 << 10;
 
 /// Extents that the system tells of at a time.
 const EXTENTS_AT_A_TIME: usize = 1024;
@@ -62,11 +57,11 @@ pub(super) fn differing(
     let clone = File::open(path).ok().filter(is_on_xfs)?;
     let stamp = FileStamp::of(&clone, path).ok()?;
     let mut found = Vec::new();
-    all_unwritten(from, bytes, &mut found).ok()?;
+    waiting(from, bytes, &mut found).ok()?;
     let mut of_clone = match pristine.filter(|pristine| pristine.stamp == stamp) {
         Some(pristine) => pristine.map,
         None => {
-            all_unwritten(&clone, bytes, &mut found).ok()?;
+            waiting(&clone, bytes, &mut found).ok()?;
             Map::of(&clone).ok()?
         }
     };
@@ -95,39 +90,6 @@ pub(super) fn write_back(file: &File) {
         | libc::SYNC_FILE_RANGE_WAIT_AFTER;
     // SAFETY: an open file; the call takes no memory.
     unsafe { libc::sync_file_range(file.as_raw_fd(), 0, 0, flags) };
-}
-
-/// Finds where pages wait to be written, up to `bytes`.
-fn all_unwritten(file: &File, bytes: u64, found: &mut Vec<Range<u64>>) -> io::Result<()> {
-    let mut at = 0;
-    while at < bytes {
-        let end = bytes.min(at + MOST_ASKED);
-        unwritten(file, at..end, found)?;
-        at = end;
-    }
-    Ok(())
-}
-
-/// How much of a range waits to be written.
-enum Waiting {
-    None,
-    Some,
-    All,
-}
-
-/// The same in a range.
-fn unwritten(file: &File, range: Range<u64>, found: &mut Vec<Range<u64>>) -> io::Result<()> {
-    match call::waits(file, &range)? {
-        Waiting::None => return Ok(()),
-        Waiting::Some if range.end - range.start > LEAST_ASKED => {}
-        Waiting::Some | Waiting::All => {
-            found.push(range);
-            return Ok(());
-        }
-    }
-    let middle = range.start + (range.end - range.start).div_ceil(2);
-    unwritten(file, range.start..middle, found)?;
-    unwritten(file, middle..range.end, found)
 }
 
 /// What stands at a place of a file.
@@ -210,7 +172,7 @@ fn united(mut ranges: Vec<Range<u64>>) -> Vec<Range<u64>> {
     united
 }
 
-/// The two calls.
+/// The call that tells of them.
 mod call {
     use super::*;
 
@@ -276,47 +238,5 @@ mod call {
             unsafe { fiemap(file.as_raw_fd(), self) }?;
             Ok(())
         }
-    }
-
-    /// How many pages of a part of a file wait to be written, or are being written.
-    #[cfg(any(
-        target_arch = "x86_64",
-        target_arch = "aarch64",
-        target_arch = "riscv64"
-    ))]
-    pub(super) fn waits(file: &File, range: &Range<u64>) -> io::Result<Waiting> {
-        const CACHESTAT: libc::c_long = 451;
-        const DIRTY: usize = 1;
-        const WRITEBACK: usize = 2;
-        // linux/mman.h: offset and length; numbers of pages, of which two are used.
-        let bytes = range.end - range.start;
-        let asked: [u64; 2] = [range.start, bytes];
-        let mut pages = [0_u64; 5];
-        // SAFETY: both are as large as the call takes them, and nothing else is written.
-        let told = unsafe {
-            libc::syscall(
-                CACHESTAT,
-                file.as_raw_fd(),
-                asked.as_ptr(),
-                pages.as_mut_ptr(),
-                0,
-            )
-        };
-        nix::errno::Errno::result(told)?;
-        // A page may be in both numbers.
-        Ok(match pages[DIRTY].max(pages[WRITEBACK]) {
-            0 => Waiting::None,
-            most if most >= bytes.div_ceil(LEAST_ASKED) => Waiting::All,
-            _ => Waiting::Some,
-        })
-    }
-
-    #[cfg(not(any(
-        target_arch = "x86_64",
-        target_arch = "aarch64",
-        target_arch = "riscv64"
-    )))]
-    pub(super) fn waits(_: &File, _: &Range<u64>) -> io::Result<Waiting> {
-        Err(io::ErrorKind::Unsupported.into())
     }
 }
