@@ -392,3 +392,31 @@ fn who_is_two_states_behind_goes_by_two_deltas() {
     assert_eq!(number("wasted_bytes"), 0);
     assert_eq!(dumped(&joiner, &fulls[2]), keys(&states[2]));
 }
+
+#[test]
+fn a_delta_that_says_of_itself_what_it_is_not_is_left_for_the_next() {
+    let before = records(3000, "x");
+    let mut after = before.clone();
+    after.remove(5000);
+    let full = |height, records: &[Record], home: &Home| {
+        let mut snapshot = Snapshot::full(height, records);
+        snapshot.chunk_size = ChunkSize::MAX;
+        snapshot.publish(home.path())
+    };
+    let (provider, joiner) = (Home::new(), Home::new());
+    let first = full(7, &before, &provider);
+    full(7, &before, &joiner);
+    let second = full(8, &after, &provider);
+    Snapshot::delta(8, &first, &before, &after).publish(provider.path());
+    // Nothing changes, and the state that is looked for comes out: it takes the fewest bytes.
+    let mut lie = Snapshot::delta(8, &first, &before, &before);
+    lie.state = Snapshot::full(8, &after).state;
+    let lie = lie.publish(provider.path());
+    let daemon = provider.start::<_, &str>([]);
+    let fetched = joiner.run(["fetch", &second, "--bootstrap", &daemon.address()]);
+    let fetched = fetched.ok();
+    let number = |name: &str| fetched[name].as_u64().unwrap();
+    assert!(number("received_bytes") * 50 < number("bytes"), "{fetched}");
+    assert_eq!(fetched["wasted_bytes"], listed(&provider, &lie)["bytes"]);
+    assert_eq!(dumped(&joiner, &second), keys(&after));
+}

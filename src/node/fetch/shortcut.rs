@@ -3,8 +3,9 @@
 //! for is made here.
 //!
 //! It has to come out under its own name, so nobody who made a delta has to be believed.
-//! Where it does not, another way is looked for without these deltas, a few times; where
-//! one does not come, or no way is left, the snapshot itself is fetched.
+//! Where the records are not what the deltas say, another way is looked for without these
+//! deltas, a few times; where one does not come, or no way is left, the snapshot itself is
+//! fetched.
 //!
 //! The deltas are steps to the store ([`Origin::Step`]): those that a killed run left are
 //! known by that to the next one, which goes on from them, and removes them in its end.
@@ -33,7 +34,7 @@ use crate::store::{Origin, Store, Stored};
 
 /// How long deltas are looked for at all.
 const FIND_TIMEOUT: Duration = Duration::from_secs(15);
-/// Ways that are gone, while each leads elsewhere.
+/// Ways that are gone, while each leads astray.
 const MAX_WAYS: usize = 3;
 
 /// What is here and what is offered of a chain's states.
@@ -76,47 +77,26 @@ pub(super) async fn take(
         () = cancel.cancelled() => return Err(Failure::interrupted("the same command starts again")),
     };
     let mut received = Received::new();
-    let mut false_steps = BTreeSet::new();
-    let mut is_made = false;
-    for _ in 0..MAX_WAYS {
-        let best = ways.as_ref();
-        let Some(shortcut) = best.and_then(|ways| ways.best(&services.store, &false_steps)) else {
-            break;
-        };
-        let way = Way {
-            services,
-            found,
-            wanted,
-            reporter,
-            cancel,
-        };
-        let went = way.go(&shortcut, &mut received).await;
-        if let Err(failure) = &went
-            && failure.code == FailureCode::Interrupted
-        {
-            return Err(failure.clone());
+    let made = match ways {
+        Some(ways) => {
+            let way = Way {
+                services,
+                found,
+                wanted,
+                reporter,
+                cancel,
+            };
+            way.try_all(&ways, &mut received, spent).await
         }
-        match went {
-            Ok(true) => {
-                is_made = true;
-                break;
-            }
-            Ok(false) => {
-                reporter.note("another snapshot came out of them");
-                false_steps.extend(shortcut.steps.iter().map(|step| step.id()));
-                clear_steps(services, &found.manifest).await;
-            }
-            Err(failure) => {
-                reporter.note(format!("that did not work: {}", failure.message));
-                break;
-            }
-        }
+        None => Ok(false),
+    };
+    if let Err(failure) = &made
+        && failure.code == FailureCode::Interrupted
+    {
+        return Err(failure.clone());
     }
     clear_steps(services, &found.manifest).await;
-    if !is_made {
-        for (peer, bytes) in received {
-            *spent.entry(peer).or_default() += bytes;
-        }
+    if !made? {
         return Ok(None);
     }
     let manifest = &found.manifest;
@@ -143,7 +123,7 @@ pub(super) async fn take(
     }))
 }
 
-/// Who goes it, and what for.
+/// Who goes a way, and what for.
 struct Way<'a> {
     services: &'a Arc<Services>,
     found: &'a Found,
@@ -152,9 +132,60 @@ struct Way<'a> {
     cancel: &'a CancellationToken,
 }
 
+/// Where a way led.
+enum Went {
+    /// The snapshot is here.
+    Made,
+    /// To its state. Its chunks are made in another way, so that no delta helps.
+    Otherwise,
+    /// Elsewhere: one of the deltas is not what it says.
+    Astray(String),
+}
+
 impl Way<'_> {
-    /// Fetches the deltas and makes the snapshot; false where another one came out.
-    async fn go(&self, shortcut: &Shortcut, received: &mut Received) -> Result<bool, Failure> {
+    /// Goes one way after the other, while each leads astray. What came on those and on one
+    /// that was given up is in `spent`.
+    async fn try_all(
+        &self,
+        ways: &Ways,
+        received: &mut Received,
+        spent: &mut Received,
+    ) -> Result<bool, Failure> {
+        let mut false_steps = BTreeSet::new();
+        for _ in 0..MAX_WAYS {
+            let Some(shortcut) = ways.best(&self.services.store, &false_steps) else {
+                break;
+            };
+            let went = self.go(&shortcut, received).await;
+            if !matches!(went, Ok(Went::Made)) {
+                for (peer, bytes) in std::mem::take(received) {
+                    *spent.entry(peer).or_default() += bytes;
+                }
+            }
+            let why = match went {
+                Ok(Went::Made) => return Ok(true),
+                Ok(Went::Astray(why)) if !shortcut.steps.is_empty() => {
+                    let note = format!("one of the deltas is not what it says: {why}");
+                    self.reporter.note(note);
+                    false_steps.extend(shortcut.steps.iter().map(|step| step.id()));
+                    clear_steps(self.services, &self.found.manifest).await;
+                    continue;
+                }
+                Ok(Went::Astray(why)) => why,
+                Ok(Went::Otherwise) => "it was made in another way".to_owned(),
+                Err(failure) if failure.code == FailureCode::Interrupted => return Err(failure),
+                Err(failure) => failure.message,
+            };
+            self.reporter.note(format!(
+                "fetching the snapshot itself, not by deltas: {why}"
+            ));
+            break;
+        }
+        Ok(false)
+    }
+
+    /// Fetches the deltas and makes the snapshot.
+    async fn go(&self, shortcut: &Shortcut, received: &mut Received) -> Result<Went, Failure> {
         let (services, found) = (self.services, self.found);
         let steps: Vec<ManifestId> = shortcut.steps.iter().map(|step| step.id()).collect();
         self.reporter.note(format!(
@@ -191,19 +222,29 @@ impl Way<'_> {
                         *received.entry(peer.peer_id).or_default() += peer.bytes;
                     }
                 }
-                Gathered::FalseManifest => return Ok(false),
+                Gathered::FalseManifest => {
+                    let why = "its pieces do not make its chunks";
+                    return Ok(Went::Astray(why.to_owned()));
+                }
                 Gathered::Given(failure) => return Err(failure),
             }
         }
         let (store, goal) = (services.store.clone(), found.manifest.clone());
         let (reporter, cancel) = (self.reporter.clone(), self.cancel.clone());
-        blocking(move || {
+        let made = blocking(move || {
             for step in &steps {
                 content.put_on(&store, step)?;
             }
             delta::make_full(&store, &content, &goal, &reporter, &cancel)
-        })
-        .await
+        });
+        match made.await {
+            Ok(true) => Ok(Went::Made),
+            Ok(false) => Ok(Went::Otherwise),
+            Err(failure) if failure.code == FailureCode::Verification => {
+                Ok(Went::Astray(failure.message))
+            }
+            Err(failure) => Err(failure),
+        }
     }
 }
 
