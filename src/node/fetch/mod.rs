@@ -20,12 +20,13 @@ mod recruit;
 mod rest;
 mod roster;
 mod seek;
+mod shares;
 mod shortcut;
 mod trials;
 
 pub(super) use authority::wrong_chain;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -42,7 +43,8 @@ use self::gather::{End, Gather};
 use self::part::Part;
 use self::recruit::{Orders, Recruiter};
 use self::rest::Rest;
-use super::command::{Basis, Failure, FailureCode, FetchCommand, FetchTarget, Fetched, PeerBytes};
+use self::shares::{Received, Spent, by_share};
+use super::command::{Basis, Failure, FailureCode, FetchCommand, FetchTarget, Fetched};
 use super::failure::blocking;
 use super::feed::must_be_full;
 use super::progress::{Meter, Reporter, byte_progress, chunks};
@@ -79,7 +81,7 @@ pub(super) async fn fetch(
     let except: Result<BTreeSet<ManifestId>, _> =
         command.except.iter().map(|id| id.parse()).collect();
     let mut rest = Rest::new(&command.target, except?);
-    let mut spent = Received::new();
+    let mut spent = Spent::default();
     loop {
         let search = Search {
             services,
@@ -128,7 +130,7 @@ pub(super) async fn fetch(
         };
         match gathered {
             Gathered::Complete(mut fetched) => {
-                count_in(&mut fetched, &spent);
+                spent.count_in(&id, &mut fetched);
                 if let Some(dir) = &command.out {
                     export(services, id, dir.clone(), reporter, cancel).await?;
                 }
@@ -229,7 +231,7 @@ async fn gather(
     services: &Arc<Services>,
     found: Found,
     wanted: &Wanted<'_>,
-    spent: &mut Received,
+    spent: &mut Spent,
     reporter: &Reporter,
     cancel: &CancellationToken,
 ) -> Result<Gathered, Failure> {
@@ -336,9 +338,7 @@ async fn gather(
         end => end?,
     };
     if matches!(end, End::Condemned | End::Deserted) {
-        for (peer, bytes) in received {
-            *spent.entry(peer).or_default() += bytes;
-        }
+        spent.add(received);
     }
     match end {
         End::Finished if !download.checked().is_full() => {
@@ -376,6 +376,7 @@ async fn gather(
                 // Its room is for the next one.
                 discard(services, id).await?;
             }
+            spent.keep(id, here.saturating_sub(fetched.resumed_bytes));
             let patience = match fetched.received_bytes == 0 {
                 true => wanted.first_patience,
                 false => wanted.patience,
@@ -438,34 +439,6 @@ async fn read_back(
         Ok(())
     })
     .await
-}
-
-/// What came, by peer id.
-type Received = BTreeMap<String, u64>;
-
-fn by_share(received: &Received) -> Vec<PeerBytes> {
-    let mut peers: Vec<PeerBytes> = received
-        .iter()
-        .filter(|(_, bytes)| **bytes > 0)
-        .map(|(peer, bytes)| PeerBytes {
-            peer_id: peer.clone(),
-            bytes: *bytes,
-        })
-        .collect();
-    peers.sort_by(|a, b| b.bytes.cmp(&a.bytes).then(a.peer_id.cmp(&b.peer_id)));
-    peers
-}
-
-/// Counts in what came before, for what was given up.
-fn count_in(fetched: &mut Fetched, spent: &Received) {
-    let bytes: u64 = spent.values().sum();
-    fetched.received_bytes += bytes;
-    fetched.wasted_bytes += bytes;
-    let mut received = spent.clone();
-    for peer in &fetched.peers {
-        *received.entry(peer.peer_id.clone()).or_default() += peer.bytes;
-    }
-    fetched.peers = by_share(&received);
 }
 
 async fn mark_proven(

@@ -18,10 +18,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::chase::Found;
 use super::offers::offers;
-use super::{
-    Gathered, Received, Wanted, by_share, discard, gather, keep_endorsements, mark_proven,
-    short_of_room,
-};
+use super::shares::{Received, Spent, add_up, by_share};
+use super::{Gathered, Wanted, discard, gather, keep_endorsements, mark_proven, short_of_room};
 use crate::node::command::{Failure, FailureCode, Fetched};
 use crate::node::content::Content;
 use crate::node::delta;
@@ -58,7 +56,7 @@ pub(super) async fn take(
     services: &Arc<Services>,
     found: &Found,
     wanted: &Wanted<'_>,
-    spent: &mut Received,
+    spent: &mut Spent,
     reporter: &Reporter,
     cancel: &CancellationToken,
 ) -> Result<Option<Fetched>, Failure> {
@@ -77,26 +75,20 @@ pub(super) async fn take(
         () = cancel.cancelled() => return Err(Failure::interrupted("the same command starts again")),
     };
     let mut received = Received::new();
-    let made = match ways {
-        Some(ways) => {
-            let way = Way {
-                services,
-                found,
-                wanted,
-                reporter,
-                cancel,
-            };
-            way.try_all(&ways, &mut received, spent).await
-        }
-        None => Ok(false),
+    let way = Way {
+        services,
+        found,
+        wanted,
+        reporter,
+        cancel,
     };
-    if let Err(failure) = &made
-        && failure.code == FailureCode::Interrupted
-    {
-        return Err(failure.clone());
-    }
+    let is_made = match ways {
+        // What an interrupted one leaves is there for the next.
+        Some(ways) => way.try_all(&ways, &mut received, spent).await?,
+        None => false,
+    };
     clear_steps(services, &found.manifest).await;
-    if !made? {
+    if !is_made {
         return Ok(None);
     }
     let manifest = &found.manifest;
@@ -144,23 +136,21 @@ enum Went {
 
 impl Way<'_> {
     /// Goes one way after the other, while each leads astray. What came on those and on one
-    /// that was given up is in `spent`.
+    /// that was given up is in `spent`. Fails only where it is interrupted.
     async fn try_all(
         &self,
         ways: &Ways,
         received: &mut Received,
-        spent: &mut Received,
+        spent: &mut Spent,
     ) -> Result<bool, Failure> {
         let mut false_steps = BTreeSet::new();
         for _ in 0..MAX_WAYS {
             let Some(shortcut) = ways.best(&self.services.store, &false_steps) else {
                 break;
             };
-            let went = self.go(&shortcut, received).await;
+            let went = self.go(&shortcut, received, spent).await;
             if !matches!(went, Ok(Went::Made)) {
-                for (peer, bytes) in std::mem::take(received) {
-                    *spent.entry(peer).or_default() += bytes;
-                }
+                spent.add(std::mem::take(received));
             }
             let why = match went {
                 Ok(Went::Made) => return Ok(true),
@@ -185,7 +175,12 @@ impl Way<'_> {
     }
 
     /// Fetches the deltas and makes the snapshot.
-    async fn go(&self, shortcut: &Shortcut, received: &mut Received) -> Result<Went, Failure> {
+    async fn go(
+        &self,
+        shortcut: &Shortcut,
+        received: &mut Received,
+        spent: &mut Spent,
+    ) -> Result<Went, Failure> {
         let (services, found) = (self.services, self.found);
         let steps: Vec<ManifestId> = shortcut.steps.iter().map(|step| step.id()).collect();
         self.reporter.note(format!(
@@ -215,12 +210,11 @@ impl Way<'_> {
                 room_for: &[],
                 is_step: true,
             };
-            let gathered = gather(services, step, &whole, received, self.reporter, self.cancel);
+            let gathered = gather(services, step, &whole, spent, self.reporter, self.cancel);
             match gathered.await? {
                 Gathered::Complete(fetched) => {
-                    for peer in fetched.peers {
-                        *received.entry(peer.peer_id).or_default() += peer.bytes;
-                    }
+                    let peers = fetched.peers.into_iter();
+                    add_up(received, peers.map(|peer| (peer.peer_id, peer.bytes)));
                 }
                 Gathered::FalseManifest => {
                     let why = "its pieces do not make its chunks";

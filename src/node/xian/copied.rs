@@ -60,7 +60,10 @@ pub(in crate::node) async fn publish_copy(
         false => failure,
     });
     let (published, order) = made.inspect_err(|failure| {
-        tracing::warn!(height, error = %failure, hint = failure.hint, "no snapshot was made of the node's state");
+        tracing::warn!(
+            height, error = %failure, hint = failure.hint,
+            "no snapshot was made of the node's state"
+        );
     })?;
     count(&services.counters.states_made);
     services.shelf_changed().await;

@@ -1,6 +1,6 @@
-//! What the hall does with the storage of a Xian node: publishing its state, and the
-//! processes that read and write its files, which are this program by a verb of its own
-//! that people have no use for.
+//! What the hall does with the storage of a Xian node: publishing its state and the
+//! deltas between its states, and the processes that read and write its files, which are
+//! this program by a verb of its own that people have no use for.
 
 mod copied;
 mod deltas;

@@ -7,9 +7,9 @@
 //! largest folio, and only its end differs: what waits between two places is what is
 //! counted up to the later one, less what is counted up to the earlier one.
 //!
-//! Pages become clean meanwhile, and nobody makes others dirty. So the later place is
-//! always asked for first: what waits between the two is never counted too low by it, and
-//! where it is too high, too much is read.
+//! Pages become clean meanwhile, and who makes others dirty touches the file, which is read
+//! again then. So the later place is always asked for first: what waits between the two is
+//! never counted too low by it, and where it is too high, too much is read.
 
 use std::fs::File;
 use std::io;
