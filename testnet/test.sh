@@ -13,6 +13,6 @@ install_cometbft
 install_other_cometbfts
 install_wasmd
 install_test_python
-install_test_filesystem
+install_test_filesystems
 say "testing (the first time it compiles for some minutes)"
 exec cargo test --release --locked "$@"

@@ -206,10 +206,10 @@ install_test_xian() {
 
 # Root can mount, so the tests that need a file system which clones files are not left
 # out.
-install_test_filesystem() {
-    if [ "$(id -u)" = 0 ] && ! command -v mkfs.xfs >/dev/null; then
-        need_packages "mkfs.xfs" xfsprogs
-    fi
+install_test_filesystems() {
+    [ "$(id -u)" = 0 ] || return 0
+    command -v mkfs.xfs >/dev/null || need_packages "mkfs.xfs" xfsprogs
+    command -v mkfs.btrfs >/dev/null || need_packages "mkfs.btrfs" btrfs-progs
 }
 
 install_cargo_deny() {

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::num::NonZeroUsize;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -34,8 +34,19 @@ impl Drop for Mounted<'_> {
     }
 }
 
-/// XFS in a file, mounted on a folder.
-fn xfs<'a>(image: &Path, folder: &'a Path) -> Option<Mounted<'a>> {
+/// One that clones files.
+#[derive(Clone, Copy)]
+enum FileSystem {
+    Xfs,
+    Btrfs,
+}
+
+/// A file system in a file, mounted on a folder.
+fn mount<'a>(system: FileSystem, image: &Path, folder: &'a Path) -> Option<Mounted<'a>> {
+    let (mkfs, package) = match system {
+        FileSystem::Xfs => ("mkfs.xfs", "xfsprogs"),
+        FileSystem::Btrfs => ("mkfs.btrfs", "btrfs-progs"),
+    };
     let file = File::create(image).unwrap();
     file.set_len(DISK_BYTES).unwrap();
     let runs = |program: &str, arguments: &[&Path]| {
@@ -43,13 +54,13 @@ fn xfs<'a>(image: &Path, folder: &'a Path) -> Option<Mounted<'a>> {
         ended.is_ok_and(|output| output.status.success())
     };
     let quiet = Path::new("-q");
-    if runs("mkfs.xfs", &[quiet, image]) && runs("mount", &[Path::new("-oloop"), image, folder]) {
+    if runs(mkfs, &[quiet, image]) && runs("mount", &[Path::new("-oloop"), image, folder]) {
         return Some(Mounted(folder));
     }
     assert!(
         std::env::var_os(WITHOUT_MOUNT).is_some_and(|value| value == "1"),
-        "no XFS can be made and mounted here: run the tests as root with mkfs.xfs installed \
-         (Debian: xfsprogs), or set {WITHOUT_MOUNT}=1 to leave this one out"
+        "no such file system can be made and mounted here: run the tests as root with {mkfs} \
+         installed (Debian: {package}), or set {WITHOUT_MOUNT}=1 to leave this one out"
     );
     println!("nothing was tested: {WITHOUT_MOUNT}=1");
     None
@@ -63,9 +74,9 @@ struct Node<'a> {
 }
 
 impl<'a> Node<'a> {
-    fn new(image: &Path, disk: &'a Path) -> Option<Self> {
+    fn new(system: FileSystem, image: &Path, disk: &'a Path) -> Option<Self> {
         fs::create_dir(disk).unwrap();
-        let mounted = xfs(image, disk)?;
+        let mounted = mount(system, image, disk)?;
         let storage = disk.join("node");
         fs::create_dir_all(storage.join("contract_state")).unwrap();
         let latest = LatestBlock::path(&storage);
@@ -113,7 +124,7 @@ fn tells_what_waits() -> bool {
 fn of_a_cloned_file_only_what_changed_is_read_and_the_copy_keeps_its_bytes() {
     let folder = tempfile::tempdir().unwrap();
     let disk = folder.path().join("disk");
-    let Some(node) = Node::new(&folder.path().join("image"), &disk) else {
+    let Some(node) = Node::new(FileSystem::Xfs, &folder.path().join("image"), &disk) else {
         return;
     };
     fs::write(&node.currency, vec![7; 50 << 20]).unwrap();
@@ -146,6 +157,13 @@ fn of_a_cloned_file_only_what_changed_is_read_and_the_copy_keeps_its_bytes() {
     assert!(fs::read(&node.currency).unwrap() != expected);
     let names = fs::read_dir(disk.join("copy/contract_state")).unwrap();
     assert_eq!(names.count(), 1, "nothing but the copy is left");
+
+    // What it replaces is gone from the disk then, and not some time later: its blocks are
+    // those of the node's file, which nobody could look at without waiting.
+    let replaced = File::open(&copied).unwrap();
+    assert_eq!(copier.ahead(&never).unwrap().cloned_files, 1);
+    let replaced = replaced.metadata().unwrap();
+    assert_eq!((replaced.nlink(), replaced.blocks()), (0, 0));
 }
 
 /// What may become of a file, by a node or by whoever looks after it.
@@ -200,10 +218,19 @@ fn change(file: &File, random: &mut ChaCha8Rng) -> &'static str {
 }
 
 #[test]
-fn the_copy_is_the_file_whatever_became_of_it() {
+fn on_xfs_the_copy_is_the_file_whatever_became_of_it() {
+    the_copy_is_the_file_whatever_became_of_it(FileSystem::Xfs);
+}
+
+#[test]
+fn on_btrfs_the_copy_is_the_file_whatever_became_of_it() {
+    the_copy_is_the_file_whatever_became_of_it(FileSystem::Btrfs);
+}
+
+fn the_copy_is_the_file_whatever_became_of_it(system: FileSystem) {
     let folder = tempfile::tempdir().unwrap();
     let disk = folder.path().join("disk");
-    let Some(node) = Node::new(&folder.path().join("image"), &disk) else {
+    let Some(node) = Node::new(system, &folder.path().join("image"), &disk) else {
         return;
     };
     let mut random = ChaCha8Rng::seed_from_u64(1);
@@ -240,7 +267,7 @@ fn the_copy_is_the_file_whatever_became_of_it() {
 fn a_file_in_many_parts_is_read_and_becomes_no_clone() {
     let folder = tempfile::tempdir().unwrap();
     let disk = folder.path().join("disk");
-    let Some(node) = Node::new(&folder.path().join("image"), &disk) else {
+    let Some(node) = Node::new(FileSystem::Xfs, &folder.path().join("image"), &disk) else {
         return;
     };
     let file = node.file();
@@ -266,7 +293,7 @@ fn a_file_in_many_parts_is_read_and_becomes_no_clone() {
 fn a_gigabyte_stays_free_where_files_are_cloned_too() {
     let folder = tempfile::tempdir().unwrap();
     let disk = folder.path().join("disk");
-    let Some(node) = Node::new(&folder.path().join("image"), &disk) else {
+    let Some(node) = Node::new(FileSystem::Xfs, &folder.path().join("image"), &disk) else {
         return;
     };
     fs::write(&node.currency, b"bytes").unwrap();

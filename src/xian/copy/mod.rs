@@ -247,7 +247,15 @@ impl Copier {
         // The node cannot write a file that is being cloned: it need not wait for the
         // disk as well.
         sharing::write_back(&job.from);
-        clone::clone(&job.from, &job.to)
+        let before = fs::File::options().write(true).open(&job.to).ok();
+        let is_cloned = clone::clone(&job.from, &job.to)?;
+        if let Some(before) = before.filter(|_| is_cloned) {
+            // It has no name any more. XFS would free its blocks in the background, one
+            // part after the other, and whoever asks for a map of a file that shared them
+            // waits for each: that would be the held part. Where it fails, it is so.
+            let _ = before.set_len(0);
+        }
+        Ok(is_cloned)
     }
 
     /// A file was cloned.
