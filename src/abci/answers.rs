@@ -216,7 +216,7 @@ impl Answers {
         let mut is_ours = false;
         if self.session.answered(index, &answer) {
             self.to.flush().await?;
-            if !self.session.is_restored().await {
+            if self.session.check_restored().await.is_err() {
                 answer.result = apply_result::REJECT_SNAPSHOT;
                 is_ours = true;
             }

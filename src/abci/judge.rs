@@ -212,14 +212,14 @@ impl Session {
         }
     }
 
-    /// Whether the application has the state that was trusted. CometBFT looks at
-    /// once, and takes a difference for fatal; told here, it takes another
+    /// What is wrong where the application has not the state that was trusted. CometBFT
+    /// looks at once, and takes a difference for fatal; told here, it takes another
     /// snapshot. An application that cannot be asked has the benefit of the doubt:
     /// CometBFT asks it, too.
-    pub(super) async fn is_restored(&self) -> bool {
+    pub(super) async fn check_restored(&self) -> Result<(), String> {
         let restore = self.state().restore.take();
         let Some(restore) = restore else {
-            return true;
+            return Ok(());
         };
         let height = restore.height();
         for _ in 0..INFO_TRIES {
@@ -230,7 +230,7 @@ impl Session {
                 Ok::<_, AbciError>((info, snapshots.app_version(&chain, height)))
             };
             match self.crew.run(Purpose::Info, time * 2, work).await {
-                Some(Ok((info, version))) => return is_right(&restore, &info, version),
+                Some(Ok((info, version))) => return judge(&restore, &info, version),
                 Some(Err(error)) => {
                     tracing::warn!(%error, "the application does not tell what it restored");
                 }
@@ -239,7 +239,7 @@ impl Session {
         }
         count(&self.counts.unconfirmed);
         tracing::warn!(height, "what was restored is left to CometBFT to check");
-        true
+        Ok(())
     }
 }
 
@@ -265,7 +265,7 @@ fn from_another(request: &RequestApplySnapshotChunk) -> Apply {
     Apply::Answer(message::answer_apply(apply_result::RETRY, chunks, senders))
 }
 
-fn is_right(restore: &Restore, info: &AppInfo, version: Option<u64>) -> bool {
+fn judge(restore: &Restore, info: &AppInfo, version: Option<u64>) -> Result<(), String> {
     let (height, replaced) = (restore.height(), restore.replaced);
     match restore.problem(info, version) {
         None => {
@@ -274,7 +274,7 @@ fn is_right(restore: &Restore, info: &AppInfo, version: Option<u64>) -> bool {
                 replaced,
                 "the application restored the snapshot and has the trusted application hash"
             );
-            true
+            Ok(())
         }
         Some(problem) => {
             tracing::error!(
@@ -282,7 +282,7 @@ fn is_right(restore: &Restore, info: &AppInfo, version: Option<u64>) -> bool {
                 problem,
                 "the application restored the snapshot, and its state is not the chain's: rejected"
             );
-            false
+            Err(problem)
         }
     }
 }

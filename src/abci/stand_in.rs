@@ -329,10 +329,10 @@ impl Stand<'_> {
             return Ok(Err(why));
         }
         let session = self.session.clone();
-        if !self.hold(session.is_restored()).await? {
-            return Ok(Err(
-                "the application has another state than the chain".to_owned()
-            ));
+        if let Err(problem) = self.hold(session.check_restored()).await? {
+            return Ok(Err(format!(
+                "the application has another state than the chain: {problem}"
+            )));
         }
         let accepted = self.work(move |stand_in| stand_in.accept(lead)).await?;
         self.restores = accepted.is_err();

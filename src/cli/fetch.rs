@@ -54,6 +54,7 @@ pub(super) struct Arguments {
         long,
         value_name = "CONTRACT",
         value_delimiter = ',',
+        value_parser = clap::builder::NonEmptyStringValueParser::new(),
         conflicts_with = "out"
     )]
     only: Vec<String>,
@@ -92,7 +93,8 @@ pub(super) fn text(outcome: &Outcome) -> Option<String> {
         return None;
     };
     let cid = text::safe(&fetched.manifest);
-    let mut out = if fetched.received_bytes == 0 && fetched.resumed_bytes > 0 {
+    let is_from_before = is_from_before(fetched);
+    let mut out = if is_from_before {
         format!(
             "All {} are here already: {cid}\n",
             text::bytes(fetched.bytes)
@@ -119,10 +121,13 @@ pub(super) fn text(outcome: &Outcome) -> Option<String> {
         );
     }
     out += &peers(fetched);
+    let checked = match is_from_before {
+        true => format!("Bytes checked when they came (snapswarm verify {cid} does it again)"),
+        false => "Bytes checked".to_owned(),
+    };
     if !fetched.only.is_empty() {
-        let cid = text::safe(&fetched.manifest);
         out += &format!(
-            "Bytes checked. Only this is here: {}.\nIt is a part of a state, and nothing that a \
+            "{checked}. Only this is here: {}.\nIt is a part of a state, and nothing that a \
              validating node can start from.\nNext: snapswarm dump {cid} FILE --format \
              jsonl|sqlite|xian; snapswarm fetch {cid} brings the rest\n",
             text::safe(&fetched.only.join(", ")),
@@ -137,19 +142,21 @@ pub(super) fn text(outcome: &Outcome) -> Option<String> {
         );
     }
     if fetched.state {
-        out += &next_of_state(fetched);
+        out += &next_of_state(fetched, &checked);
         return Some(out);
     }
     if fetched.app_hash.is_none() {
-        out += "Bytes checked. The snapshot names no application hash: nothing can prove its \
-                state, and `feed` does not take it.\n";
+        out += &format!(
+            "{checked}. The snapshot names no application hash: nothing can prove its state, and \
+             `feed` does not take it.\n"
+        );
         return Some(out);
     }
+    out += &checked;
     out += if fetched.proven {
-        "Bytes checked, application hash confirmed by the chain's RPC.\n"
+        ", application hash confirmed by the chain's RPC.\n"
     } else {
-        "Bytes checked, state not proven: no RPC of the chain confirmed the application hash \
-         (--node-rpc).\n"
+        ", state not proven: no RPC of the chain confirmed the application hash (--node-rpc).\n"
     };
     let proof = if fetched.proven {
         ""
@@ -163,9 +170,14 @@ pub(super) fn text(outcome: &Outcome) -> Option<String> {
     Some(out)
 }
 
+/// Whether nothing had to come.
+fn is_from_before(fetched: &Fetched) -> bool {
+    fetched.received_bytes == 0 && fetched.resumed_bytes > 0
+}
+
 /// What may follow of the records of a state. Nobody is led to name what he does not
 /// believe.
-fn next_of_state(fetched: &Fetched) -> String {
+fn next_of_state(fetched: &Fetched, checked: &str) -> String {
     let cid = text::safe(&fetched.manifest);
     match (&fetched.base, &fetched.basis) {
         (Some(base), _) => format!(
@@ -174,10 +186,10 @@ fn next_of_state(fetched: &Fetched) -> String {
             text::safe(base)
         ),
         (None, Some(_)) => {
-            format!("Bytes checked.\nNext: snapswarm join --xian STORAGE --cid {cid} …\n")
+            format!("{checked}.\nNext: snapswarm join --xian STORAGE --cid {cid} …\n")
         }
         (None, None) => format!(
-            "Bytes checked. No application hash proves this state, and nobody whom config.toml \
+            "{checked}. No application hash proves this state, and nobody whom config.toml \
              names below [trust] has vouched for it: before a node is joined with it (snapswarm \
              join --xian STORAGE --cid {cid} …), ask somebody whom you trust whether this is the \
              CID of that height.\n"
@@ -244,6 +256,19 @@ mod tests {
         without.app_hash = None;
         let said = text(&Outcome::Fetched(without)).unwrap();
         assert!(said.contains("names no application hash") && !said.contains("Next:"));
+    }
+
+    #[test]
+    fn what_was_here_before_is_not_said_to_be_checked_now() {
+        let Outcome::Fetched(mut here) = fetched(true) else {
+            panic!("fetched");
+        };
+        (here.received_bytes, here.peers) = (0, Vec::new());
+        let said = text(&Outcome::Fetched(here.clone())).unwrap();
+        assert!(said.contains("checked when they came") && said.contains("verify bafk"));
+        here.state = true;
+        let said = text(&Outcome::Fetched(here)).unwrap();
+        assert!(said.contains("checked when they came"), "{said}");
     }
 
     #[test]

@@ -65,7 +65,7 @@ pub(super) fn table(snapshots: &[SnapshotSummary]) -> String {
             },
             snapshot.chunks.to_string(),
             text::bytes(snapshot.bytes),
-            here(snapshot),
+            here(snapshot, snapshots),
             proof(snapshot).to_owned(),
             if snapshot.pinned { "pinned" } else { "" }.to_owned(),
             snapshot.origin.clone(),
@@ -78,6 +78,16 @@ pub(super) fn table(snapshots: &[SnapshotSummary]) -> String {
         out += "Of a snapshot that is here for some contracts only, `snapswarm dump CID FILE --format` \
                 writes their records; no node can start from it.\n";
     }
+    let has_no_base = |one: &&SnapshotSummary| one.complete && base(one, snapshots).is_none();
+    let mut deltas = snapshots.iter().filter(|one| one.base.is_some());
+    if let Some(delta) = deltas.find(has_no_base) {
+        let cid = delta.base.as_deref().unwrap_or_default();
+        out += &format!(
+            "A delta can be read where the snapshot is that it builds on: `snapswarm fetch {}` \
+             brings one that is missing.\n",
+            text::safe(cid)
+        );
+    }
     if snapshots.iter().any(is_begun) {
         out += "A snapshot that is here in part holds its whole size on the disk: `snapswarm fetch \
                 CID` goes on with it, `snapswarm delete CID` gives it up.\n";
@@ -85,11 +95,18 @@ pub(super) fn table(snapshots: &[SnapshotSummary]) -> String {
     out
 }
 
-fn here(snapshot: &SnapshotSummary) -> String {
+/// The snapshot that a delta builds on, if all of that is here.
+fn base<'a>(delta: &SnapshotSummary, all: &'a [SnapshotSummary]) -> Option<&'a SnapshotSummary> {
+    let mut all = all.iter();
+    all.find(|one| one.complete && Some(&one.manifest) == delta.base.as_ref())
+}
+
+fn here(snapshot: &SnapshotSummary, all: &[SnapshotSummary]) -> String {
     if snapshot.complete {
-        return match &snapshot.base {
-            None => "all".to_owned(),
-            Some(_) => "all of a delta".to_owned(),
+        return match (&snapshot.base, base(snapshot, all)) {
+            (None, _) => "all".to_owned(),
+            (Some(_), Some(base)) => format!("all of a delta from {}", base.height),
+            (Some(_), None) => "all of a delta, no base".to_owned(),
         };
     }
     let contracts = match snapshot.only.len() as u64 {
@@ -160,9 +177,18 @@ mod tests {
         assert_eq!(table(std::slice::from_ref(&whole)).lines().count(), 2);
         let delta = SnapshotSummary {
             base: Some("bafb".to_owned()),
+            ..whole.clone()
+        };
+        let alone = table(std::slice::from_ref(&delta));
+        assert!(alone.contains("all of a delta, no base"), "{alone}");
+        assert!(alone.contains("`snapswarm fetch bafb`"), "{alone}");
+        let base = SnapshotSummary {
+            manifest: "bafb".to_owned(),
+            height: 6,
             ..whole
         };
-        assert!(table(&[delta]).contains("all of a delta"));
+        let both = table(&[delta, base]);
+        assert!(both.contains("all of a delta from 6") && !both.contains("fetch bafb"));
     }
 
     #[test]

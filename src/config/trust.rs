@@ -66,7 +66,11 @@ impl TrustConfig {
         }
         match self.threshold {
             Some(0) => Err(key("trust.threshold", "must be at least 1")),
-            Some(threshold) if listed > 0 && threshold as usize > listed => Err(key(
+            Some(_) if listed == 0 => Err(key(
+                "trust.threshold",
+                "counts endorsers, and trust.endorsers names none; name them, or leave it out",
+            )),
+            Some(threshold) if threshold as usize > listed => Err(key(
                 "trust.threshold",
                 format!("must be at most {listed}, the number of endorsers"),
             )),
@@ -167,6 +171,8 @@ mod tests {
             let problem = read(&three, Some(threshold)).unwrap_err();
             assert!(problem.starts_with("trust.threshold: "), "{problem}");
         }
+        let of_none = read(&[], Some(1)).unwrap_err();
+        assert!(of_none.contains("trust.endorsers names none"), "{of_none}");
         let default = |count| read(&three[..count], None).unwrap().threshold();
         assert_eq!((default(1), default(2), default(3)), (1, 2, 2));
     }

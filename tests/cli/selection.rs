@@ -176,10 +176,18 @@ fn a_chunk_of_two_contracts_gives_the_records_of_the_one_that_was_asked_for() {
     let daemon = provider.start::<_, &str>([]);
     let joiner = Home::new();
     let address = daemon.address();
-    joiner
-        .run(["fetch", &cid, "--bootstrap", &address, "--only", "b"])
-        .ok();
+    let fetch = |only: &str| joiner.run(["fetch", &cid, "--bootstrap", &address, "--only", only]);
+    fetch("").failed(2);
+    fetch("b").ok();
     assert_eq!(dumped(&joiner, &cid), keys(&three[1..2]));
+    // The next one adds to it, and is told all that is here.
+    let second = fetch("c").ok();
+    let only = json!(["contract_state/b", "contract_state/c"]);
+    assert_eq!(
+        (&second["only"], &listed(&joiner, &cid)["only"]),
+        (&only, &only)
+    );
+    assert_eq!(dumped(&joiner, &cid), keys(&three[1..3]));
 }
 
 #[test]

@@ -404,3 +404,31 @@ fn copy_storage(from: &Path, to: &Path) {
         }
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_storage_that_is_not_the_applications_is_told() {
+    let chain = Chain::start().await;
+    let joiner = chain.joiner("other");
+    let elsewhere = chain.folder.path().join("elsewhere");
+    let mut command = joiner
+        .command(&chain, &["--cid", &chain.snapshot.cid()])
+        .await;
+    let given: Vec<_> = command.get_args().map(ToOwned::to_owned).collect();
+    let mut other = Command::new(command.get_program());
+    other.args(
+        given
+            .iter()
+            .map(|argument| match *argument == joiner.app.storage() {
+                true => elsewhere.as_os_str(),
+                false => argument,
+            }),
+    );
+    command = other;
+    let ran = Ran(command.output().unwrap());
+    let told = ran.failed(7);
+    let said = told["message"].as_str().unwrap();
+    let storage = elsewhere.display().to_string();
+    for part in ["it says that it is at height 0", &storage] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+}

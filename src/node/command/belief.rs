@@ -65,4 +65,9 @@ pub struct Endorsed {
     pub endorser: String,
     /// What others are told: vouched, or computed where this node computed it.
     pub kind: String,
+    /// Whether all of it is here.
+    pub complete: bool,
+    /// Of a delta, CID of what it builds on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base: Option<String>,
 }

@@ -212,11 +212,6 @@ impl Wanted<'_> {
             Some(part) => format!("{} of {all}", part.chunks),
         }
     }
-
-    fn contracts(&self) -> Vec<String> {
-        let scopes = self.part.iter().flat_map(|part| &part.scopes);
-        scopes.map(ToString::to_string).collect()
-    }
 }
 
 enum Gathered {
@@ -342,8 +337,10 @@ async fn gather(
     }
     match end {
         End::Finished if !download.checked().is_full() => {
-            // What was asked for is here, and the rest is not to come.
-            fetched.only = wanted.contracts();
+            // What was asked for is here, now and before, and the rest is not to come.
+            let stored = services.store.get(&id);
+            let only = stored.iter().flat_map(|stored| &stored.only);
+            fetched.only = only.map(ToString::to_string).collect();
             mark_proven(services, id, found.proof.as_ref()).await?;
             services.shelf_changed().await;
             Ok(Gathered::Complete(fetched))

@@ -34,21 +34,35 @@ pub(super) async fn offers(
 ) -> Vec<Arc<Manifest>> {
     let shelves = shelves(services, found).await;
     let deltas = a_place_for_each(&shelves, |entry| can_help(entry, &found.manifest));
-    let mut offers = Vec::new();
-    for (entry, peer) in deltas {
-        let manifest = manifest(services, entry, peer).await;
-        offers.extend(manifest.filter(|manifest| manifest.base().is_some()));
-    }
+    let mut offers = manifests(services, deltas).await;
+    offers.retain(|manifest| manifest.base().is_some());
     let bases = offers.iter().filter_map(|delta| delta.base());
     let is_new = |base: &ManifestId| *base != found.manifest.id() && !known.contains(base);
     let bases: BTreeSet<ManifestId> = bases.filter(is_new).collect();
     let bases = a_place_for_each(&shelves, |entry| {
         bases.contains(&entry.manifest) && entry.manifest_bytes <= MAX_OFFER_BYTES
     });
-    for (entry, peer) in bases {
-        offers.extend(manifest(services, entry, peer).await);
-    }
+    offers.extend(manifests(services, bases).await);
     offers
+}
+
+/// The manifests of entries, all asked for at once: who is silent keeps nobody waiting but
+/// for his own.
+async fn manifests(
+    services: &Arc<Services>,
+    entries: Vec<(&CatalogueEntry, PeerId)>,
+) -> Vec<Arc<Manifest>> {
+    let entries = entries.into_iter();
+    let asking = entries.map(|(entry, peer)| {
+        let asked = manifest(services, entry, peer);
+        tokio::time::timeout(ASK_TIMEOUT, asked)
+    });
+    let manifests = futures::future::join_all(asking).await;
+    manifests
+        .into_iter()
+        .filter_map(Result::ok)
+        .flatten()
+        .collect()
 }
 
 /// What the peers have that are nearest.

@@ -30,8 +30,8 @@ use crate::snapshot::{ChunkId, Endorsements, Manifest, ManifestId};
 use crate::state::{AtHand, StateDigest, StateNotes, plan};
 use crate::store::{Origin, Store, Stored};
 
-/// How long deltas are looked for at all.
-const FIND_TIMEOUT: Duration = Duration::from_secs(15);
+/// How long deltas are looked for at all: a little longer than the peers may take.
+const FIND_TIMEOUT: Duration = Duration::from_secs(20);
 /// Ways that are gone, while each leads astray.
 const MAX_WAYS: usize = 3;
 

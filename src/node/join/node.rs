@@ -303,6 +303,14 @@ impl Node {
         self.plan.logs.join(APP_LOG)
     }
 
+    /// What the adapter that was started as CometBFT's application took for an error last.
+    pub(super) fn adapter_error(&self) -> Option<String> {
+        self.plan.xian.as_ref()?;
+        let tail = self.app.as_ref()?.tail();
+        let said = |line: &str| Some(line.split_once(" ERROR ")?.1.trim().to_owned());
+        tail.lines().rev().find_map(said)
+    }
+
     /// What is started as CometBFT's application.
     fn app_command(&self) -> Result<Option<String>, Failure> {
         let (Some(command), Some(xian)) = (&self.plan.app_cmd, &self.plan.xian) else {

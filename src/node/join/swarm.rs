@@ -136,9 +136,13 @@ impl Join {
         };
         if let Some(wanted) = &self.options.manifest {
             if self.is_refused(wanted) {
+                let why = self.steps.last().map_or_else(
+                    || format!("the node did not take {wanted}"),
+                    |step| step.why.clone(),
+                );
                 return Err(Setback::rung(Failure::new(
                     FailureCode::Failed,
-                    format!("the node did not take {wanted}, and no other was asked for"),
+                    format!("{why}; no other snapshot than {wanted} was asked for"),
                 )));
             }
             let here = own.iter().find(|one| one.manifest == *wanted);
@@ -410,6 +414,7 @@ impl Join {
                     }
                     happened = self.node.happens() => if let Some(setback) = self.refusal(happened, &mut circles) {
                         let setback = self.node.or_crash(setback).await;
+                        let setback = self.as_the_adapter_says(setback);
                         // The local peer is let go before anything else is done.
                         enough.cancel();
                         let _ = feeding.await;

@@ -208,6 +208,26 @@ impl Join {
         Ok(())
     }
 
+    /// Why the node does not take the snapshot, where the adapter that was started knows.
+    pub(super) fn as_the_adapter_says(&self, setback: Setback) -> Setback {
+        let said = self.node.adapter_error();
+        let (Kind::Snapshot, Some(said), Some(xian)) = (setback.kind, said, &self.options.xian)
+        else {
+            return setback;
+        };
+        let storage = xian.storage.display();
+        let message = format!(
+            "the node does not take the snapshot: {said}; does the application keep its state in \
+             {storage}?"
+        );
+        let log = self.node.app_log();
+        let hint = format!(
+            "the log of the adapter before it says more: {}",
+            log.display()
+        );
+        Setback::snapshot(Failure::new(FailureCode::Failed, message).hint(hint))
+    }
+
     /// Where the adapter that was started answers nothing, it waits for its application.
     pub(super) fn unless_silent(&self, setback: Setback) -> Setback {
         match &self.options.xian {

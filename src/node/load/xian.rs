@@ -1,10 +1,11 @@
 //! `load --kind xian`: the storage of a Xian node that does not run.
 
+use std::io;
 use std::path::Path;
 
 use tokio_util::sync::CancellationToken;
 
-use crate::comet::node_home::NodeHome;
+use crate::comet::node_home::{NodeHome, NodeHomeError};
 use crate::comet::settings::Settings;
 use crate::node::command::{Failure, FailureCode, LoadCommand};
 use crate::node::progress::Reporter;
@@ -97,19 +98,17 @@ fn check_block(command: &LoadCommand, block: &LatestBlock) -> Result<(), Failure
 
 /// The chain of the node to which the storage belongs: it lies in the node's home.
 fn chain_beside(storage: &Path) -> Result<String, Failure> {
-    let node = storage.parent().map(NodeHome::new);
-    let found = node.and_then(|node| {
-        let settings = node.settings().unwrap_or_else(|_| Settings::default());
-        node.chain_id(&settings).ok()
-    });
-    found.ok_or_else(|| {
-        Failure::new(
-            FailureCode::Usage,
-            format!(
-                "the chain's id is not known: no genesis of a node lies beside {}",
-                storage.display()
-            ),
-        )
-        .hint("give --chain-id")
+    let node = NodeHome::new(storage.parent().unwrap_or(Path::new("/")));
+    let settings = node.settings().unwrap_or_else(|_| Settings::default());
+    node.chain_id(&settings).map_err(|error| {
+        let is_missing = |source: &io::Error| source.kind() == io::ErrorKind::NotFound;
+        let why = match error {
+            NodeHomeError::File { source, .. } if is_missing(&source) => {
+                format!("no genesis of a node lies beside {}", storage.display())
+            }
+            error => Failure::from(error).message,
+        };
+        let message = format!("the chain's id is not known: {why}");
+        Failure::new(FailureCode::Usage, message).hint("give --chain-id")
     })
 }

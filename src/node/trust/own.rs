@@ -57,7 +57,8 @@ pub(in crate::node) fn vouch(
     trust: &Trust,
     id: &str,
 ) -> Result<Endorsed, Failure> {
-    let manifest = shelf::find(store, id)?.manifest;
+    let stored = shelf::find(store, id)?;
+    let manifest = stored.manifest;
     endorse(store, identity, trust, &manifest, EndorsementKind::Vouched)?;
     let set = store.endorsements(&manifest.id());
     let own = set.of(&EndorserKey(identity.public_key()));
@@ -67,5 +68,7 @@ pub(in crate::node) fn vouch(
         manifest: manifest.id().to_string(),
         endorser: identity.peer_id().to_string(),
         kind: kind.as_str().to_owned(),
+        complete: stored.complete,
+        base: shelf::base_of(&manifest),
     })
 }
