@@ -30,6 +30,7 @@ mod feed;
 mod fetch;
 mod genesis;
 mod harvest;
+mod identity;
 pub mod join;
 mod library;
 mod load;
@@ -83,7 +84,7 @@ pub fn init(home: &Path, network: Option<&str>) -> Result<Initialised, Failure> 
             config.display()
         )));
     }
-    let identity = services::load_identity(home)?;
+    let identity = identity::load(home)?;
     Ok(Initialised {
         peer_id: identity.peer_id().to_string(),
         config,
@@ -275,7 +276,7 @@ impl Hall {
             Self::Alone { store, trust, .. } => {
                 let (home, trust) = (store.home().to_owned(), trust.clone());
                 blocking(move || {
-                    Ok(match services::known_key(&home) {
+                    Ok(match identity::known_key(&home) {
                         Some(key) => trust.with_own(key),
                         None => trust,
                     })
@@ -289,7 +290,7 @@ impl Hall {
     async fn identity(&self) -> Result<Identity, Failure> {
         match self {
             Self::Joined(services) => Ok(services.identity.clone()),
-            Self::Alone { store, .. } => services::identity(store.home()).await,
+            Self::Alone { store, .. } => identity::of_home(store.home()).await,
         }
     }
 

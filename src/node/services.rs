@@ -15,6 +15,7 @@ use super::command::{
 };
 use super::failure::blocking;
 use super::harvest::Intake;
+use super::identity;
 use super::library::StoreLibrary;
 use super::progress::Reporter;
 use super::referee::Referee;
@@ -22,15 +23,13 @@ use super::trust::{self, Trust};
 use super::xian::DeltaOrder;
 use crate::config::{ANY_LISTEN, AnnounceWhat, Config, DhtMode as ConfiguredMode};
 use crate::net::{
-    AnnouncePolicy, Announcement, DhtMode, Identity, IdentityError, Net, NetError, NetEvent,
-    NetSettings, NetworkName, PreSharedKey,
+    AnnouncePolicy, Announcement, DhtMode, Identity, Net, NetError, NetEvent, NetSettings,
+    NetworkName, PreSharedKey,
 };
 use crate::snapshot::{EndorserKey, Manifest, ManifestId};
 use crate::store::{Origin, Store, StoreSettings};
 use crate::sync::{Offence, UploadLimits};
 
-/// File of the node's libp2p key in the home.
-const IDENTITY_FILE: &str = "identity.key";
 /// File of remembered peers in the home.
 pub(super) const PEERS_FILE: &str = "peers.json";
 
@@ -148,58 +147,6 @@ pub(super) fn store_settings(config: &Config) -> StoreSettings {
     }
 }
 
-/// The key of a home that has one and lets it be read.
-pub(super) fn known_key(home: &Path) -> Option<EndorserKey> {
-    let identity = Identity::load(&home.join(IDENTITY_FILE)).ok()?;
-    Some(EndorserKey(identity.public_key()))
-}
-
-/// The node's libp2p identity.
-pub(super) async fn identity(home: &Path) -> Result<Identity, Failure> {
-    let home = home.to_owned();
-    blocking(move || load_identity(&home)).await
-}
-
-/// The same, where blocking is allowed.
-pub(super) fn load_identity(home: &Path) -> Result<Identity, Failure> {
-    tell_of_lost_key(home);
-    Ok(Identity::load_or_create(&home.join(IDENTITY_FILE))?)
-}
-
-/// A home that knows peers had a key. With a new one it has another name: who
-/// knows this node by its old one does not find it any more.
-fn tell_of_lost_key(home: &Path) {
-    let key = home.join(IDENTITY_FILE);
-    if !key.exists() && home.join(PEERS_FILE).exists() {
-        tracing::warn!(
-            file = %key.display(),
-            "The key of this node is missing. With a new one its peer id changes, and addresses \
-             of it that others hold are of no use any more. Put the old file back if there is a \
-             copy"
-        );
-    }
-}
-
-/// The peer id of a home that is only looked at: nothing where there is no key
-/// yet and none can be made, where it is somebody else's, or where it cannot be used.
-pub(super) fn peer_id_of(home: &Path) -> Result<Option<String>, Failure> {
-    use std::io::ErrorKind::{PermissionDenied, ReadOnlyFilesystem};
-    tell_of_lost_key(home);
-    match Identity::load_or_create(&home.join(IDENTITY_FILE)) {
-        Ok(identity) => Ok(Some(identity.peer_id().to_string())),
-        Err(IdentityError::File { source, .. })
-            if matches!(source.kind(), PermissionDenied | ReadOnlyFilesystem) =>
-        {
-            Ok(None)
-        }
-        Err(error @ (IdentityError::Permissions { .. } | IdentityError::Damaged { .. })) => {
-            tracing::warn!("{}", Failure::from(error).message);
-            Ok(None)
-        }
-        Err(error) => Err(error.into()),
-    }
-}
-
 impl Services {
     /// Opens the home and joins the swarm.
     pub(super) async fn start(
@@ -218,7 +165,7 @@ impl Services {
         presence: Presence,
     ) -> Result<Result<Arc<Self>, NetError>, Failure> {
         let store = open_store(home, &config).await?;
-        let identity = identity(home).await?;
+        let identity = identity::of_home(home).await?;
         let settings = net_settings(home, &config, presence)?;
         let own = EndorserKey(identity.public_key());
         let trust = Trust::of(&config.trust).with_own(own);

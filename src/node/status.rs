@@ -1,7 +1,8 @@
 //! What a home holds and what its daemon does, for people and for metrics.
 
 use super::command::{Failure, LimitsNow, NetworkStatus, Status, UploadStatus};
-use super::services::{Services, peer_id_of, read};
+use super::identity::peer_id_of;
+use super::services::{Services, read};
 use super::shelf;
 use crate::store::Store;
 use crate::telemetry::metrics::{

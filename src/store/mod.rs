@@ -57,6 +57,7 @@ mod error;
 mod hold;
 mod home;
 mod layout;
+mod limits;
 mod lost;
 mod open;
 mod outside;

@@ -18,6 +18,7 @@
 //! | `circles` | a restore that comes to no end |
 //! | `follow` | normal peers, first block, tip |
 //! | `xian` | an application that an adapter starts when its state is there |
+//! | `asker` | questions to the home's daemon, or without one |
 //! | `end` | own settings back; leaving, or staying as supervisor |
 //! | `seed` | the daemon that a join leaves behind |
 //!
@@ -39,6 +40,7 @@
 //! * Keys and what a validator signed are never touched. An application's data is
 //!   removed only in the folder that the person named for it.
 
+mod asker;
 mod circles;
 mod end;
 mod follow;
@@ -59,7 +61,6 @@ use std::time::{Duration, Instant};
 
 use libp2p::Multiaddr;
 use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 pub(super) use self::journal::{LeftOpen, left_open};
@@ -67,16 +68,16 @@ pub use self::ladder::Rung;
 pub(super) use self::overlay::reached;
 pub use self::xian::XianApp;
 
+use self::asker::{Asker, OwnDaemon, has_daemon, own_daemon};
 use self::ladder::{Kind, Next, Setback};
 use self::node::{Node, NodePlan};
 use self::swarm::Chosen;
 use super::chain::Chain;
 use super::command::{
     ChainCommand, Command, Failure, FailureCode, Fetched, JoinPhase, JoinStatus, JoinStep, Joined,
-    Outcome, Progress, StartOptions,
+    Outcome, Progress,
 };
 use super::progress::Reporter;
-use super::{Daemon, remote, run_local};
 use crate::comet::node_home::NodeHome;
 use crate::comet::peer::NodeId;
 use crate::config::Config;
@@ -91,10 +92,6 @@ const START_PATIENCE: Duration = Duration::from_secs(120);
 const REPLAY_PATIENCE: Duration = Duration::from_secs(600);
 /// A daemon that is told how far the join is, for its status, is not waited for longer.
 const TELL_PATIENCE: Duration = Duration::from_secs(1);
-/// A daemon that runs tells its status within this.
-const STATUS_PATIENCE: Duration = Duration::from_secs(20);
-/// A daemon that is started anew is there again within this.
-const BACK_PATIENCE: Duration = Duration::from_secs(120);
 /// How long a daemon of ours may take to end.
 const DAEMON_PATIENCE: Duration = Duration::from_secs(30);
 
@@ -172,76 +169,6 @@ pub struct Join {
     phases: Vec<JoinPhase>,
     phase: Option<(&'static str, Instant)>,
     daemon: Option<OwnDaemon>,
-}
-
-/// A daemon in this process.
-struct OwnDaemon {
-    task: JoinHandle<Result<(), Failure>>,
-    stop: CancellationToken,
-}
-
-/// Asks the home's daemon, or does without one.
-#[derive(Clone)]
-struct Asker {
-    home: PathBuf,
-    progress: mpsc::Sender<Progress>,
-    /// The settings of a home that has no daemon and needs none.
-    alone: Option<Config>,
-    /// Whether the daemon is in this process.
-    is_own: bool,
-}
-
-impl Asker {
-    /// Asks; a daemon that goes away meanwhile and is started again is asked again.
-    async fn ask(&self, command: Command, cancel: CancellationToken) -> Result<Outcome, Failure> {
-        loop {
-            match self.ask_once(command.clone(), cancel.clone()).await {
-                // One in this process does not come back.
-                Err(failure) if failure.daemon_gone && !self.is_own => {
-                    if cancel.is_cancelled() || !self.comes_back(&cancel).await {
-                        return Err(failure);
-                    }
-                }
-                answer => return answer,
-            }
-        }
-    }
-
-    async fn ask_once(
-        &self,
-        command: Command,
-        cancel: CancellationToken,
-    ) -> Result<Outcome, Failure> {
-        let progress = self.progress.clone();
-        if let Some(config) = &self.alone {
-            return run_local(&self.home, config.clone(), command, progress, cancel).await;
-        }
-        let asked = remote::ask(&self.home, &command, progress, cancel).await;
-        asked.unwrap_or_else(|| Err(self.gone()))
-    }
-
-    fn gone(&self) -> Failure {
-        let message = format!("the daemon of {} has gone", self.home.display());
-        let mut failure = Failure::new(FailureCode::Failed, message)
-            .hint("start it again, or give the same command again: it goes on");
-        failure.daemon_gone = true;
-        failure
-    }
-
-    /// Whether a daemon that has gone is there again in time.
-    async fn comes_back(&self, cancel: &CancellationToken) -> bool {
-        let seconds = BACK_PATIENCE.as_secs();
-        let text = format!("{}; waiting {seconds} seconds for it", self.gone().message);
-        let _ = self.progress.send(Progress::Note { text }).await;
-        let is_back = async {
-            while !has_daemon(&self.home).await.unwrap_or_default() {
-                tokio::time::sleep(ASK_AGAIN).await;
-            }
-        };
-        let waited = tokio::time::timeout(BACK_PATIENCE, is_back);
-        let waited = cancel.run_until_cancelled(waited).await;
-        waited.is_some_and(|in_time| in_time.is_ok())
-    }
 }
 
 impl Join {
@@ -513,43 +440,6 @@ impl Join {
     fn interrupted(&self) -> Failure {
         Failure::interrupted("the same command goes on: what was downloaded stays")
     }
-}
-
-/// Whether a daemon of the home runs.
-async fn has_daemon(home: &Path) -> Result<bool, Failure> {
-    let (progress, _) = mpsc::channel(1);
-    let asked = remote::ask(home, &Command::Status, progress, CancellationToken::new());
-    let asked = tokio::time::timeout(STATUS_PATIENCE, asked).await;
-    let status = asked.unwrap_or_else(|_| {
-        Some(Err(Failure::new(
-            FailureCode::Failed,
-            format!(
-                "the daemon of {} does not answer for {} seconds",
-                home.display(),
-                STATUS_PATIENCE.as_secs()
-            ),
-        )
-        .hint(
-            "its log may say why; stop it (kill -9 loses nothing) and start it again",
-        )))
-    });
-    status.transpose().map(|status| status.is_some())
-}
-
-/// A daemon of the home in this process.
-async fn own_daemon(
-    home: &Path,
-    config: Config,
-    options: &JoinOptions,
-) -> Result<OwnDaemon, Failure> {
-    let start = StartOptions {
-        bootstrap: options.bootstrap.clone(),
-        ..StartOptions::default()
-    };
-    let daemon = Daemon::start(home, config, start).await?;
-    let stop = CancellationToken::new();
-    let task = tokio::spawn(daemon.run(stop.clone()));
-    Ok(OwnDaemon { task, stop })
 }
 
 /// The person wants no lower rung.
