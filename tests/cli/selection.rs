@@ -344,6 +344,31 @@ fn a_delta_that_a_killed_run_left_stays_with_who_wants_it_by_its_name() {
 }
 
 #[test]
+fn a_state_that_the_disk_damaged_is_moved_aside_and_no_delta_is_blamed() {
+    let following = Following::new(ChunkSize::MAX);
+    let joiner = &following.joiner;
+    let file = joiner
+        .path()
+        .join(format!("snapshots/{}.h5", following.first));
+    let mut bytes = std::fs::read(&file).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(&file, bytes).unwrap();
+    let address = following.daemon.address();
+    let ran = joiner.run(["fetch", &following.second, "--bootstrap", &address]);
+    assert_eq!(ran.ok()["manifest"], following.second.as_str());
+    let said = ran.stderr();
+    assert!(!said.contains("not what it says"), "{said}");
+    assert!(
+        said.contains("not by deltas") && said.contains("damaged"),
+        "{said}"
+    );
+    joiner.run(["verify", &following.second]).ok();
+    let list = joiner.run(["list"]).ok();
+    assert_eq!(list["damaged"][0]["manifest"], following.first.as_str());
+}
+
+#[test]
 fn a_snapshot_that_cannot_be_made_of_a_delta_is_fetched_itself() {
     // Its chunks are of another size than what is made here.
     let following = Following::new(ChunkSize::MIN);

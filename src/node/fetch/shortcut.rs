@@ -24,7 +24,7 @@ use crate::node::command::{Failure, FailureCode, Fetched};
 use crate::node::content::Content;
 use crate::node::delta;
 use crate::node::failure::blocking;
-use crate::node::progress::Reporter;
+use crate::node::progress::{Reporter, byte_progress};
 use crate::node::services::Services;
 use crate::snapshot::{ChunkId, Endorsements, Manifest, ManifestId};
 use crate::state::{AtHand, StateDigest, StateNotes, plan};
@@ -235,10 +235,24 @@ impl Way<'_> {
             Ok(true) => Ok(Went::Made),
             Ok(false) => Ok(Went::Otherwise),
             Err(failure) if failure.code == FailureCode::Verification => {
+                self.is_undamaged(shortcut.start).await?;
                 Ok(Went::Astray(failure.message))
             }
             Err(failure) => Err(failure),
         }
+    }
+
+    /// Fails where the disk damaged what is here, which is moved aside then: no delta is to
+    /// blame.
+    async fn is_undamaged(&self, start: ManifestId) -> Result<(), Failure> {
+        self.reporter.phase(format!("reading {start} back"));
+        let store = self.services.store.clone();
+        let mut progress = byte_progress(self.reporter, self.cancel);
+        let verified = blocking(move || Ok(store.verify(&start, &mut progress)?)).await;
+        if verified.is_err() {
+            self.services.shelf_changed().await;
+        }
+        verified.map(drop)
     }
 }
 
