@@ -125,6 +125,7 @@ mod tests {
             app_hash_confirmed: true,
             app_hash: None,
             state: false,
+            was_here: false,
             only: Vec::new(),
             peers: peers
                 .iter()

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::client::{AppInfo, app_info};
 use super::message::{self, apply_result};
-use super::restore::{Checked, Proposal, Restore, Step, check};
+use super::restore::{Checked, Problem, Proposal, Restore, Step, check};
 use super::session::{Session, count};
 use super::work::Purpose;
 use super::{AbciError, Offered, Snapshots, Verdict};
@@ -212,11 +212,11 @@ impl Session {
         }
     }
 
-    /// What is wrong where the application has not the state that was trusted. CometBFT
+    /// What is wrong where the application does not have the state that was trusted. CometBFT
     /// looks at once, and takes a difference for fatal; told here, it takes another
     /// snapshot. An application that cannot be asked has the benefit of the doubt:
     /// CometBFT asks it, too.
-    pub(super) async fn check_restored(&self) -> Result<(), String> {
+    pub(super) async fn check_restored(&self) -> Result<(), Problem> {
         let restore = self.state().restore.take();
         let Some(restore) = restore else {
             return Ok(());
@@ -265,7 +265,8 @@ fn from_another(request: &RequestApplySnapshotChunk) -> Apply {
     Apply::Answer(message::answer_apply(apply_result::RETRY, chunks, senders))
 }
 
-fn judge(restore: &Restore, info: &AppInfo, version: Option<u64>) -> Result<(), String> {
+/// Holds what an application says after a restore against what was trusted, and logs it.
+fn judge(restore: &Restore, info: &AppInfo, version: Option<u64>) -> Result<(), Problem> {
     let (height, replaced) = (restore.height(), restore.replaced);
     match restore.problem(info, version) {
         None => {
@@ -279,7 +280,7 @@ fn judge(restore: &Restore, info: &AppInfo, version: Option<u64>) -> Result<(), 
         Some(problem) => {
             tracing::error!(
                 height,
-                problem,
+                %problem,
                 "the application restored the snapshot, and its state is not the chain's: rejected"
             );
             Err(problem)

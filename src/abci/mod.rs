@@ -79,7 +79,7 @@ pub use error::AbciError;
 pub use memory::Chain;
 pub use message::{STUB_BYTES, stub};
 pub use server::{Adapter, AdapterSettings, Learnt};
-pub use stand_in::StandIn;
+pub use stand_in::{RESTORE_FAILED, StandIn};
 
 use crate::snapshot::{ChunkId, Manifest, Offer};
 

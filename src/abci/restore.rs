@@ -20,6 +20,33 @@ pub(super) struct Proposal {
     pub(super) verified: Option<Arc<dyn Verified>>,
 }
 
+/// What is wrong with the state that an application has after a restore.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub(super) enum Problem {
+    /// It is that of another height.
+    #[error("it says that it is at height {0}")]
+    Height(u64),
+    /// It has another application hash, hex.
+    #[error("its application hash is {own}, and the chain has {expected}")]
+    Hash {
+        /// The application's.
+        own: String,
+        /// The chain's.
+        expected: String,
+    },
+    /// It is right, and the application is another release.
+    #[error(
+        "its application version is {own}, and the chain has {expected}: run the application of \
+         that height"
+    )]
+    Version {
+        /// The application's.
+        own: u64,
+        /// The chain's.
+        expected: u64,
+    },
+}
+
 /// A restore under way.
 pub(super) struct Restore {
     /// The connection on which CometBFT leads it: it ends with that.
@@ -103,23 +130,21 @@ impl Restore {
     /// What is wrong with the state that the application has now; nothing when it is
     /// the trusted one. `version` is the application's version that the chain has at
     /// this height, where it is known.
-    pub(super) fn problem(&self, info: &AppInfo, version: Option<u64>) -> Option<String> {
+    pub(super) fn problem(&self, info: &AppInfo, version: Option<u64>) -> Option<Problem> {
         let app_hash = &self.proposal.app_hash;
         if info.height != self.height() {
-            Some(format!("it says that it is at height {}", info.height))
+            Some(Problem::Height(info.height))
         } else if info.app_hash != *app_hash {
-            Some(format!(
-                "its application hash is {}, and the chain has {}",
-                hex::encode_upper(&info.app_hash),
-                hex::encode_upper(app_hash)
-            ))
+            Some(Problem::Hash {
+                own: hex::encode_upper(&info.app_hash),
+                expected: hex::encode_upper(app_hash),
+            })
         } else {
-            let version = version.filter(|version| *version != info.app_version)?;
-            Some(format!(
-                "its application version is {}, and the chain has {version}: run the \
-                 application of that height",
-                info.app_version
-            ))
+            let expected = version.filter(|version| *version != info.app_version)?;
+            Some(Problem::Version {
+                own: info.app_version,
+                expected,
+            })
         }
     }
 }
@@ -209,8 +234,18 @@ mod tests {
         };
         assert_eq!(restore.problem(&info(10, "hash"), None), None);
         assert_eq!(restore.problem(&info(10, "hash"), Some(1)), None);
-        assert!(restore.problem(&info(10, "hash"), Some(2)).is_some());
-        assert!(restore.problem(&info(9, "hash"), None).is_some());
-        assert!(restore.problem(&info(10, "other"), None).is_some());
+        let problem = |info, version| restore.problem(&info, version).unwrap();
+        assert_eq!(problem(info(9, "hash"), None), Problem::Height(9));
+        assert!(matches!(
+            problem(info(10, "other"), None),
+            Problem::Hash { .. }
+        ));
+        assert!(matches!(
+            problem(info(10, "hash"), Some(2)),
+            Problem::Version {
+                own: 1,
+                expected: 2
+            }
+        ));
     }
 }

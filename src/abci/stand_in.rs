@@ -44,10 +44,14 @@ use super::frame::{FrameReader, FrameWriter, Head};
 use super::judge::{Apply, Decision};
 use super::message::{self, apply_result, call};
 use super::relay::End;
-use super::restore::Proposal;
+use super::restore::{Problem, Proposal};
 use super::session::{Question, Session};
 use super::work::Purpose;
 use crate::snapshot::{Manifest, STATE_FORMAT};
+
+/// What is logged as an error of a restore that failed, with the snapshot's `height` before
+/// and the reason as `why` behind it.
+pub const RESTORE_FAILED: &str = "the restore failed, and the snapshot is rejected";
 
 /// Stands in for an application. The calls block, on threads of their own, and may take
 /// long; one at a time comes from each connection. An error says why, to a person.
@@ -284,6 +288,7 @@ impl Stand<'_> {
         }
         let session = self.session.clone();
         let (lead, index) = (self.connection, request.index);
+        let height = session.restoring().map_or(0, |it| it.offer.height);
         let (bytes, sender) = match self.hold(session.check_chunk(&request)).await? {
             Apply::Answer(answer) => {
                 if session.restoring().is_none() {
@@ -306,11 +311,7 @@ impl Stand<'_> {
             other => other,
         };
         if let Err(why) = done {
-            tracing::error!(
-                index,
-                why,
-                "the restore failed: the snapshot is rejected, and the storage is as it was"
-            );
+            tracing::error!(height, index, why, "{RESTORE_FAILED}");
             self.give_up().await;
             let result = apply_result::REJECT_SNAPSHOT;
             return Ok(message::answer_apply(result, Vec::new(), senders));
@@ -330,8 +331,14 @@ impl Stand<'_> {
         }
         let session = self.session.clone();
         if let Err(problem) = self.hold(session.check_restored()).await? {
+            let question = match problem {
+                Problem::Height(_) | Problem::Hash { .. } => {
+                    "; does it keep its state in the storage that was restored?"
+                }
+                Problem::Version { .. } => "",
+            };
             return Ok(Err(format!(
-                "the application has another state than the chain: {problem}"
+                "the application has another state than the chain: {problem}{question}"
             )));
         }
         let accepted = self.work(move |stand_in| stand_in.accept(lead)).await?;

@@ -40,7 +40,7 @@ pub(super) fn text(outcome: &Outcome) -> Option<String> {
     }
     if let Some(base) = &endorsed.base {
         out += &format!(
-            "It is a delta from {}: whoever joins looks for a word on the full snapshot of its \
+            "It is a delta from {}: whoever joins needs endorsements of the full snapshot of its \
              height.\n",
             text::safe(base)
         );

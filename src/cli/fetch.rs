@@ -93,8 +93,7 @@ pub(super) fn text(outcome: &Outcome) -> Option<String> {
         return None;
     };
     let cid = text::safe(&fetched.manifest);
-    let is_from_before = is_from_before(fetched);
-    let mut out = if is_from_before {
+    let mut out = if fetched.received_bytes == 0 && fetched.resumed_bytes > 0 {
         format!(
             "All {} are here already: {cid}\n",
             text::bytes(fetched.bytes)
@@ -121,8 +120,8 @@ pub(super) fn text(outcome: &Outcome) -> Option<String> {
         );
     }
     out += &peers(fetched);
-    let checked = match is_from_before {
-        true => format!("Bytes checked when they came (snapswarm verify {cid} does it again)"),
+    let checked = match fetched.was_here {
+        true => format!("Its bytes were not read now (snapswarm verify {cid} checks them)"),
         false => "Bytes checked".to_owned(),
     };
     if !fetched.only.is_empty() {
@@ -168,11 +167,6 @@ pub(super) fn text(outcome: &Outcome) -> Option<String> {
         text::safe(&fetched.manifest)
     );
     Some(out)
-}
-
-/// Whether nothing had to come.
-fn is_from_before(fetched: &Fetched) -> bool {
-    fetched.received_bytes == 0 && fetched.resumed_bytes > 0
 }
 
 /// What may follow of the records of a state. Nobody is led to name what he does not
@@ -232,6 +226,7 @@ mod tests {
             app_hash_confirmed: proven,
             app_hash: Some("AB".to_owned()),
             state: false,
+            was_here: false,
             only: Vec::new(),
             peers: vec![
                 PeerBytes {
@@ -263,12 +258,13 @@ mod tests {
         let Outcome::Fetched(mut here) = fetched(true) else {
             panic!("fetched");
         };
-        (here.received_bytes, here.peers) = (0, Vec::new());
+        here.was_here = true;
         let said = text(&Outcome::Fetched(here.clone())).unwrap();
-        assert!(said.contains("checked when they came") && said.contains("verify bafk"));
+        assert!(said.contains("not read now") && said.contains("verify bafk"));
+        assert!(!said.contains("Bytes checked"), "{said}");
         here.state = true;
         let said = text(&Outcome::Fetched(here)).unwrap();
-        assert!(said.contains("checked when they came"), "{said}");
+        assert!(said.contains("not read now"), "{said}");
     }
 
     #[test]

@@ -83,8 +83,8 @@ pub(super) fn table(snapshots: &[SnapshotSummary]) -> String {
     if let Some(delta) = deltas.find(has_no_base) {
         let cid = delta.base.as_deref().unwrap_or_default();
         out += &format!(
-            "A delta can be read where the snapshot is that it builds on: `snapswarm fetch {}` \
-             brings one that is missing.\n",
+            "A delta can be read only where the snapshot is that it builds on: `snapswarm fetch \
+             {}` brings it.\n",
             text::safe(cid)
         );
     }

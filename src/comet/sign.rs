@@ -7,7 +7,7 @@
 //! silent is understood as well, only later: by its RPC and by the clock.
 
 /// Of a line so much is told to a person.
-const MAX_WHY_CHARS: usize = 300;
+pub const MAX_WHY_CHARS: usize = 300;
 
 /// Something that a log says of a state sync.
 #[derive(Clone, PartialEq, Eq, Debug)]

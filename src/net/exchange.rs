@@ -92,9 +92,13 @@ where
     Ok(CatalogueResponse::decode(answer)?)
 }
 
-/// Asks for a manifest over a fresh stream. Its bytes are as announced in number
-/// and not checked otherwise.
-pub(super) async fn manifest<S>(mut stream: S, id: &ManifestId) -> Result<Bytes, ExchangeError>
+/// Asks for a manifest of so many bytes at most over a fresh stream. Its bytes are as
+/// announced in number and not checked otherwise.
+pub(super) async fn manifest<S>(
+    mut stream: S,
+    id: &ManifestId,
+    limit: u32,
+) -> Result<Bytes, ExchangeError>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -108,6 +112,9 @@ where
     .await?;
     match ManifestResponse::decode(&answer)? {
         ManifestResponse::Refused(refusal) => Err(ExchangeError::Refused(refusal)),
+        ManifestResponse::Size(size) if size > limit => {
+            Err(too_long("manifest", size as usize, limit))
+        }
         ManifestResponse::Size(size) => Ok(read_exactly(&mut stream, size as usize).await?),
     }
 }
@@ -139,13 +146,17 @@ where
     stream.read_exact(&mut len).await?;
     let len = u32::from_be_bytes(len);
     if len > limit {
-        return Err(ExchangeError::Wire(WireError::TooLong {
-            what,
-            found: len as usize,
-            limit: limit as usize,
-        }));
+        return Err(too_long(what, len as usize, limit));
     }
     Ok(read_exactly(stream, len as usize).await?)
+}
+
+fn too_long(what: &'static str, found: usize, limit: u32) -> ExchangeError {
+    ExchangeError::Wire(WireError::TooLong {
+        what,
+        found,
+        limit: limit as usize,
+    })
 }
 
 async fn read_exactly<S>(stream: &mut S, len: usize) -> io::Result<Bytes>

@@ -260,11 +260,16 @@ impl Net {
         })
     }
 
-    /// Asks a peer for the bytes of a manifest: at most 32 MiB, as many as it
-    /// announced. They are not checked otherwise.
-    pub async fn manifest(&self, peer: PeerId, id: &ManifestId) -> Result<Bytes, NetError> {
+    /// Asks a peer for the bytes of a manifest: as many as it announced, and no more than
+    /// `limit`, before any is read. They are not checked otherwise.
+    pub async fn manifest(
+        &self,
+        peer: PeerId,
+        id: &ManifestId,
+        limit: u32,
+    ) -> Result<Bytes, NetError> {
         let stream = self.open(peer, MANIFEST_PROTOCOL).await?;
-        let exchange = exchange::manifest(stream, id);
+        let exchange = exchange::manifest(stream, id, limit);
         let limit = self.inner.limits.manifest_timeout;
         finished(peer, "manifest", limit, exchange).await
     }

@@ -57,9 +57,17 @@ impl FileStamp {
 
 /// Opens a file for reading, if it is one; a link fails.
 pub(super) fn open_file(path: &Path) -> io::Result<Option<File>> {
+    open_if_file(path, OpenOptions::new().read(true))
+}
+
+/// The same, for writing.
+pub(super) fn open_to_write(path: &Path) -> io::Result<Option<File>> {
+    open_if_file(path, OpenOptions::new().write(true))
+}
+
+fn open_if_file(path: &Path, options: &mut OpenOptions) -> io::Result<Option<File>> {
     let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
-    let mut options = OpenOptions::new();
-    let file = options.read(true).custom_flags(flags.bits()).open(path)?;
+    let file = options.custom_flags(flags.bits()).open(path)?;
     Ok(file.metadata()?.is_file().then_some(file))
 }
 

@@ -3,7 +3,7 @@
 use std::os::unix::fs::MetadataExt;
 
 use serde_json::{Value, json};
-use snapswarm::snapshot::{ReceivedPiece, hash};
+use snapswarm::snapshot::{ReceivedPiece, Scope, hash};
 use snapswarm::state::{ChunkSize, Record, Stamp};
 use snapswarm::store::{Store, StoreSettings};
 
@@ -139,6 +139,24 @@ fn what_was_fetched_in_parts_becomes_whole_and_nothing_comes_twice() {
     let second = fetch(&both, &["--only", "con_a"]);
     assert!(second.get("only").is_none(), "both contracts are all of it");
     assert_eq!(listed(&both, &cid)["complete"], true);
+}
+
+#[test]
+fn of_parts_only_what_came_is_said_to_be_here() {
+    let provider = Home::new();
+    let cid = Snapshot::full(7, &records(3000, "x")).publish(provider.path());
+    let open = |home: &Home| Store::open(home.path(), StoreSettings::default()).unwrap();
+    let manifest = open(&provider).manifest(&cid.parse().unwrap()).unwrap();
+    let joiner = Home::new();
+    // A fetch of this one was stopped before anything came.
+    let other = Scope::new("contract_state/con_a").unwrap();
+    drop(open(&joiner).begin_selection(manifest, &[other]).unwrap());
+    let daemon = provider.start::<_, &str>([]);
+    let address = daemon.address();
+    let fetched = joiner.run(["fetch", &cid, "--only", "con_b", "--bootstrap", &address]);
+    assert_eq!(fetched.ok()["only"], json!([WANTED]));
+    let asked = json!(["contract_state/con_a", WANTED]);
+    assert_eq!(listed(&joiner, &cid)["only"], asked);
 }
 
 #[test]
@@ -387,8 +405,10 @@ fn a_snapshot_that_cannot_be_made_of_a_delta_is_fetched_itself() {
 }
 
 #[test]
-fn who_is_two_states_behind_goes_by_two_deltas() {
-    let states: Vec<Vec<Record>> = (0..3)
+fn who_is_many_states_behind_goes_by_as_many_deltas() {
+    // A peer is asked for so many manifests that it would not give at once.
+    const DELTAS: usize = 6;
+    let states: Vec<Vec<Record>> = (0..=DELTAS)
         .map(|step| {
             let mut state = records(3000, "x");
             for number in 0..step {
@@ -409,13 +429,13 @@ fn who_is_two_states_behind_goes_by_two_deltas() {
         .zip(&states)
         .map(|state| publish(state, &provider))
         .collect();
-    for (height, step) in [(8, 1), (9, 2)] {
+    for (height, step) in (8..).zip(1..=DELTAS) {
         Snapshot::delta(height, &fulls[step - 1], &states[step - 1], &states[step])
             .publish(provider.path());
     }
     publish((7, &states[0]), &joiner);
     let daemon = provider.start::<_, &str>([]);
-    let fetch = ["fetch", &fulls[2], "--bootstrap", &daemon.address()];
+    let fetch = ["fetch", &fulls[DELTAS], "--bootstrap", &daemon.address()];
     let fetched = joiner.run(fetch).ok();
     let number = |name: &str| fetched[name].as_u64().unwrap();
     assert!(
@@ -423,7 +443,7 @@ fn who_is_two_states_behind_goes_by_two_deltas() {
         "{fetched}"
     );
     assert_eq!(number("wasted_bytes"), 0);
-    assert_eq!(dumped(&joiner, &fulls[2]), keys(&states[2]));
+    assert_eq!(dumped(&joiner, &fulls[DELTAS]), keys(&states[DELTAS]));
 }
 
 #[test]

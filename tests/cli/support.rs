@@ -180,6 +180,7 @@ pub fn fetched() -> Fetched {
             bytes: 16 << 20,
         }],
         state: false,
+        was_here: false,
         only: Vec::new(),
         basis: None,
         base: None,

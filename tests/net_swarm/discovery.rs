@@ -1,7 +1,7 @@
 use std::collections::BTreeSet;
 
 use snapswarm::net::{Announcement, DhtMode, Key, Net, NetSettings, PeerId, RememberedPeer};
-use snapswarm::snapshot::{ChunkId, ManifestId};
+use snapswarm::snapshot::{ChunkId, MAX_MANIFEST_BYTES, ManifestId};
 
 use crate::bench::*;
 
@@ -36,7 +36,7 @@ async fn three_nodes_find_each_other(transport: Over) {
     assert_eq!(answer.entries.len(), 1);
     assert_eq!(answer.entries[0].manifest, manifest);
     let bytes = seeker
-        .manifest(provider.peer_id(), &manifest)
+        .manifest(provider.peer_id(), &manifest, MAX_MANIFEST_BYTES)
         .await
         .unwrap();
     assert_eq!(digest(&bytes), manifest.0);

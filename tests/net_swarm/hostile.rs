@@ -133,22 +133,39 @@ async fn manifest_answers_are_checked_before_their_bytes() {
         let net = start(impatient()).await;
         let mut liar = Bare::beside(&net).await;
         liar.answers(MANIFEST_PROTOCOL, bytes, false);
-        let error = net.manifest(liar.peer, &id).await.unwrap_err();
+        let error = net
+            .manifest(liar.peer, &id, MAX_MANIFEST_BYTES)
+            .await
+            .unwrap_err();
         assert!(matches!(error, NetError::Protocol { .. }), "{error}");
         assert_eq!(error.blame(), Some(liar.peer));
     }
+
+    // More than whoever asks wants.
+    let net = start(impatient()).await;
+    let mut large = Bare::beside(&net).await;
+    let bytes = framed(&ManifestResponse::Size(101).encode());
+    large.answers(MANIFEST_PROTOCOL, bytes, false);
+    let error = net.manifest(large.peer, &id, 100).await.unwrap_err();
+    assert_eq!(error.blame(), Some(large.peer), "{error}");
 
     let net = start(impatient()).await;
     let mut short = Bare::beside(&net).await;
     let mut bytes = framed(&ManifestResponse::Size(MAX_MANIFEST_BYTES).encode());
     bytes.extend([1; 100]);
     short.answers(MANIFEST_PROTOCOL, bytes.clone(), true);
-    let error = net.manifest(short.peer, &id).await.unwrap_err();
+    let error = net
+        .manifest(short.peer, &id, MAX_MANIFEST_BYTES)
+        .await
+        .unwrap_err();
     assert!(matches!(error, NetError::Stream { .. }), "{error}");
 
     let mut trickling = Bare::beside(&net).await;
     trickling.answers(MANIFEST_PROTOCOL, bytes, false);
-    let error = net.manifest(trickling.peer, &id).await.unwrap_err();
+    let error = net
+        .manifest(trickling.peer, &id, MAX_MANIFEST_BYTES)
+        .await
+        .unwrap_err();
     assert!(matches!(error, NetError::Timeout { .. }), "{error}");
 }
 

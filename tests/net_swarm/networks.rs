@@ -1,6 +1,7 @@
 use std::sync::Arc;
 
 use snapswarm::net::{Identity, Key, Multiaddr, Net, NetError, NetSettings, PreSharedKey};
+use snapswarm::snapshot::MAX_MANIFEST_BYTES;
 
 use crate::bench::*;
 
@@ -205,7 +206,10 @@ async fn a_node_that_does_not_listen_can_still_find_and_download() {
     .await;
     let found = find(&outbound_only, Key::Chain(CHAIN.to_owned()), 1).await;
     assert_eq!(found, [provider.peer_id()]);
-    let bytes = outbound_only.manifest(found[0], &manifest).await.unwrap();
+    let bytes = outbound_only
+        .manifest(found[0], &manifest, MAX_MANIFEST_BYTES)
+        .await
+        .unwrap();
     assert_eq!(bytes.len(), 1000);
     assert!(!outbound_only.stats().dht_server);
     assert!(first.stats().dht_server);

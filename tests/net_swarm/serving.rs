@@ -2,7 +2,7 @@ use std::sync::{Arc, Condvar, Mutex};
 
 use snapswarm::net::pieces::PieceEvent;
 use snapswarm::net::{NetError, NetLimits, NetSettings};
-use snapswarm::snapshot::{ChunkId, ManifestId};
+use snapswarm::snapshot::{ChunkId, MAX_MANIFEST_BYTES, ManifestId};
 use snapswarm::wire::{MAX_CATALOGUE_ENTRIES, Refusal};
 
 use crate::bench::*;
@@ -15,7 +15,7 @@ async fn a_manifest_of_the_largest_size_arrives_whole() {
     let seeker = start(beside(&provider, Over::Tcp)).await;
     connected(&seeker, provider.peer_id()).await;
     let bytes = seeker
-        .manifest(provider.peer_id(), &manifest)
+        .manifest(provider.peer_id(), &manifest, MAX_MANIFEST_BYTES)
         .await
         .unwrap();
     assert_eq!(bytes.len(), len);
@@ -29,7 +29,7 @@ async fn a_manifest_that_is_not_there_is_refused_without_blame() {
     connected(&seeker, provider.peer_id()).await;
     let unknown = ManifestId(digest(b"unknown"));
     let error = seeker
-        .manifest(provider.peer_id(), &unknown)
+        .manifest(provider.peer_id(), &unknown, MAX_MANIFEST_BYTES)
         .await
         .unwrap_err();
     assert!(matches!(

@@ -112,9 +112,17 @@ fn height_application_hash_and_chain_are_the_storages_own_and_checked_where_give
     let storage = golden(folder.path());
     let nobody = home.run(load(&storage, &[])).failed(2);
     assert!(nobody["hint"].as_str().unwrap().contains("--chain-id"));
+    assert!(nobody["message"].as_str().unwrap().contains("no genesis"));
     std::fs::create_dir(folder.path().join("config")).unwrap();
     let genesis = json!({"chain_id": "xian-of-genesis", "validators": []});
     let path = folder.path().join("config/genesis.json");
+    std::fs::write(&path, &genesis.to_string()[..20]).unwrap();
+    let cut = home.run(load(&storage, &[])).failed(2);
+    let said = cut["message"].as_str().unwrap();
+    assert!(
+        said.contains("genesis.json is not what CometBFT writes"),
+        "{said}"
+    );
     std::fs::write(path, genesis.to_string()).unwrap();
 
     let app_hash = "3f".repeat(64);

@@ -334,7 +334,7 @@ impl Chain {
         there > 0 && there >= ENOUGH.min(told.len())
     }
 
-    /// The version of CometBFT that an endpoint runs, likewise.
+    /// The version of CometBFT that an endpoint runs.
     pub(in crate::node) async fn version(&self) -> Option<String> {
         Some(self.any().await.ok()?.status().await.ok()?.version)
     }

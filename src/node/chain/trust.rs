@@ -12,6 +12,7 @@ use crate::snapshot::Digest;
 /// Where trust begins when CometBFT's peers choose the snapshot, at a chain whose pace is
 /// not known: not above any that they may have, or the light client walks backwards.
 const TRUST_BELOW_TIP: u64 = 2000;
+
 /// What CometBFT's light client can begin with.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(in crate::node) struct Trust {

@@ -215,8 +215,12 @@ pub struct Fetched {
     /// Whether it holds the records of a state, and not what an application takes.
     #[serde(default)]
     pub state: bool,
-    /// The contracts (scopes) that were asked for, where it is not all of the snapshot;
-    /// then `bytes` are those of the chunks that hold them.
+    /// Whether all of it was here before; then nothing of it was read now.
+    #[serde(default)]
+    pub was_here: bool,
+    /// The contracts (scopes) that are here whole, of those that were asked for now or
+    /// before, where it is not all of the snapshot; `bytes` are those of the chunks that
+    /// were asked for now.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub only: Vec<String>,
     /// Why the state is believed, of a snapshot whose state no application hash

@@ -21,16 +21,17 @@ const FIRST_ATTEMPT: Duration = Duration::from_secs(10);
 /// what the network itself allows for a manifest.
 const LONGEST_ATTEMPT: Duration = Duration::from_secs(60);
 
-/// Asks one peer for a manifest and checks it; `before` is how often it failed
-/// already.
+/// Asks one peer for a manifest of so many bytes at most and checks it; `before` is how
+/// often it failed already.
 pub(super) async fn ask_manifest(
     net: Net,
     referee: Arc<Referee>,
     peer: PeerId,
-    id: ManifestId,
+    (id, most_bytes): (ManifestId, u32),
     before: u32,
 ) -> Option<Arc<Manifest>> {
-    let answer = tokio::time::timeout(attempt_limit(before), net.manifest(peer, &id));
+    let asked = net.manifest(peer, &id, most_bytes);
+    let answer = tokio::time::timeout(attempt_limit(before), asked);
     let bytes = match answer.await {
         Ok(Ok(bytes)) => bytes,
         Ok(Err(error)) => {

@@ -28,7 +28,7 @@ use crate::node::command::{Failure, FailureCode};
 use crate::node::progress::Reporter;
 use crate::node::services::Services;
 use crate::node::space::room_in;
-use crate::snapshot::{Endorsements, Manifest, ManifestId};
+use crate::snapshot::{Endorsements, MAX_MANIFEST_BYTES, Manifest, ManifestId};
 use crate::sync::Offence;
 
 /// After the first claim, others get so long to be heard.
@@ -76,7 +76,7 @@ impl Search<'_> {
             let is_out = |peer: &PeerId| self.services.referee.is_banned(peer);
             for (peer, before) in asked.next(seeker.sources(), is_out, Instant::now()) {
                 let (net, referee) = (self.services.net.clone(), self.services.referee.clone());
-                let places = places.clone();
+                let (places, wanted) = (places.clone(), (id, MAX_MANIFEST_BYTES));
                 asking.spawn(async move {
                     if !reach(&net, peer).await {
                         return (peer, None);
@@ -84,7 +84,7 @@ impl Search<'_> {
                     let Ok(place) = places.acquire_owned().await else {
                         return (peer, None);
                     };
-                    let manifest = ask_manifest(net, referee, peer, id, before).await;
+                    let manifest = ask_manifest(net, referee, peer, wanted, before).await;
                     (peer, manifest.map(|manifest| (manifest, place)))
                 });
             }
@@ -259,11 +259,18 @@ impl Search<'_> {
         let mut manifest = self.services.store.manifest(&id);
         let mut holders = self.in_turn(&peers, before).into_iter();
         let mut asking = JoinSet::new();
+        let wanted = (id, MAX_MANIFEST_BYTES);
         while manifest.is_none() {
             while asking.len() < MAX_MANIFESTS_AT_ONCE
                 && let Some(peer) = holders.next()
             {
-                asking.spawn(ask_manifest(net.clone(), referee.clone(), peer, id, before));
+                asking.spawn(ask_manifest(
+                    net.clone(),
+                    referee.clone(),
+                    peer,
+                    wanted,
+                    before,
+                ));
             }
             let Some(given) = asking.join_next().await else {
                 return Verdict::NotNow(format!("no holder gave the manifest {id}"));

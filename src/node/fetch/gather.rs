@@ -15,11 +15,11 @@ use libp2p::PeerId;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::Wanted;
 use super::crew::Crew;
 use super::disk::{Disk, DiskEvent};
 use super::part::Part;
 use super::recruit::{Order, Orders, Recruit};
+use super::single::Wanted;
 use crate::net::pieces::{Closed, MAX_CLIENT_STREAMS, PieceEvent};
 use crate::node::progress::Meter;
 use crate::node::services::Services;

@@ -41,9 +41,7 @@ use self::find::Search;
 use self::part::Part;
 use self::rest::Rest;
 use self::shares::Spent;
-use self::single::{
-    Gathered, Wanted, discard, gather, keep_endorsements, mark_proven, short_of_room,
-};
+use self::single::{Gathered, Wanted, discard, gather};
 use super::command::{Basis, Failure, FailureCode, FetchCommand, FetchTarget, Fetched};
 use super::failure::blocking;
 use super::feed::must_be_full;

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::join_all;
 use libp2p::PeerId;
 use tokio::task::JoinSet;
 
@@ -17,6 +18,10 @@ use crate::wire::CatalogueEntry;
 /// take: the snapshot itself is at hand, and waits.
 const MAX_ASKED: usize = 8;
 const ASK_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long one peer is asked for manifests, one after the other.
+const TURN: Duration = Duration::from_secs(10);
+/// What one peer does not give is asked of another that has it.
+const ROUNDS: usize = 2;
 /// Manifests of deltas that are looked at, as many of what they build on, and the largest:
 /// 64 MiB together.
 const MAX_OFFERS: usize = 8;
@@ -33,36 +38,69 @@ pub(super) async fn offers(
     known: &BTreeSet<ManifestId>,
 ) -> Vec<Arc<Manifest>> {
     let shelves = shelves(services, found).await;
-    let deltas = a_place_for_each(&shelves, |entry| can_help(entry, &found.manifest));
-    let mut offers = manifests(services, deltas).await;
+    let mut offers = manifests(services, &shelves, |entry| can_help(entry, &found.manifest)).await;
     offers.retain(|manifest| manifest.base().is_some());
     let bases = offers.iter().filter_map(|delta| delta.base());
     let is_new = |base: &ManifestId| *base != found.manifest.id() && !known.contains(base);
     let bases: BTreeSet<ManifestId> = bases.filter(is_new).collect();
-    let bases = a_place_for_each(&shelves, |entry| {
+    let bases = manifests(services, &shelves, |entry| {
         bases.contains(&entry.manifest) && entry.manifest_bytes <= MAX_OFFER_BYTES
     });
-    offers.extend(manifests(services, bases).await);
+    offers.extend(bases.await);
     offers
 }
 
-/// The manifests of entries, all asked for at once: who is silent keeps nobody waiting but
-/// for his own.
+/// The manifests of entries that fit. All peers are asked at once, each for one after the
+/// other: for more at a time of one it has no place.
 async fn manifests(
     services: &Arc<Services>,
-    entries: Vec<(&CatalogueEntry, PeerId)>,
+    shelves: &[Shelf],
+    fits: impl Fn(&CatalogueEntry) -> bool,
 ) -> Vec<Arc<Manifest>> {
-    let entries = entries.into_iter();
-    let asking = entries.map(|(entry, peer)| {
-        let asked = manifest(services, entry, peer);
-        tokio::time::timeout(ASK_TIMEOUT, asked)
-    });
-    let manifests = futures::future::join_all(asking).await;
-    manifests
-        .into_iter()
-        .filter_map(Result::ok)
-        .flatten()
-        .collect()
+    let mut given: BTreeMap<ManifestId, Arc<Manifest>> = BTreeMap::new();
+    let mut silent: BTreeSet<PeerId> = BTreeSet::new();
+    for _ in 0..ROUNDS {
+        let shelves = shelves.iter().filter(|(peer, _)| !silent.contains(peer));
+        let is_missing = |entry: &CatalogueEntry| !given.contains_key(&entry.manifest);
+        let most = MAX_OFFERS - given.len();
+        let chosen = a_place_for_each(shelves, most, |entry| is_missing(entry) && fits(entry));
+        let mut turns: BTreeMap<PeerId, Vec<&CatalogueEntry>> = BTreeMap::new();
+        for (entry, peer) in chosen {
+            turns.entry(peer).or_default().push(entry);
+        }
+        let turns = turns.into_iter().map(async |(peer, entries)| {
+            let asked = entries.len();
+            (peer, asked, turn(services, peer, entries).await)
+        });
+        for (peer, asked, told) in join_all(turns).await {
+            if told.len() < asked {
+                silent.insert(peer);
+            }
+            given.extend(told.into_iter().map(|manifest| (manifest.id(), manifest)));
+        }
+    }
+    given.into_values().collect()
+}
+
+/// What a peer gives of these, up to the first that it does not.
+async fn turn(
+    services: &Arc<Services>,
+    peer: PeerId,
+    entries: Vec<&CatalogueEntry>,
+) -> Vec<Arc<Manifest>> {
+    let mut given = Vec::new();
+    let asking = async {
+        for entry in entries {
+            let asked = tokio::time::timeout(ASK_TIMEOUT, manifest(services, entry, peer));
+            let Ok(Some(manifest)) = asked.await else {
+                break;
+            };
+            given.push(manifest);
+        }
+    };
+    // What came until then is kept.
+    let _ = tokio::time::timeout(TURN, asking).await;
+    given
 }
 
 /// What the peers have that are nearest.
@@ -85,14 +123,14 @@ async fn shelves(services: &Arc<Services>, found: &Found) -> Vec<Shelf> {
     asking.join_all().await
 }
 
-/// So many that fit, smallest first, of one peer after the other: who claims many does
-/// not push out what others have.
-fn a_place_for_each(
-    shelves: &[Shelf],
+/// At most so many that fit, smallest first, of one peer after the other: who claims many
+/// does not push out what others have.
+fn a_place_for_each<'a>(
+    shelves: impl Iterator<Item = &'a Shelf>,
+    most: usize,
     fits: impl Fn(&CatalogueEntry) -> bool,
-) -> Vec<(&CatalogueEntry, PeerId)> {
+) -> Vec<(&'a CatalogueEntry, PeerId)> {
     let mut of_peers: Vec<_> = shelves
-        .iter()
         .map(|(peer, entries)| {
             let mut fitting: Vec<&CatalogueEntry> =
                 entries.iter().filter(|entry| fits(entry)).collect();
@@ -104,13 +142,13 @@ fn a_place_for_each(
     loop {
         let mut is_over = true;
         for (peer, entries) in &mut of_peers {
+            if chosen.len() == most {
+                return chosen.into_values().collect();
+            }
             let is_new = |entry: &&CatalogueEntry| !chosen.contains_key(&entry.manifest);
             if let Some(entry) = entries.find(is_new) {
                 is_over = false;
                 chosen.insert(entry.manifest, (entry, *peer));
-                if chosen.len() == MAX_OFFERS {
-                    return chosen.into_values().collect();
-                }
             }
         }
         if is_over {
@@ -129,7 +167,8 @@ async fn manifest(
         Some(manifest) => manifest,
         None => {
             let (net, referee) = (services.net.clone(), services.referee.clone());
-            ask_manifest(net, referee, peer, entry.manifest, 0).await?
+            let wanted = (entry.manifest, entry.manifest_bytes);
+            ask_manifest(net, referee, peer, wanted, 0).await?
         }
     };
     is_as_claimed(&manifest, entry).then_some(manifest)
@@ -217,8 +256,9 @@ mod tests {
         let peers = [PeerId::random(), PeerId::random()];
         let many = (0..20_u8).map(|name| entry(&[name], 1)).collect();
         let shelves = [(peers[0], many), (peers[1], vec![entry(b"honest", 1000)])];
-        let chosen = a_place_for_each(&shelves, |_| true);
+        let chosen = a_place_for_each(shelves.iter(), MAX_OFFERS, |_| true);
         assert_eq!(chosen.len(), MAX_OFFERS);
+        assert!(a_place_for_each(shelves.iter(), 0, |_| true).is_empty());
         let honest = chosen.iter().find(|(_, peer)| *peer == peers[1]);
         assert_eq!(honest.unwrap().0.total_bytes, 1000);
         // What several have is asked of one.
@@ -226,6 +266,6 @@ mod tests {
             (peers[0], vec![entry(b"x", 1)]),
             (peers[1], vec![entry(b"x", 1)]),
         ];
-        assert_eq!(a_place_for_each(&same, |_| true).len(), 1);
+        assert_eq!(a_place_for_each(same.iter(), MAX_OFFERS, |_| true).len(), 1);
     }
 }

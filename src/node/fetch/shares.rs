@@ -91,6 +91,7 @@ mod tests {
             app_hash: None,
             peers: by_share(now),
             state: false,
+            was_here: false,
             only: Vec::new(),
             basis: None,
             base: None,

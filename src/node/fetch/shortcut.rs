@@ -19,7 +19,9 @@ use tokio_util::sync::CancellationToken;
 use super::chase::Found;
 use super::offers::offers;
 use super::shares::{Received, Spent, add_up, by_share};
-use super::{Gathered, Wanted, discard, gather, keep_endorsements, mark_proven, short_of_room};
+use super::single::{
+    Gathered, Wanted, discard, gather, keep_endorsements, mark_proven, short_of_room,
+};
 use crate::node::command::{Failure, FailureCode, Fetched};
 use crate::node::content::Content;
 use crate::node::delta;
@@ -30,8 +32,8 @@ use crate::snapshot::{ChunkId, Endorsements, Manifest, ManifestId};
 use crate::state::{AtHand, StateDigest, StateNotes, plan};
 use crate::store::{Origin, Store, Stored};
 
-/// How long deltas are looked for at all: a little longer than the peers may take.
-const FIND_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long deltas are looked for at all: longer than some silent peers take.
+const FIND_TIMEOUT: Duration = Duration::from_secs(30);
 /// Ways that are gone, while each leads astray.
 const MAX_WAYS: usize = 3;
 
@@ -109,6 +111,7 @@ pub(super) async fn take(
         app_hash: manifest.app_hash().map(hex::encode_upper),
         peers: by_share(&received),
         state: manifest.state().is_some(),
+        was_here: false,
         only: Vec::new(),
         basis: None,
         base: None,

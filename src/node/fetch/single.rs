@@ -5,11 +5,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use libp2p::PeerId;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::ask::is_begun;
 use super::chase::Found;
+use super::crew::Crew;
 use super::gather::{End, Gather};
 use super::part::Part;
 use super::recruit::{Orders, Recruiter};
@@ -22,7 +24,8 @@ use crate::node::progress::{Meter, Reporter, byte_progress, chunks};
 use crate::node::services::{Services, add};
 use crate::node::shelf::base_of;
 use crate::node::space::{self, Short};
-use crate::snapshot::{Bitmap, Endorsements, Manifest, ManifestId, UniqueIndex};
+use crate::snapshot::{Bitmap, ChunkIndex, Endorsements, Manifest, ManifestId, Scope, UniqueIndex};
+use crate::state::Selection;
 use crate::store::{BATCH_CHUNKS, ChunkVerdict, Download, StoreError};
 
 /// Streams that wait to be taken into a download.
@@ -45,17 +48,17 @@ pub(super) struct Wanted<'a> {
 }
 
 impl Wanted<'_> {
-    pub(super) fn bytes(&self, manifest: &Manifest) -> u64 {
+    fn bytes(&self, manifest: &Manifest) -> u64 {
         let part = self.part.as_ref();
         part.map_or_else(|| manifest.unique_bytes(), |part| part.bytes)
     }
 
-    pub(super) fn bytes_here(&self, manifest: &Manifest, have: &Bitmap) -> u64 {
+    fn bytes_here(&self, manifest: &Manifest, have: &Bitmap) -> u64 {
         super::gather::here(manifest, self.part.as_ref(), have)
     }
 
     /// How many chunks of how many.
-    pub(super) fn chunks(&self, manifest: &Manifest) -> String {
+    fn chunks(&self, manifest: &Manifest) -> String {
         let all = chunks(manifest.chunk_count());
         match &self.part {
             None => all,
@@ -87,84 +90,34 @@ pub(super) async fn gather(
         turn = services.download_turn(reporter) => turn,
         () = cancel.cancelled() => return Err(Failure::interrupted("the same command starts again")),
     };
-    let mut fetched = Fetched {
-        manifest: id.to_string(),
-        bytes: wanted.bytes(&manifest),
-        received_bytes: 0,
-        resumed_bytes: 0,
-        wasted_bytes: 0,
-        seconds: 0.0,
-        proven: found.proof.is_some() && manifest.state().is_none(),
-        app_hash_confirmed: found.proof.is_some(),
-        app_hash: manifest.app_hash().map(hex::encode_upper),
-        peers: Vec::new(),
-        state: manifest.state().is_some(),
-        only: Vec::new(),
-        basis: None,
-        base: base_of(&manifest),
-    };
+    let mut fetched = nothing_yet(&found, wanted);
     if let Some(short) = short_of_room(services, &manifest, wanted.room_for) {
         let failure = short.failure(manifest.height()).hint(
             "free some space and give the same command again: nothing was downloaded for it now",
         );
         return Ok(Gathered::Given(failure));
     }
-    let store = services.store.clone();
-    let (begun, asked, is_step) = (manifest.clone(), wanted.part.clone(), wanted.is_step);
-    let begun = blocking(move || {
-        Ok(match &asked {
-            None if is_step => store.begin_step(begun),
-            None => store.begin_download(begun),
-            Some(part) => store.begin_selection(begun, &part.scopes),
-        })
-    });
-    let download = match begun.await? {
-        Ok(download) => Arc::new(download),
-        Err(StoreError::AlreadyComplete(_)) => {
-            fetched.resumed_bytes = fetched.bytes;
-            mark_proven(services, id, found.proof.as_ref()).await?;
-            keep_endorsements(services, found.endorsements).await?;
-            return Ok(Gathered::Complete(fetched));
-        }
-        Err(error) => return Err(error.into()),
+    let Some(download) = begin(services, &manifest, wanted).await? else {
+        fetched.resumed_bytes = fetched.bytes;
+        fetched.was_here = true;
+        mark_proven(services, id, found.proof.as_ref()).await?;
+        keep_endorsements(services, found.endorsements).await?;
+        return Ok(Gathered::Complete(fetched));
     };
     keep_endorsements(services, found.endorsements).await?;
     read_back(&download, reporter, cancel).await?;
     let part = wanted.part.as_ref();
     own::take(&services.store, &download, part, reporter, cancel).await?;
     fetched.resumed_bytes = wanted.bytes_here(&manifest, &download.have());
-    let text = format!(
-        "fetching {}: {}, {} bytes{}",
-        short(&id),
-        wanted.chunks(&manifest),
-        fetched.bytes,
-        if fetched.resumed_bytes > 0 {
-            format!(", {} of them are here already", fetched.resumed_bytes)
-        } else {
-            String::new()
-        }
-    );
-    reporter.phase_then(text, "sealing the archive");
-    services
-        .download_begins(&manifest, fetched.resumed_bytes)
-        .await;
-
-    let (recruit_sender, recruits) = mpsc::channel(RECRUIT_QUEUE);
-    let (orders, order_receiver) = Orders::new();
-    let recruiter = Recruiter::new(
-        services.clone(),
-        id,
-        found.peers,
-        recruit_sender,
-        reporter.clone(),
-    );
-    let recruiter = tokio::spawn(recruiter.run(order_receiver));
-    let meter = Meter::new(reporter.clone(), fetched.bytes);
-    let work = Gather::new(services.clone(), download, wanted, orders);
-    let (end, crew, download) = work.run(recruits, meter, cancel).await;
-    recruiter.abort();
-    services.download_ends(&id);
-
+    let (end, crew, download) = run(
+        services,
+        (download, found.peers),
+        wanted,
+        &fetched,
+        reporter,
+        cancel,
+    )
+    .await;
     let received = crew.received().into_iter();
     let received: Received = received
         .map(|(peer, bytes)| (peer.to_string(), bytes))
@@ -188,10 +141,8 @@ pub(super) async fn gather(
     }
     match end {
         End::Finished if !download.checked().is_full() => {
-            // What was asked for is here, now and before, and the rest is not to come.
-            let stored = services.store.get(&id);
-            let only = stored.iter().flat_map(|stored| &stored.only);
-            fetched.only = only.map(ToString::to_string).collect();
+            // What was asked for is here, and the rest is not to come.
+            fetched.only = scopes_here(services, &download);
             mark_proven(services, id, found.proof.as_ref()).await?;
             services.shelf_changed().await;
             Ok(Gathered::Complete(fetched))
@@ -233,6 +184,109 @@ pub(super) async fn gather(
             Ok(Gathered::Given(failure))
         }
     }
+}
+
+/// What is told of a snapshot of which nothing came yet.
+fn nothing_yet(found: &Found, wanted: &Wanted<'_>) -> Fetched {
+    let manifest = &found.manifest;
+    Fetched {
+        manifest: manifest.id().to_string(),
+        bytes: wanted.bytes(manifest),
+        received_bytes: 0,
+        resumed_bytes: 0,
+        wasted_bytes: 0,
+        seconds: 0.0,
+        proven: found.proof.is_some() && manifest.state().is_none(),
+        app_hash_confirmed: found.proof.is_some(),
+        app_hash: manifest.app_hash().map(hex::encode_upper),
+        peers: Vec::new(),
+        state: manifest.state().is_some(),
+        was_here: false,
+        only: Vec::new(),
+        basis: None,
+        base: base_of(manifest),
+    }
+}
+
+/// Begins a download, or goes on with it. None where all of the snapshot is here.
+async fn begin(
+    services: &Services,
+    manifest: &Arc<Manifest>,
+    wanted: &Wanted<'_>,
+) -> Result<Option<Arc<Download>>, Failure> {
+    let store = services.store.clone();
+    let (begun, asked, is_step) = (manifest.clone(), wanted.part.clone(), wanted.is_step);
+    let begun = blocking(move || {
+        Ok(match &asked {
+            None if is_step => store.begin_step(begun),
+            None => store.begin_download(begun),
+            Some(part) => store.begin_selection(begun, &part.scopes),
+        })
+    });
+    match begun.await? {
+        Ok(download) => Ok(Some(Arc::new(download))),
+        Err(StoreError::AlreadyComplete(_)) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Has pieces come from whoever has them, until the download ends.
+async fn run(
+    services: &Arc<Services>,
+    (download, peers): (Arc<Download>, Vec<PeerId>),
+    wanted: &Wanted<'_>,
+    fetched: &Fetched,
+    reporter: &Reporter,
+    cancel: &CancellationToken,
+) -> (Result<End, StoreError>, Crew, Arc<Download>) {
+    let manifest = download.manifest().clone();
+    let id = manifest.id();
+    let text = format!(
+        "fetching {}: {}, {} bytes{}",
+        short(&id),
+        wanted.chunks(&manifest),
+        fetched.bytes,
+        if fetched.resumed_bytes > 0 {
+            format!(", {} of them are here already", fetched.resumed_bytes)
+        } else {
+            String::new()
+        }
+    );
+    reporter.phase_then(text, "sealing the archive");
+    services
+        .download_begins(&manifest, fetched.resumed_bytes)
+        .await;
+
+    let (recruit_sender, recruits) = mpsc::channel(RECRUIT_QUEUE);
+    let (orders, order_receiver) = Orders::new();
+    let recruiter = Recruiter::new(
+        services.clone(),
+        id,
+        peers,
+        recruit_sender,
+        reporter.clone(),
+    );
+    let recruiter = tokio::spawn(recruiter.run(order_receiver));
+    let meter = Meter::new(reporter.clone(), fetched.bytes);
+    let work = Gather::new(services.clone(), download, wanted, orders);
+    let ended = work.run(recruits, meter, cancel).await;
+    recruiter.abort();
+    services.download_ends(&id);
+    ended
+}
+
+/// The contracts that are here whole, of those that were asked for now or before.
+fn scopes_here(services: &Services, download: &Download) -> Vec<String> {
+    let (manifest, checked) = (download.manifest(), download.checked());
+    let is_here = |scope: &Scope| {
+        let selection = Selection::new(manifest, std::slice::from_ref(scope));
+        let is_checked = |chunk: &ChunkIndex| checked.contains(manifest.unique_at(*chunk).get());
+        selection.is_ok_and(|selection| selection.chunks.iter().all(is_checked))
+    };
+    let stored = services.store.get(&manifest.id());
+    let asked = stored.iter().flat_map(|stored| &stored.only);
+    let here = asked.filter(|scope| is_here(scope));
+    here.map(ToString::to_string).collect()
 }
 
 /// A name as far as a line on a screen has room for it.

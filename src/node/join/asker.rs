@@ -8,13 +8,11 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::JoinOptions;
+use super::{ASK_AGAIN, JoinOptions};
 use crate::config::Config;
 use crate::node::command::{Command, Failure, FailureCode, Outcome, Progress, StartOptions};
 use crate::node::{Daemon, remote, run_local};
 
-/// Between two looks for a daemon that has gone.
-const LOOK_AGAIN: Duration = Duration::from_secs(2);
 /// A daemon that runs tells its status within this.
 const STATUS_PATIENCE: Duration = Duration::from_secs(20);
 /// A daemon that is started anew is there again within this.
@@ -85,7 +83,7 @@ impl Asker {
         let _ = self.progress.send(Progress::Note { text }).await;
         let is_back = async {
             while !has_daemon(&self.home).await.unwrap_or_default() {
-                tokio::time::sleep(LOOK_AGAIN).await;
+                tokio::time::sleep(ASK_AGAIN).await;
             }
         };
         let waited = tokio::time::timeout(BACK_PATIENCE, is_back);

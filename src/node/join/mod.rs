@@ -84,7 +84,7 @@ use crate::config::Config;
 
 /// Where logs of the node and its application go, in the home.
 pub(super) const LOGS: &str = "logs";
-/// Between two questions to a chain that did not answer one.
+/// Between two questions to a chain, or a daemon, that did not answer one.
 const ASK_AGAIN: Duration = Duration::from_secs(2);
 /// A started node opens its RPC within this.
 const START_PATIENCE: Duration = Duration::from_secs(120);
@@ -148,6 +148,8 @@ pub struct Join {
     chosen: Option<Chosen>,
     fetched: Option<Fetched>,
     steps: Vec<JoinStep>,
+    /// Why the node did not take the last snapshot that it refused.
+    refusal: Option<Failure>,
     /// How often the node or its application ended by itself, since something moved.
     crashes: u32,
     /// The highest block that the node was seen to have since it is followed.
@@ -243,6 +245,7 @@ impl Join {
             chosen: None,
             fetched: None,
             steps: Vec::new(),
+            refusal: None,
             crashes: 0,
             furthest: 0,
             has_blocks: false,
@@ -320,6 +323,7 @@ impl Join {
             && kind == Kind::Snapshot
         {
             self.node.journal.refused.insert(chosen.manifest);
+            self.refusal = Some(failure.clone());
             self.node.journal.manifest = None;
         }
         let refused = self.node.journal.refused.len();

@@ -136,14 +136,14 @@ impl Join {
         };
         if let Some(wanted) = &self.options.manifest {
             if self.is_refused(wanted) {
-                let why = self.steps.last().map_or_else(
-                    || format!("the node did not take {wanted}"),
-                    |step| step.why.clone(),
-                );
-                return Err(Setback::rung(Failure::new(
-                    FailureCode::Failed,
-                    format!("{why}; no other snapshot than {wanted} was asked for"),
-                )));
+                let refusal = self.refusal.clone().unwrap_or_else(|| {
+                    let message = format!("the node did not take {wanted}");
+                    Failure::new(FailureCode::Failed, message)
+                });
+                return Err(Setback::rung(Failure {
+                    message: format!("{}; no other was asked for", refusal.message),
+                    ..refusal
+                }));
             }
             let here = own.iter().find(|one| one.manifest == *wanted);
             if let Some(base) = here.and_then(|one| one.base.as_ref()) {
@@ -414,7 +414,7 @@ impl Join {
                     }
                     happened = self.node.happens() => if let Some(setback) = self.refusal(happened, &mut circles) {
                         let setback = self.node.or_crash(setback).await;
-                        let setback = self.as_the_adapter_says(setback);
+                        let setback = self.as_the_adapter_says(setback, chosen);
                         // The local peer is let go before anything else is done.
                         enough.cancel();
                         let _ = feeding.await;

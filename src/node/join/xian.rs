@@ -208,24 +208,24 @@ impl Join {
         Ok(())
     }
 
-    /// Why the node does not take the snapshot, where the adapter that was started knows.
-    pub(super) fn as_the_adapter_says(&self, setback: Setback) -> Setback {
-        let said = self.node.adapter_error();
-        let (Kind::Snapshot, Some(said), Some(xian)) = (setback.kind, said, &self.options.xian)
+    /// Why the node does not take a snapshot, where the adapter that was started knows.
+    pub(super) fn as_the_adapter_says(&self, setback: Setback, chosen: &Chosen) -> Setback {
+        let why = self.node.why_not_restored(chosen.height);
+        let (Kind::Snapshot, Some(why), Some(xian)) = (setback.kind, why, &self.options.xian)
         else {
             return setback;
         };
-        let storage = xian.storage.display();
-        let message = format!(
-            "the node does not take the snapshot: {said}; does the application keep its state in \
-             {storage}?"
-        );
-        let log = self.node.app_log();
-        let hint = format!(
-            "the log of the adapter before it says more: {}",
-            log.display()
-        );
-        Setback::snapshot(Failure::new(FailureCode::Failed, message).hint(hint))
+        let (storage, log) = (xian.storage.display(), self.node.app_log());
+        Setback::snapshot(
+            Failure::new(
+                FailureCode::Failed,
+                format!("the node does not take the snapshot: {why}"),
+            )
+            .hint(format!(
+                "it was restored into {storage} (--xian); the log of the adapter is {}",
+                log.display()
+            )),
+        )
     }
 
     /// Where the adapter that was started answers nothing, it waits for its application.

@@ -59,6 +59,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::num::NonZeroUsize;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -66,7 +67,7 @@ use self::blocks::{Hashes, Job, Shared, When};
 pub use self::held::{Copied, Held};
 use self::sharing::Pristine;
 use super::layout::{CONTRACTS, RUN, StateFile, state_files};
-use super::stamp::{FileStamp, open_regular};
+use super::stamp::{self, FileStamp, open_regular};
 use super::{LatestBlock, XianError};
 
 /// Room on the disk that is left to the node.
@@ -247,13 +248,14 @@ impl Copier {
         // The node cannot write a file that is being cloned: it need not wait for the
         // disk as well.
         sharing::write_back(&job.from);
-        let before = fs::File::options().write(true).open(&job.to).ok();
+        let before = stamp::open_to_write(&job.to).ok().flatten();
         let is_cloned = clone::clone(&job.from, &job.to)?;
-        if let Some(before) = before.filter(|_| is_cloned) {
-            // It has no name any more. XFS would free its blocks in the background, one
-            // part after the other, and whoever asks for a map of a file that shared them
-            // waits for each: that would be the held part. Where it fails, it is so.
-            let _ = before.set_len(0);
+        let has_no_name = |file: &fs::File| file.metadata().is_ok_and(|found| found.nlink() == 0);
+        if let Some(replaced) = before.filter(|file| is_cloned && has_no_name(file)) {
+            // XFS would free its blocks in the background, part by part, and whoever asks
+            // for a map of a file that shared them would wait for each: the held part.
+            // Where this fails, it does.
+            let _ = replaced.set_len(0);
         }
         Ok(is_cloned)
     }

@@ -5,9 +5,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::{LOOK_AGAIN, Node, NodePlan};
+use crate::abci::RESTORE_FAILED;
 use crate::comet::process::{Plan, Process};
 use crate::comet::rpc::{NodeStatus, Rpc};
-use crate::comet::sign::Sign;
+use crate::comet::sign::{MAX_WHY_CHARS, Sign, plain};
 use crate::node::command::{Failure, FailureCode};
 use crate::node::join::ladder::Setback;
 use crate::node::join::{ports::listens, xian};
@@ -61,12 +62,12 @@ impl Node {
         self.plan.logs.join(APP_LOG)
     }
 
-    /// What the adapter that was started as CometBFT's application took for an error last.
-    pub(in crate::node::join) fn adapter_error(&self) -> Option<String> {
+    /// Why the adapter that was started as CometBFT's application gave up the restore of a
+    /// height, as its log has it.
+    pub(in crate::node::join) fn why_not_restored(&self, height: u64) -> Option<String> {
         self.plan.xian.as_ref()?;
         let tail = self.app.as_ref()?.tail();
-        let said = |line: &str| Some(line.split_once(" ERROR ")?.1.trim().to_owned());
-        tail.lines().rev().find_map(said)
+        tail.lines().rev().find_map(|line| why_not(line, height))
     }
 
     /// What is started as CometBFT's application.
@@ -266,4 +267,32 @@ fn ended(what: &str, plan: &NodePlan, log: &str, process: &Process) -> Failure {
 
 fn interrupted() -> Failure {
     Failure::interrupted("the same command goes on")
+}
+
+/// What a line of an adapter's log gives as the reason.
+fn why_not(line: &str, height: u64) -> Option<String> {
+    let (_, fields) = line.split_once(RESTORE_FAILED)?;
+    fields.split_once(&format!(" height={height} "))?;
+    let (_, why) = fields.split_once(" why=\"")?;
+    let why = why.trim_end().strip_suffix('"')?.replace("\\\"", "\"");
+    Some(plain(&why).chars().take(MAX_WHY_CHARS).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_reason_of_a_restore_that_failed_is_read_from_the_adapters_log() {
+        let line = format!(
+            "2026-01-01T00:00:00.000000Z ERROR {RESTORE_FAILED} height=7 index=6 \
+             why=\"it says \\\"no\\\": height 0\"\n"
+        );
+        let why = why_not(&line, 7).unwrap();
+        assert_eq!(why, "it says \"no\": height 0");
+        // That of another snapshot, and whatever else the adapter logs.
+        assert_eq!(why_not(&line, 8), None);
+        let other = "2026-01-01T00:00:00.000000Z ERROR the home cannot be looked through why=\"x\"";
+        assert_eq!(why_not(other, 7), None);
+    }
 }
