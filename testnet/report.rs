@@ -115,6 +115,7 @@ mod tests {
 
     fn fetched(peers: &[(&str, u64)]) -> Fetched {
         Fetched {
+            height: 7,
             manifest: "m".to_owned(),
             bytes: 100,
             received_bytes: 100,

@@ -92,15 +92,15 @@ pub(super) fn text(outcome: &Outcome) -> Option<String> {
     let Outcome::Fetched(fetched) = outcome else {
         return None;
     };
-    let cid = text::safe(&fetched.manifest);
+    let (cid, height) = (text::safe(&fetched.manifest), fetched.height);
     let mut out = if fetched.received_bytes == 0 && fetched.resumed_bytes > 0 {
         format!(
-            "All {} are here already: {cid}\n",
+            "All {} of height {height} are here already: {cid}\n",
             text::bytes(fetched.bytes)
         )
     } else {
         format!(
-            "Fetched {} in {}{}: {cid}\n",
+            "Fetched {} of height {height} in {}{}: {cid}\n",
             text::bytes(fetched.bytes.saturating_sub(fetched.resumed_bytes)),
             text::seconds(fetched.seconds),
             text::mean_rate(fetched.received_bytes, fetched.seconds)
@@ -186,7 +186,8 @@ fn next_of_state(fetched: &Fetched, checked: &str) -> String {
             "{checked}. No application hash proves this state, and nobody whom config.toml \
              names below [trust] has vouched for it: before a node is joined with it (snapswarm \
              join --xian STORAGE --cid {cid} …), ask somebody whom you trust whether this is the \
-             CID of that height.\n"
+             CID of height {}.\n",
+            fetched.height
         ),
     }
 }
@@ -216,6 +217,7 @@ mod tests {
 
     fn fetched(proven: bool) -> Outcome {
         Outcome::Fetched(Fetched {
+            height: 7,
             manifest: "bafk".to_owned(),
             bytes: 16 << 20,
             received_bytes: 12 << 20,
@@ -317,7 +319,7 @@ mod tests {
     fn the_outcome_tells_rate_resume_waste_and_shares_and_is_safe_on_a_terminal() {
         let text = text(&fetched(true)).unwrap();
         for part in [
-            "11.0 MiB in 2.0 s (6.0 MiB/s)",
+            "11.0 MiB of height 7 in 2.0 s (6.0 MiB/s)",
             "5.0 MiB were here",
             "1.0 MiB came twice",
             "75 %",

@@ -23,6 +23,14 @@ pub(super) fn text(outcome: &Outcome) -> Option<String> {
     let mut out = table(&list.snapshots);
     for file in &list.damaged {
         let (path, problem) = (file.file.display().to_string(), &file.problem);
+        if file.unread {
+            let (path, problem) = (text::safe(&path), text::safe(problem));
+            out += &format!(
+                "Unreadable: {path} ({problem}); let this user read it, or check the disk: nothing \
+                 is known to be wrong with what it holds\n"
+            );
+            continue;
+        }
         out += &format!("Damaged: {} ({})", text::safe(&path), text::safe(problem));
         let is_listed = |one: &SnapshotSummary| Some(&one.manifest) == file.manifest.as_ref();
         out += match &file.manifest {
@@ -78,9 +86,10 @@ pub(super) fn table(snapshots: &[SnapshotSummary]) -> String {
         out += "Of a snapshot that is here for some contracts only, `snapswarm dump CID FILE --format` \
                 writes their records; no node can start from it.\n";
     }
-    let has_no_base = |one: &&SnapshotSummary| one.complete && base(one, snapshots).is_none();
+    // What the daemon derives is for others.
+    let is_wanted = |one: &&SnapshotSummary| one.complete && one.origin != "derived";
     let mut deltas = snapshots.iter().filter(|one| one.base.is_some());
-    if let Some(delta) = deltas.find(has_no_base) {
+    if let Some(delta) = deltas.find(|one| is_wanted(one) && base(one, snapshots).is_none()) {
         let cid = delta.base.as_deref().unwrap_or_default();
         out += &format!(
             "A delta can be read only where the snapshot is that it builds on: `snapswarm fetch \
@@ -182,6 +191,11 @@ mod tests {
         let alone = table(std::slice::from_ref(&delta));
         assert!(alone.contains("all of a delta, no base"), "{alone}");
         assert!(alone.contains("`snapswarm fetch bafb`"), "{alone}");
+        let derived = SnapshotSummary {
+            origin: "derived".to_owned(),
+            ..delta.clone()
+        };
+        assert!(!table(&[derived]).contains("snapswarm fetch"));
         let base = SnapshotSummary {
             manifest: "bafb".to_owned(),
             height: 6,
@@ -199,6 +213,7 @@ mod tests {
                 manifest: Some("bafk".to_owned()),
                 file: "/h/bafk.h5.damaged".into(),
                 problem: "chunk 1\nis wrong".to_owned(),
+                unread: false,
             }],
             missing: vec!["bafm".to_owned()],
         };
@@ -208,6 +223,26 @@ mod tests {
         assert!(lines[0].contains("bafk.h5.damaged (chunk 1"), "{text}");
         assert!(lines[1].contains("bafm (pinned)"), "{text}");
         assert!(lines.iter().all(|line| line.contains("delete CID")));
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_not_said_to_be_damaged() {
+        let list = SnapshotList {
+            snapshots: Vec::new(),
+            damaged: vec![DamagedSummary {
+                manifest: Some("bafk".to_owned()),
+                file: "/h/bafk.h5".into(),
+                problem: "Permission denied".to_owned(),
+                unread: true,
+            }],
+            missing: Vec::new(),
+        };
+        let text = text(&Outcome::List(list)).unwrap();
+        assert!(text.contains("Unreadable: /h/bafk.h5 (Permission denied)"));
+        assert!(
+            !text.contains("Damaged") && !text.contains("delete"),
+            "{text}"
+        );
     }
 
     #[test]

@@ -120,12 +120,18 @@ pub(super) fn text(outcome: &Outcome) -> Option<String> {
         ),
         None => (String::new(), ""),
     };
+    let cid = text::safe(&loaded.manifest);
+    if loaded.was_here {
+        return Some(format!(
+            "It is here already: {cid}\nThe file was not read beyond its manifest (snapswarm \
+             verify FILE reads all of it).\n"
+        ));
+    }
     Some(format!(
-        "Loaded {records}{} of {} in {}: {}\n{proof}{trust}\n",
+        "Loaded {records}{} of {} in {}: {cid}\n{proof}{trust}\n",
         text::count(u64::from(loaded.chunks), "chunk", "chunks"),
         text::bytes(loaded.bytes),
         text::seconds(loaded.seconds),
-        text::safe(&loaded.manifest),
     ))
 }
 
@@ -142,6 +148,7 @@ mod tests {
                 chunks: 1,
                 bytes: 1,
                 records: None,
+                was_here: false,
                 seconds: 0.1,
                 proven,
                 app_hash: app_hash.map(str::to_owned),

@@ -38,9 +38,13 @@ pub(super) fn text(outcome: &Outcome) -> Option<String> {
     let Outcome::Verified(verified) = outcome else {
         return None;
     };
+    let proof = match verified.state {
+        true => "whether the state is right is for those who computed it to say: see `show`",
+        false => "this does not prove the state (an application hash does: see `feed`)",
+    };
     Some(format!(
         "All {} of {} were read back in {} and are what the manifest says: {}\n\
-         Bytes checked; this does not prove the state (an application hash does: see `feed`).\n",
+         Bytes checked; {proof}.\n",
         text::count(u64::from(verified.chunks), "chunk", "chunks"),
         text::bytes(verified.verified_bytes),
         text::seconds(verified.seconds),

@@ -261,8 +261,8 @@ commit_hold_ms = 250
 http = "127.0.0.1:0"
 
 [trust]
-# Snapshots (CIDs) that you trust: where a chain has one of these,
-# `fetch --chain-id` takes no other.
+# Snapshots (CIDs) that you trust: `fetch --chain-id` takes no other, but for those
+# that are here and are of another chain.
 pinned_manifests = []
 
 # Whose word counts for a state that no application hash proves: peer ids, as

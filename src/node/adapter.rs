@@ -101,7 +101,11 @@ impl Adapter {
             None => None,
         };
         let copies = copy_settings(home, config, &options)?;
-        let stand_in = stand_in_options(copies.as_ref(), &options)?;
+        let copies = match copies {
+            Some(copies) => Some((copies.lock().await?, copies)),
+            None => None,
+        };
+        let stand_in = stand_in_options(copies.as_ref().map(|(_, copies)| copies), &options)?;
         let policy = options.offers.unwrap_or(config.adapter.offers);
         let snapshots = OwnSnapshots::new(home, store_settings(config), policy, rpc.clone());
         let settings = AdapterSettings {
@@ -120,7 +124,7 @@ impl Adapter {
             adapter = adapter.with_stand_in(Arc::new(stand_in));
             keeper = Some(kept);
         }
-        let copying = copies.map(|copies| Copying::new(copies, adapter.learnt()));
+        let copying = copies.map(|(lock, copies)| Copying::new(copies, lock, adapter.learnt()));
         if let Some(copying) = &copying {
             adapter.hold_commits(copying.hold());
         }

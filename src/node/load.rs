@@ -14,7 +14,8 @@ use tokio_util::sync::CancellationToken;
 use super::command::{Failure, FailureCode, LoadCommand, LoadKind, Loaded};
 use super::progress::{Meter, Reporter, byte_progress, chunks};
 use crate::snapshot::{MAX_CHUNK_BYTES, Manifest, SnapshotFields};
-use crate::store::{Origin, Store, StoreError};
+use crate::state::StateNotes;
+use crate::store::{Imported, Origin, Store, StoreError};
 
 /// Carries out `load`. Blocking.
 pub(super) fn load(
@@ -29,13 +30,18 @@ pub(super) fn load(
         return Err(Failure::new(FailureCode::Usage, failure));
     }
     let mut records = None;
+    let mut was_here = false;
     let manifest = match command.kind {
         LoadKind::Xian => {
             let published = xian::load_xian(store, command, reporter, cancel)?;
             records = Some(published.records);
             published.manifest
         }
-        LoadKind::Car => load_car(store, command, reporter, cancel)?,
+        LoadKind::Car => {
+            let imported = load_car(store, command, reporter, cancel)?;
+            was_here = !imported.new;
+            imported.manifest
+        }
         LoadKind::Files => publish(
             store,
             command,
@@ -51,11 +57,14 @@ pub(super) fn load(
             cancel,
         )?,
     };
+    // A CAR may hold a state as well.
+    let records = records.or_else(|| Some(StateNotes::of(&manifest).ok()?.state.records));
     Ok(Loaded {
         manifest: manifest.id().to_string(),
         chunks: manifest.chunk_count(),
         bytes: manifest.total_bytes(),
         records,
+        was_here,
         seconds: started.elapsed().as_secs_f64(),
         proven: store
             .get(&manifest.id())
@@ -106,7 +115,7 @@ fn load_car(
     command: &LoadCommand,
     reporter: &Reporter,
     cancel: &CancellationToken,
-) -> Result<Arc<Manifest>, Failure> {
+) -> Result<Imported, Failure> {
     regular_file(&command.path)?;
     reporter.phase("reading and checking the CAR");
     let expected = |manifest: &Manifest| {
@@ -127,12 +136,11 @@ fn load_car(
     };
     let mut progress = byte_progress(reporter, cancel);
     let imported = store.import_car(&command.path, &expected, Origin::Loaded, &mut progress);
-    let imported = imported.map_err(|error| match error {
+    imported.map_err(|error| match error {
         refused @ StoreError::Refused { .. } => Failure::from(refused)
             .hint("give the right --chain-id and --height, or leave them out: a CAR names its own"),
         error => error.into(),
-    })?;
-    Ok(imported.manifest)
+    })
 }
 
 /// A CAR is read by position and to its end: a pipe or a folder is none.

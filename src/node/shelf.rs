@@ -31,6 +31,7 @@ fn damaged(file: DamagedFile) -> DamagedSummary {
         manifest: file.manifest().map(|id| id.to_string()),
         file: file.path,
         problem: file.problem,
+        unread: file.unread,
     }
 }
 
@@ -139,6 +140,7 @@ pub(super) fn verify(
         chunks: verified.chunks,
         verified_bytes: verified.bytes,
         seconds: started.elapsed().as_secs_f64(),
+        state: verified.state,
     })
 }
 
@@ -216,6 +218,9 @@ pub(super) fn find(store: &Store, id: &str) -> Result<Stored, Failure> {
     store.look_again();
     store.get(&id).ok_or_else(|| {
         let here = match aside(store, &id) {
+            Some(file) if file.unread => {
+                format!("; {} cannot be read: {}", file.path.display(), file.problem)
+            }
             Some(file) => format!("; it was damaged, see {}", file.path.display()),
             None if store.missing().contains(&id) => {
                 "; its file is missing, and what is known about it is kept (`snapswarm delete` \
@@ -243,6 +248,13 @@ fn aside(store: &Store, id: &ManifestId) -> Option<DamagedFile> {
 
 fn moved_aside(id: &ManifestId, file: &DamagedFile) -> Failure {
     let path = file.path.display();
+    if file.unread {
+        let message = format!("{path} cannot be read: {}", file.problem);
+        return Failure::new(FailureCode::Storage, message).hint(
+            "let this user read it, or check the disk; nothing is known to be wrong with what \
+                 it holds",
+        );
+    }
     let is_aside = file.path.extension().is_some_and(|end| end == "damaged");
     let what = match is_aside {
         true => format!("{id} is damaged and was moved aside to {path}"),

@@ -69,7 +69,7 @@ pub(super) fn somebody_is_believed(config: &TrustConfig, named: bool) -> Result<
     )
     .hint(
         "list operators whom you trust as endorsers below [trust] in config.toml; or ask one for \
-         the CID of a snapshot (`snapswarm list` on their node shows it) and give --cid CID, or \
+         the CID of a snapshot (`list` shows it on their node) and give --cid CID, or \
          add it to pinned_manifests there",
     ))
 }

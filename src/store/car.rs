@@ -220,6 +220,7 @@ pub fn check_car(
         id: manifest.id(),
         chunks: manifest.unique_count(),
         bytes: done,
+        state: manifest.state().is_some(),
     })
 }
 
@@ -368,7 +369,8 @@ mod tests {
             Verified {
                 id: manifest.id(),
                 chunks: 3,
-                bytes: big.len() as u64 + 6
+                bytes: big.len() as u64 + 6,
+                state: false,
             }
         );
         assert_eq!(&bytes[..2], &[58, 0xa2]);

@@ -73,7 +73,11 @@ impl Inner {
             other => other.to_string(),
         };
         let path = entry.path.clone();
-        state.damaged.push(DamagedFile { path, problem });
+        state.damaged.push(DamagedFile {
+            path,
+            problem,
+            unread: false,
+        });
     }
 
     /// Every byte of a snapshot was found right.
@@ -103,7 +107,11 @@ impl Inner {
         let mut state = self.state();
         state.forget_damage(&record.entry.path);
         state.forget_damage(&path);
-        state.damaged.push(DamagedFile { path, problem });
+        state.damaged.push(DamagedFile {
+            path,
+            problem,
+            unread: false,
+        });
         if record.marks.pinned {
             state.missing.insert(*id, record.marks);
         }

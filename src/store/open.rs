@@ -172,7 +172,15 @@ impl<'a> Scan<'a> {
             // One file that cannot be read is no reason to serve no other.
             Err(error) => {
                 warn!(file = %path.display(), %error, "A file cannot be read and is passed over");
-                self.note(path.to_owned(), error.to_string());
+                let problem = match &error {
+                    StoreError::Io { source, .. } => source.to_string(),
+                    error => error.to_string(),
+                };
+                self.damaged.push(DamagedFile {
+                    path: path.to_owned(),
+                    problem,
+                    unread: true,
+                });
                 Ok(None)
             }
         }
@@ -340,7 +348,11 @@ impl<'a> Scan<'a> {
     }
 
     fn note(&mut self, path: PathBuf, problem: String) {
-        self.damaged.push(DamagedFile { path, problem });
+        self.damaged.push(DamagedFile {
+            path,
+            problem,
+            unread: false,
+        });
     }
 }
 

@@ -40,6 +40,7 @@ pub(super) fn verify(archive: &Archive, mut progress: Progress) -> Result<Verifi
         id: manifest.id(),
         chunks: manifest.chunk_count(),
         bytes: done,
+        state: manifest.state().is_some(),
     })
 }
 

@@ -119,6 +119,8 @@ pub struct DamagedFile {
     pub path: PathBuf,
     /// What was wrong; for a file that an earlier run moved, only that it did.
     pub problem: String,
+    /// It could not be read, and may be as it should be.
+    pub unread: bool,
 }
 
 impl DamagedFile {
@@ -203,6 +205,8 @@ pub struct Verified {
     pub chunks: u32,
     /// Their bytes.
     pub bytes: u64,
+    /// Whether they hold the records of a state.
+    pub state: bool,
 }
 
 /// Of an export into a CAR file.

@@ -142,6 +142,62 @@ fn what_was_fetched_in_parts_becomes_whole_and_nothing_comes_twice() {
 }
 
 #[test]
+fn a_part_that_is_here_does_not_keep_the_newest_from_being_fetched() {
+    let provider = Home::new();
+    let older = Snapshot::full(7, &records(3000, "x")).publish(provider.path());
+    let newest = Snapshot::full(8, &records(3000, "y")).publish(provider.path());
+    let daemon = provider.start::<_, &str>([]);
+    let address = daemon.address();
+    let joiner = Home::new();
+    let fetch = |what: &[&str]| {
+        let begin = ["fetch", "--bootstrap", &address];
+        joiner.run([&begin[..], what].concat())
+    };
+    fetch(&[&older, "--only", "con_a"]).ok();
+    let fetched = fetch(&["--chain-id", CHAIN]).ok();
+    assert_eq!(fetched["manifest"], newest.as_str());
+    assert_eq!(fetched["height"], 8);
+}
+
+#[test]
+fn of_a_chain_the_pinned_one_is_taken_and_what_is_left_out_for_it_is_told() {
+    let provider = Home::new();
+    let older = Snapshot::full(7, &records(50, "x")).publish(provider.path());
+    let newest = Snapshot::full(8, &records(50, "y")).publish(provider.path());
+    let daemon = provider.start::<_, &str>([]);
+    let address = daemon.address();
+    let fetch = |home: &Home, more: &[&str]| {
+        let begin = ["fetch", "--chain-id", CHAIN, "--bootstrap", &address];
+        home.run([&begin[..], &["--timeout", "5"], more].concat())
+    };
+    let joiner = Home::new();
+    let pin = |cid: &str| format!("[trust]\npinned_manifests = [\"{cid}\"]\n");
+    joiner.configure(&pin(&older));
+    assert_eq!(fetch(&joiner, &[]).ok()["manifest"], older.as_str());
+    let told = fetch(&joiner, &["--height", "8"]).failed(7);
+    let said = told["message"].as_str().unwrap();
+    assert!(said.contains("not among the pinned_manifests"), "{said}");
+
+    // One that is known to be of another chain is no pin of this one.
+    let other = Home::new();
+    let file = other.path().join("chunk");
+    std::fs::write(&file, "a chunk").unwrap();
+    let load = [
+        "load",
+        file.to_str().unwrap(),
+        "--kind",
+        "file",
+        "--height",
+        "1",
+    ];
+    let loaded = other
+        .run([&load[..], &["--chain-id", "other-1"]].concat())
+        .ok();
+    other.configure(&pin(loaded["manifest"].as_str().unwrap()));
+    assert_eq!(fetch(&other, &[]).ok()["manifest"], newest.as_str());
+}
+
+#[test]
 fn of_parts_only_what_came_is_said_to_be_here() {
     let provider = Home::new();
     let cid = Snapshot::full(7, &records(3000, "x")).publish(provider.path());

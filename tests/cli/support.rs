@@ -166,6 +166,7 @@ pub fn fetch_progress() -> Vec<Progress> {
 
 pub fn fetched() -> Fetched {
     Fetched {
+        height: 7,
         manifest: CID.to_owned(),
         bytes: 16 << 20,
         received_bytes: 16 << 20,

@@ -268,6 +268,25 @@ fn an_application_whose_hash_is_not_the_storages_has_no_snapshot() {
 }
 
 #[test]
+fn a_second_adapter_does_not_take_the_copy_from_the_first() {
+    let folder = tempfile::tempdir().unwrap();
+    let storage = folder.path().join("xian");
+    let options = ["--chain-id", "xian-1", "--xian", storage.to_str().unwrap()];
+    let home = Home::new();
+    let _first = Adapter::start(&home, "tcp://127.0.0.1:1", &options);
+    let begin = [
+        "adapter",
+        "--app",
+        "tcp://127.0.0.1:1",
+        "--listen",
+        "tcp://127.0.0.1:0",
+    ];
+    let second = home.run([&begin[..], &options].concat()).failed(1);
+    let said = second["message"].as_str().unwrap();
+    assert!(said.contains("another adapter (process "), "{said}");
+}
+
+#[test]
 fn a_copy_where_the_storage_is_and_patches_without_a_storage_are_wrong_use() {
     let folder = tempfile::tempdir().unwrap();
     let storage = folder.path().join("xian");

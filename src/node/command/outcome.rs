@@ -176,6 +176,10 @@ pub struct Loaded {
     /// How many records its state has; absent where chunks are the application's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub records: Option<u64>,
+    /// Whether the snapshot of a CAR was here before; then the file was not read beyond
+    /// its manifest.
+    #[serde(default)]
+    pub was_here: bool,
     /// Time taken.
     pub seconds: f64,
     /// Whether the chain itself (its RPC) confirmed the application hash: not by
@@ -192,6 +196,9 @@ pub struct Loaded {
 pub struct Fetched {
     /// CID.
     pub manifest: String,
+    /// Of the snapshot.
+    #[serde(default)]
+    pub height: u64,
     /// Bytes of the distinct chunks.
     pub bytes: u64,
     /// Piece payload received in this run, duplicates and bad included.
@@ -281,6 +288,9 @@ pub struct DamagedSummary {
     pub file: PathBuf,
     /// What is wrong with it.
     pub problem: String,
+    /// It could not be read, and may be as it should be.
+    #[serde(default)]
+    pub unread: bool,
 }
 
 /// A line of `list`.
@@ -383,6 +393,9 @@ pub struct Verified {
     pub verified_bytes: u64,
     /// Time taken.
     pub seconds: f64,
+    /// Whether it holds the records of a state, and not what an application takes.
+    #[serde(default)]
+    pub state: bool,
 }
 
 /// Of `dump`.
@@ -576,6 +589,7 @@ mod tests {
             chunks: 1,
             verified_bytes: 2,
             seconds: 0.5,
+            state: false,
         });
         let json = serde_json::to_string(&outcome).unwrap();
         assert!(matches!(

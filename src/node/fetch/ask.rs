@@ -9,6 +9,7 @@ use crate::net::Net;
 use crate::node::referee::Referee;
 use crate::node::services::Services;
 use crate::snapshot::{Manifest, ManifestId};
+use crate::store::Stored;
 use crate::sync::Offence;
 
 /// Manifests received at once. One has up to 32 MiB and takes about as much
@@ -71,7 +72,9 @@ fn attempt_limit(before: u32) -> Duration {
 /// Whether part of a snapshot is here already.
 pub(super) fn is_begun(services: &Services, id: &ManifestId) -> bool {
     let stored = services.store.get(id);
-    stored.is_some_and(|stored| !stored.complete && stored.have_bytes > 0)
+    let is_begun = |stored: &Stored| !stored.complete && stored.have_bytes > 0;
+    // Of a part nobody waits for the rest.
+    stored.is_some_and(|stored| is_begun(&stored) && stored.only.is_empty())
 }
 
 #[cfg(test)]

@@ -163,6 +163,8 @@ pub enum LeftOut {
     TooOld,
     /// No application hash proves its state, and too few endorsers computed it.
     Unendorsed,
+    /// The settings name others, and take no other.
+    NotPinned,
 }
 
 impl LeftOut {
@@ -193,6 +195,9 @@ impl LeftOut {
                      {needed} of the {listed} endorsers in config.toml computed it"
                 )
             }
+            Self::NotPinned => format!(
+                "{claims} left out: not among the pinned_manifests below [trust] in config.toml"
+            ),
         }
     }
 }

@@ -114,7 +114,7 @@ impl Chase {
     /// Whether a claim is worth keeping.
     pub(super) fn fit(&self, entry: &CatalogueEntry) -> Fit {
         match fit(entry, &self.wanted) {
-            Fit::Yes if !self.is_allowed(&entry.manifest) => Fit::No,
+            Fit::Yes if !self.is_allowed(&entry.manifest) => Fit::LeftOut(LeftOut::NotPinned),
             Fit::Yes if self.trials.is_out(&Subject::of(entry)) => Fit::No,
             fit => fit,
         }
@@ -209,6 +209,14 @@ impl Chase {
     pub(super) fn lacks_endorsers(&self) -> bool {
         let mut left_out = self.told.left_out.keys();
         !self.offered && left_out.any(|reason| *reason == LeftOut::Unendorsed)
+    }
+
+    /// Whether all that was offered was left out because the settings name others.
+    pub(super) fn lacks_pinned(&self) -> bool {
+        let mut left_out = self.told.left_out.keys();
+        !self.offered
+            && left_out.all(|reason| *reason == LeftOut::NotPinned)
+            && !self.told.left_out.is_empty()
     }
 
     /// Whether there was anything to try.

@@ -86,6 +86,16 @@ pub(super) fn unendorsed(what: &str, reasons: &[String]) -> Failure {
     )
 }
 
+/// Offers were there, and the settings name others.
+pub(super) fn not_pinned(what: &str, reasons: &[String]) -> Failure {
+    let mut message = format!("no snapshot of {what} that peers offer may be taken");
+    add(&mut message, reasons);
+    Failure::new(FailureCode::Policy, message).hint(
+        "add the CID of one that you trust there; a CID of another chain counts for that one \
+         alone once its snapshot is here; or fetch a snapshot by its CID",
+    )
+}
+
 fn add(message: &mut String, reasons: &[String]) {
     for reason in reasons.iter().take(MAX_NAMED) {
         *message += &format!("; {reason}");

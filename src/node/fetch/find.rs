@@ -187,7 +187,13 @@ impl Search<'_> {
             state_only: self.state_only,
             quorum: self.services.trust.quorum(),
         };
-        let pinned = config.trust.pinned_manifests.to_vec();
+        let is_elsewhere = |id: &ManifestId| {
+            let manifest = self.services.store.manifest(id);
+            manifest.is_some_and(|manifest| manifest.chain_id() != chain_id)
+        };
+        let pinned = config.trust.pinned_manifests.iter();
+        let pinned = pinned.filter(|id| !id.parse().is_ok_and(|id| is_elsewhere(&id)));
+        let pinned = pinned.cloned().collect();
         Chase::new(wanted, pinned, refused.clone(), self.reporter.clone())
     }
 
@@ -351,7 +357,7 @@ impl Search<'_> {
     /// Why the search for a chain's snapshot ended with nothing.
     fn ended(&self, chain_id: &str, height: Option<u64>, chase: Chase) -> Failure {
         let (had_offers, knows_tip) = (chase.had_offers(), chase.knows_tip());
-        let lacks_endorsers = chase.lacks_endorsers();
+        let (lacks_endorsers, lacks_pinned) = (chase.lacks_endorsers(), chase.lacks_pinned());
         let reasons = chase.reasons();
         if let Some(trouble) = chase.into_trouble() {
             return trouble;
@@ -364,6 +370,9 @@ impl Search<'_> {
         let at = height.map_or_else(String::new, |height| format!(" at height {height}"));
         if lacks_endorsers {
             return super::ended::unendorsed(&format!("{chain_id}{at}"), &reasons);
+        }
+        if lacks_pinned {
+            return super::ended::not_pinned(&format!("{chain_id}{at}"), &reasons);
         }
         if !had_offers && reasons.is_empty() {
             return self.nobody(&format!("a snapshot of {chain_id}{at}"));

@@ -37,7 +37,7 @@ impl Part {
             return Err(Failure::new(
                 FailureCode::Usage,
                 format!(
-                    "{} is a delta to {base}: it has no contract as a whole",
+                    "{} is a delta from {base}: it has no contract as a whole",
                     manifest.id()
                 ),
             )

@@ -80,6 +80,7 @@ mod tests {
     fn fetched(now: &Received, resumed_bytes: u64) -> Fetched {
         let received_bytes = now.values().sum();
         Fetched {
+            height: 7,
             manifest: String::new(),
             bytes: 1000,
             received_bytes,

@@ -101,6 +101,7 @@ pub(super) async fn take(
     let bytes = manifest.unique_bytes();
     Ok(Some(Fetched {
         manifest: manifest.id().to_string(),
+        height: manifest.height(),
         bytes,
         received_bytes,
         resumed_bytes: bytes.saturating_sub(received_bytes),

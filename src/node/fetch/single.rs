@@ -191,6 +191,7 @@ fn nothing_yet(found: &Found, wanted: &Wanted<'_>) -> Fetched {
     let manifest = &found.manifest;
     Fetched {
         manifest: manifest.id().to_string(),
+        height: manifest.height(),
         bytes: wanted.bytes(manifest),
         received_bytes: 0,
         resumed_bytes: 0,
@@ -385,9 +386,7 @@ pub(super) fn short_of_room(
     manifest: &Manifest,
     room_for: &[PathBuf],
 ) -> Option<Short> {
-    let stored = services.store.get(&manifest.id());
-    let is_part = stored.is_some_and(|stored| !stored.only.is_empty());
-    let has_room = is_begun(services, &manifest.id()) && !is_part;
+    let has_room = is_begun(services, &manifest.id());
     let own = (!has_room).then(|| services.store.home().to_owned());
     let folders = room_for.iter().chain(own.as_ref());
     match room_for.is_empty() {

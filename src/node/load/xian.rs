@@ -42,7 +42,10 @@ pub(super) fn load_xian(
         storage,
         state_patches: command.state_patches.as_deref(),
         chain_id: match &command.chain_id {
-            Some(chain_id) => chain_id.clone(),
+            Some(chain_id) => {
+                is_not_of_another(storage, chain_id)?;
+                chain_id.clone()
+            }
             None => chain_beside(storage)?,
         },
         origin: Origin::Loaded,
@@ -92,6 +95,21 @@ fn check_block(command: &LoadCommand, block: &LatestBlock) -> Result<(), Failure
         Some(given) if !given.eq_ignore_ascii_case(&found) => {
             other("application hash", &found, given)
         }
+        _ => Ok(()),
+    }
+}
+
+/// Fails where the node to which the storage belongs is of another chain.
+fn is_not_of_another(storage: &Path, given: &str) -> Result<(), Failure> {
+    match chain_beside(storage) {
+        Ok(found) if found != given => Err(Failure::new(
+            FailureCode::Usage,
+            format!(
+                "the genesis of the node beside {} is that of {found}, not of {given}",
+                storage.display()
+            ),
+        )
+        .hint("give the right --chain-id, or leave it out: the genesis names it")),
         _ => Ok(()),
     }
 }

@@ -20,6 +20,7 @@
 
 mod copyist;
 mod desk;
+mod lock;
 
 use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
@@ -32,6 +33,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::copyist::{Told, WORDS};
 use self::desk::Desk;
+use self::lock::CopyLock;
 use super::daemon::{self, Made};
 use crate::abci::{CommitHold, Learnt};
 use crate::node::command::{Command, CopyCommand, Failure, FailureCode, XianStatus};
@@ -81,6 +83,11 @@ impl CopySettings {
         Err(Failure::new(FailureCode::Usage, failure)
             .hint("name another folder with xian.copy_in in config.toml"))
     }
+
+    /// Two that copy into one folder would empty it for each other.
+    pub(super) async fn lock(&self) -> Result<CopyLock, Failure> {
+        CopyLock::take(&self.copy).await
+    }
 }
 
 /// A path without links, as far as it is there.
@@ -97,12 +104,18 @@ pub(super) struct Copying {
     with: CopySettings,
     desk: Arc<Desk>,
     learnt: Learnt,
+    _lock: CopyLock,
 }
 
 impl Copying {
-    pub(super) fn new(with: CopySettings, learnt: Learnt) -> Self {
+    pub(super) fn new(with: CopySettings, lock: CopyLock, learnt: Learnt) -> Self {
         let desk = Arc::new(Desk::new(with.storage.clone(), with.interval.get()));
-        Self { with, desk, learnt }
+        Self {
+            with,
+            desk,
+            learnt,
+            _lock: lock,
+        }
     }
 
     /// What is done at Commit.
@@ -390,9 +403,11 @@ impl Run {
 mod tests {
     use super::*;
 
-    #[test]
-    fn an_empty_storage_is_trouble_only_after_the_first_block() {
+    #[tokio::test]
+    async fn an_empty_storage_is_trouble_only_after_the_first_block() {
         let learnt = Learnt::of_test("a");
+        let folder = tempfile::tempdir().unwrap();
+        let lock = CopyLock::take(&folder.path().join("copy")).await.unwrap();
         let with = CopySettings {
             home: "/home".into(),
             storage: "/storage".into(),
@@ -401,7 +416,7 @@ mod tests {
             interval: NonZeroU64::new(1000).unwrap(),
             hold: Duration::ZERO,
         };
-        let mut run = Run::new(&Copying::new(with, learnt.clone()));
+        let mut run = Run::new(&Copying::new(with, lock, learnt.clone()));
         let orders = run.desk.new_copyist();
         let trouble = |run: &Run| run.desk.status().last_error;
         let no_storage = || {
