@@ -96,6 +96,12 @@ impl Adapter {
     ) -> Result<Self, Failure> {
         let app: Address = options.app.parse()?;
         let listen: Address = options.listen.parse()?;
+        if app == listen {
+            let failure = format!("--app and --listen are both {app}");
+            return Err(Failure::new(FailureCode::Usage, failure).hint(
+                "--app is where the application listens, --listen where the node's proxy_app leads",
+            ));
+        }
         let rpc = match &options.chain_rpc {
             Some(url) => Some(Rpc::new(url)?),
             None => None,
@@ -184,6 +190,12 @@ fn copy_settings(
         let hint = "name the storage of the application with --xian, as ~/.cometbft/xian";
         return Err(Failure::new(FailureCode::Usage, message).hint(hint));
     }
+    if !storage.exists() {
+        tracing::warn!(
+            storage = %storage.display(),
+            "the storage is not there yet: the application makes it when the chain begins"
+        );
+    }
     let named = xian.state_patches.as_ref().map(here);
     let state_patches = options.state_patches.clone().or(named);
     // The chain takes one that is missing for an empty one.
@@ -216,6 +228,10 @@ fn stand_in_options(
     let Some(app_cmd) = options.app_cmd.clone() else {
         return Ok(None);
     };
+    if app_cmd.trim().is_empty() {
+        return Err(Failure::new(FailureCode::Usage, "--app-cmd is empty")
+            .hint("give the command line that starts the application"));
+    }
     let copies = copies.ok_or_else(|| {
         Failure::new(
             FailureCode::Usage,

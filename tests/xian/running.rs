@@ -319,4 +319,18 @@ fn a_copy_where_the_storage_is_and_patches_without_a_storage_are_wrong_use() {
     told(&adapter(&patches), "--xian");
     let file = ["--xian", patches[1]];
     told(&adapter(&file), "is no folder");
+    let storage = ["--xian", folder.path().to_str().unwrap()];
+    home.configure("");
+    told(
+        &adapter(&[&storage[..], &["--app-cmd", " "]].concat()),
+        "--app-cmd",
+    );
+    let itself = [
+        "adapter",
+        "--app",
+        "tcp://127.0.0.1:1",
+        "--listen",
+        "tcp://127.0.0.1:1",
+    ];
+    told(&home.run(itself).failed(2), "are both");
 }
