@@ -53,7 +53,11 @@ enum Shelf {
 impl Content {
     /// The state of the snapshot that a person named.
     pub(super) fn open(store: &Store, name: &str) -> Result<Self, Failure> {
-        let manifest = shelf::find(store, name)?.manifest;
+        let stored = shelf::find(store, name)?;
+        if !stored.complete && !stored.only.is_empty() {
+            return Err(shelf::is_part(&stored));
+        }
+        let manifest = stored.manifest;
         let notes = StateNotes::of(&manifest).map_err(|error| no_records(&manifest, &error))?;
         let mut layers = vec![Layer::whole(store.archive(&manifest.id())?)];
         let mut of = manifest.clone();

@@ -145,7 +145,7 @@ pub(super) fn verify(
 }
 
 /// Nothing can be said of a part as a whole.
-fn is_part(stored: &Stored) -> Failure {
+pub(super) fn is_part(stored: &Stored) -> Failure {
     let id = stored.manifest.id();
     let message = format!("{id} is here for some contracts only");
     Failure::new(FailureCode::NotFound, message).hint(format!(

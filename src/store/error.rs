@@ -134,11 +134,13 @@ pub enum StoreError {
         source: io::Error,
     },
     /// The disk of a place outside of the home is too full.
-    #[error("no space at {}: {needed} bytes are needed, {available} are free", path.display())]
+    #[error(
+        "no space at {}: {needed} bytes or more are needed, {available} are free", path.display()
+    )]
     OutsideFull {
         /// Where the person wanted the bytes.
         path: PathBuf,
-        /// Bytes that they are.
+        /// Bytes that they are at least.
         needed: u64,
         /// Bytes that the file system there has left.
         available: u64,
@@ -246,7 +248,7 @@ impl StoreError {
                 needed, available, ..
             } => format!(
                 "Free at least {} bytes there, or give a place on another disk.",
-                needed.saturating_sub(*available)
+                needed.saturating_sub(*available).max(1)
             ),
             Self::Exists(_) => "Give another name, or remove the file first.".to_owned(),
             Self::NotEmpty(_) => "Give a new or an empty folder.".to_owned(),

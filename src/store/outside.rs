@@ -57,9 +57,22 @@ impl NewFile {
         tempfile::tempfile_in(&folder).map_err(StoreError::outside(&folder, self.needed))
     }
 
-    /// What a failed write means.
+    /// What a failed write means. What was written makes room again when this is dropped.
     pub fn failed(&self, source: io::Error) -> StoreError {
-        StoreError::outside(&self.path, self.needed)(source)
+        let written = self.temporary.as_file().metadata();
+        let written = written.map_or(0, |found| found.len());
+        match StoreError::outside(&self.path, self.needed.max(written + 1))(source) {
+            StoreError::OutsideFull {
+                path,
+                needed,
+                available,
+            } => StoreError::OutsideFull {
+                path,
+                needed,
+                available: available + written,
+            },
+            other => other,
+        }
     }
 
     /// It is whole: makes it survive a loss of power and gives it its name; gives how
@@ -205,6 +218,21 @@ mod tests {
         assert_eq!(names(room.path()), ["out"]);
         let refused = NewFile::create(&path, 3).unwrap_err();
         assert!(matches!(refused, StoreError::Exists(_)));
+    }
+
+    #[test]
+    fn where_the_disk_gets_full_what_was_written_counts_as_free() {
+        let room = tempfile::tempdir().unwrap();
+        let mut file = NewFile::create(&room.path().join("out"), 3).unwrap();
+        file.write_all(b"written").unwrap();
+        let full = file.failed(io::ErrorKind::StorageFull.into());
+        let StoreError::OutsideFull {
+            needed, available, ..
+        } = full
+        else {
+            panic!("{full}");
+        };
+        assert!(needed == 8 && available >= 7, "{needed} of {available}");
     }
 
     #[test]
