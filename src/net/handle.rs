@@ -260,8 +260,9 @@ impl Net {
         })
     }
 
-    /// Asks a peer for the bytes of a manifest: as many as it announced, and no more than
-    /// `limit`, before any is read. They are not checked otherwise.
+    /// Asks a peer for the bytes of a manifest: as many as it announces. Who announces more
+    /// than `limit` breaks the protocol, and none of them is read. They are not checked
+    /// otherwise.
     pub async fn manifest(
         &self,
         peer: PeerId,

@@ -107,11 +107,11 @@ impl Adapter {
             None => None,
         };
         let copies = copy_settings(home, config, &options)?;
+        let stand_in = stand_in_options(copies.as_ref(), &options)?;
         let copies = match copies {
             Some(copies) => Some((copies.lock().await?, copies)),
             None => None,
         };
-        let stand_in = stand_in_options(copies.as_ref().map(|(_, copies)| copies), &options)?;
         let policy = options.offers.unwrap_or(config.adapter.offers);
         let snapshots = OwnSnapshots::new(home, store_settings(config), policy, rpc.clone());
         let settings = AdapterSettings {
@@ -190,7 +190,8 @@ fn copy_settings(
         let hint = "name the storage of the application with --xian, as ~/.cometbft/xian";
         return Err(Failure::new(FailureCode::Usage, message).hint(hint));
     }
-    if !storage.exists() {
+    // Where a state may be restored into it, who does that tells more.
+    if options.app_cmd.is_none() && !storage.exists() {
         tracing::warn!(
             storage = %storage.display(),
             "the storage is not there yet: the application makes it when the chain begins"

@@ -251,8 +251,8 @@ fn moved_aside(id: &ManifestId, file: &DamagedFile) -> Failure {
     if file.unread {
         let message = format!("{path} cannot be read: {}", file.problem);
         return Failure::new(FailureCode::Storage, message).hint(
-            "let this user read it, or check the disk; nothing is known to be wrong with what \
-                 it holds",
+            "let this user read it, or check the disk; nothing is known to be wrong with what it \
+             holds",
         );
     }
     let is_aside = file.path.extension().is_some_and(|end| end == "damaged");

@@ -104,6 +104,11 @@ impl Trust {
         (listed > 0).then_some((self.threshold, listed))
     }
 
+    /// Manifests that the settings name.
+    pub(super) fn pinned(&self) -> &BTreeSet<ManifestId> {
+        &self.pinned
+    }
+
     /// Whether endorsements of this key are passed on.
     pub(super) fn passes_on(&self, key: &EndorserKey) -> bool {
         self.endorsers.contains(key) || self.own.as_ref() == Some(key)

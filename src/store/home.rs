@@ -1,13 +1,12 @@
 //! Names of files and folders in a home, and its lock.
 
-use std::fs::{File, OpenOptions, TryLockError};
-use std::io::{Read, Seek, Write};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use crate::snapshot::ManifestId;
 
 use super::StoreError;
+use super::pid_lock::{PidLock, PidLockError};
 
 /// Ending of a complete snapshot's file.
 pub(super) const ARCHIVE: &str = ".h5";
@@ -23,12 +22,6 @@ pub(super) const DAMAGED: &str = ".damaged";
 /// A home that is in use may be free in a moment: a process holds what its parent had until
 /// it becomes another program, and the parent may have let go of it.
 const LOCK_PATIENCE: Duration = Duration::from_millis(300);
-
-/// Between two tries.
-const LOCK_AGAIN: Duration = Duration::from_millis(10);
-
-/// A pid has at most this many digits; no more is read of a lock file.
-const MAX_PID_BYTES: u64 = 20;
 
 /// The folders of one home.
 pub(super) struct Home {
@@ -76,42 +69,16 @@ impl Home {
         self.downloads.join(format!("{id}{SIDECAR}"))
     }
 
-    /// Takes the home for this process until the file is closed. The kernel lets
-    /// go of it when the process ends, however it ends.
-    pub(super) fn lock(&self) -> Result<File, StoreError> {
+    /// Takes the home for this process.
+    pub(super) fn lock(&self) -> Result<PidLock, StoreError> {
         let path = self.root.join("lock");
-        let mut file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(&path)
-            .map_err(StoreError::io("open", &path))?;
-        let since = Instant::now();
-        while matches!(file.try_lock(), Err(TryLockError::WouldBlock))
-            && since.elapsed() < LOCK_PATIENCE
-        {
-            std::thread::sleep(LOCK_AGAIN);
-        }
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                let mut text = String::new();
-                // Who holds it is only for the message.
-                let _ = (&file).take(MAX_PID_BYTES).read_to_string(&mut text);
-                return Err(StoreError::Locked {
-                    home: self.root.clone(),
-                    pid: text.trim().parse().ok(),
-                });
-            }
-            Err(TryLockError::Error(source)) => return Err(StoreError::io("lock", &path)(source)),
-        }
-        let pid = format!("{}\n", std::process::id());
-        file.set_len(0)
-            .and_then(|()| file.rewind())
-            .and_then(|()| file.write_all(pid.as_bytes()))
-            .map_err(StoreError::io("write", &path))?;
-        Ok(file)
+        PidLock::take(&path, LOCK_PATIENCE).map_err(|error| match error {
+            PidLockError::Held(pid) => StoreError::Locked {
+                home: self.root.clone(),
+                pid,
+            },
+            PidLockError::Io(source) => StoreError::io("lock", &path)(source),
+        })
     }
 }
 

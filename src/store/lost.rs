@@ -73,11 +73,7 @@ impl Inner {
             other => other.to_string(),
         };
         let path = entry.path.clone();
-        state.damaged.push(DamagedFile {
-            path,
-            problem,
-            unread: false,
-        });
+        state.damaged.push(DamagedFile::new(path, problem));
     }
 
     /// Every byte of a snapshot was found right.
@@ -107,11 +103,7 @@ impl Inner {
         let mut state = self.state();
         state.forget_damage(&record.entry.path);
         state.forget_damage(&path);
-        state.damaged.push(DamagedFile {
-            path,
-            problem,
-            unread: false,
-        });
+        state.damaged.push(DamagedFile::new(path, problem));
         if record.marks.pinned {
             state.missing.insert(*id, record.marks);
         }

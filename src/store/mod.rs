@@ -61,6 +61,7 @@ mod limits;
 mod lost;
 mod open;
 mod outside;
+mod pid_lock;
 mod retain;
 mod selection;
 mod sidecar;
@@ -91,6 +92,7 @@ pub use error::{ErrorKind, StoreError};
 pub use hold::Hold;
 pub use home::Stamp;
 pub use outside::{NewFile, NewFolder};
+pub use pid_lock::{PidLock, PidLockError};
 pub use spool::Spool;
 pub use types::{
     ChunkVerdict, DEFAULT_LEASE, DEFAULT_MAX_SNAPSHOTS, DamagedFile, Exported, FoundChunk,

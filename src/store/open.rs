@@ -176,11 +176,11 @@ impl<'a> Scan<'a> {
                     StoreError::Io { source, .. } => source.to_string(),
                     error => error.to_string(),
                 };
-                self.damaged.push(DamagedFile {
-                    path: path.to_owned(),
-                    problem,
+                let unread = DamagedFile {
                     unread: true,
-                });
+                    ..DamagedFile::new(path.to_owned(), problem)
+                };
+                self.damaged.push(unread);
                 Ok(None)
             }
         }
@@ -348,11 +348,7 @@ impl<'a> Scan<'a> {
     }
 
     fn note(&mut self, path: PathBuf, problem: String) {
-        self.damaged.push(DamagedFile {
-            path,
-            problem,
-            unread: false,
-        });
+        self.damaged.push(DamagedFile::new(path, problem));
     }
 }
 

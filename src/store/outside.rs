@@ -69,7 +69,7 @@ impl NewFile {
             } => StoreError::OutsideFull {
                 path,
                 needed,
-                available: available + written,
+                available: available.saturating_add(written),
             },
             other => other,
         }

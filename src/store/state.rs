@@ -5,7 +5,6 @@
 //! a single download has a lock of its own, taken after `state` or alone.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Instant, SystemTime};
@@ -18,6 +17,7 @@ use super::catalogue::{self, Catalogue, Marks};
 use super::disk::Disk;
 use super::entry::{Archive, Ended, Entry, OpenFiles};
 use super::home::Home;
+use super::pid_lock::PidLock;
 use super::staged::Staged;
 use super::{DamagedFile, Origin, Removed, RemovedBecause, StoreError, StoreSettings, selection};
 
@@ -33,7 +33,7 @@ pub(super) struct Inner {
     /// Holds pieces that are checked because they are served for the first time.
     pub(super) checking: Mutex<Vec<u8>>,
     /// Holds the home while it is open; nothing when it was opened for reading.
-    _lock: Option<File>,
+    _lock: Option<PidLock>,
 }
 
 /// What is here.
@@ -129,7 +129,7 @@ impl Inner {
         settings: StoreSettings,
         disk: Disk,
         state: State,
-        lock: Option<File>,
+        lock: Option<PidLock>,
     ) -> Self {
         Self {
             home,

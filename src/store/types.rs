@@ -124,6 +124,15 @@ pub struct DamagedFile {
 }
 
 impl DamagedFile {
+    /// One whose bytes are wrong.
+    pub(super) fn new(path: PathBuf, problem: String) -> Self {
+        Self {
+            path,
+            problem,
+            unread: false,
+        }
+    }
+
     /// The snapshot to which it belonged, by its name.
     pub fn manifest(&self) -> Option<ManifestId> {
         super::home::owner(&self.path)

@@ -98,7 +98,7 @@ impl House {
     }
 
     /// Waits until the adapter has logged this: it writes its log beside its work.
-    fn has_logged(&self, text: &str) {
+    fn wait_for_log(&self, text: &str) {
         let log = self.folder.path().join("adapter.log");
         let logged = || fs::read_to_string(&log).unwrap().contains(text);
         eventually(text, || logged().then_some(()));
@@ -284,8 +284,8 @@ fn a_state_is_restored_before_the_application_runs_with_it() {
     // None is taken by one that runs.
     assert_eq!(offered(snapshot.call(house.offer())), REJECT);
     assert!(house.app.storage().join(".snapswarm-restore/old").exists());
-    house.has_logged("it was named by its CID");
-    house.has_logged("does not say with which state patches");
+    house.wait_for_log("it was named by its CID");
+    house.wait_for_log("does not say with which state patches");
 
     // One that dies takes its connections with it, and is started again.
     kill(house.app.pid(), nix::sys::signal::Signal::SIGKILL);
@@ -327,7 +327,7 @@ fn a_state_that_nobody_vouches_for_is_rejected_and_the_chain_can_begin_without()
         "pinned_manifests = [\\\"{}\\\"] below [trust]",
         house.snapshot.cid()
     );
-    house.has_logged(&advice);
+    house.wait_for_log(&advice);
     assert_eq!(house.app.starts(), 0);
     assert!(house.is_empty());
     // Block sync from the first block needs the application.
@@ -376,8 +376,8 @@ fn a_snapshot_of_other_state_patches_is_told_before_anything_is_restored() {
         let adapter = house.adapter(&named);
         assert_eq!(offered(adapter.connect().call(house.offer())), result);
     }
-    house.has_logged("has other state patches up to height 1000");
-    house.has_logged("the state patches are those of the snapshot");
+    house.wait_for_log("has other state patches up to height 1000");
+    house.wait_for_log("the state patches are those of the snapshot");
 }
 
 #[test]
@@ -398,7 +398,7 @@ fn an_application_that_does_not_start_with_the_state_gets_its_old_storage_back()
         assert_eq!(kept.unwrap(), "mine");
         assert!(!storage.join("contract_state/currency").exists());
     }
-    house.has_logged("the application ended by itself");
+    house.wait_for_log("the application ended by itself");
     // And the chain can begin.
     let mut consensus = adapter.connect();
     init_chain(&mut consensus);

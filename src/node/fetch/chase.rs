@@ -74,7 +74,7 @@ pub(super) enum Next {
 pub(super) struct Chase {
     wanted: Wanted,
     /// Manifests that the settings name; when there are any, no others are taken.
-    pinned: Vec<String>,
+    pinned: BTreeSet<ManifestId>,
     trials: Trials,
     states: BTreeMap<u64, HeaderAfter>,
     told: Told,
@@ -96,7 +96,7 @@ pub(super) struct Turn {
 impl Chase {
     pub(super) fn new(
         wanted: Wanted,
-        pinned: Vec<String>,
+        pinned: BTreeSet<ManifestId>,
         refused: BTreeSet<ManifestId>,
         reporter: Reporter,
     ) -> Self {
@@ -213,10 +213,9 @@ impl Chase {
 
     /// Whether all that was offered was left out because the settings name others.
     pub(super) fn lacks_pinned(&self) -> bool {
-        let mut left_out = self.told.left_out.keys();
-        !self.offered
-            && left_out.all(|reason| *reason == LeftOut::NotPinned)
-            && !self.told.left_out.is_empty()
+        let left_out = &self.told.left_out;
+        let is_pins = |reason: &LeftOut| *reason == LeftOut::NotPinned;
+        !self.offered && !left_out.is_empty() && left_out.keys().all(is_pins)
     }
 
     /// Whether there was anything to try.
@@ -231,7 +230,7 @@ impl Chase {
 
     /// Pinned manifests in the settings exclude all others.
     fn is_allowed(&self, id: &ManifestId) -> bool {
-        self.pinned.is_empty() || self.pinned.contains(&id.to_string())
+        self.pinned.is_empty() || self.pinned.contains(id)
     }
 }
 

@@ -191,9 +191,8 @@ impl Search<'_> {
             let manifest = self.services.store.manifest(id);
             manifest.is_some_and(|manifest| manifest.chain_id() != chain_id)
         };
-        let pinned = config.trust.pinned_manifests.iter();
-        let pinned = pinned.filter(|id| !id.parse().is_ok_and(|id| is_elsewhere(&id)));
-        let pinned = pinned.cloned().collect();
+        let pinned = self.services.trust.pinned().iter();
+        let pinned = pinned.filter(|id| !is_elsewhere(id)).copied().collect();
         Chase::new(wanted, pinned, refused.clone(), self.reporter.clone())
     }
 

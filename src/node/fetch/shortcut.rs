@@ -239,7 +239,7 @@ impl Way<'_> {
             Ok(true) => Ok(Went::Made),
             Ok(false) => Ok(Went::Otherwise),
             Err(failure) if failure.code == FailureCode::Verification => {
-                self.is_undamaged(shortcut.start).await?;
+                self.check_undamaged(shortcut.start).await?;
                 Ok(Went::Astray(failure.message))
             }
             Err(failure) => Err(failure),
@@ -248,7 +248,7 @@ impl Way<'_> {
 
     /// Fails where the disk damaged what is here, which is moved aside then: no delta is to
     /// blame.
-    async fn is_undamaged(&self, start: ManifestId) -> Result<(), Failure> {
+    async fn check_undamaged(&self, start: ManifestId) -> Result<(), Failure> {
         self.reporter.phase(format!("reading {start} back"));
         let store = self.services.store.clone();
         let mut progress = byte_progress(self.reporter, self.cancel);

@@ -33,10 +33,11 @@ use tokio_util::sync::CancellationToken;
 
 use self::copyist::{Told, WORDS};
 use self::desk::Desk;
-use self::lock::CopyLock;
 use super::daemon::{self, Made};
 use crate::abci::{CommitHold, Learnt};
 use crate::node::command::{Command, CopyCommand, Failure, FailureCode, XianStatus};
+use crate::node::failure::blocking;
+use crate::store::PidLock;
 use crate::xian::{Copied, CopyStats, XianError};
 
 /// Copying ahead begins so many blocks before the height, or a tenth of the interval
@@ -85,8 +86,9 @@ impl CopySettings {
     }
 
     /// Two that copy into one folder would empty it for each other.
-    pub(super) async fn lock(&self) -> Result<CopyLock, Failure> {
-        CopyLock::take(&self.copy).await
+    pub(super) async fn lock(&self) -> Result<PidLock, Failure> {
+        let copy = self.copy.clone();
+        blocking(move || lock::take(&copy, lock::PATIENCE)).await
     }
 }
 
@@ -104,11 +106,11 @@ pub(super) struct Copying {
     with: CopySettings,
     desk: Arc<Desk>,
     learnt: Learnt,
-    _lock: CopyLock,
+    _lock: PidLock,
 }
 
 impl Copying {
-    pub(super) fn new(with: CopySettings, lock: CopyLock, learnt: Learnt) -> Self {
+    pub(super) fn new(with: CopySettings, lock: PidLock, learnt: Learnt) -> Self {
         let desk = Arc::new(Desk::new(with.storage.clone(), with.interval.get()));
         Self {
             with,
@@ -403,11 +405,11 @@ impl Run {
 mod tests {
     use super::*;
 
-    #[tokio::test]
-    async fn an_empty_storage_is_trouble_only_after_the_first_block() {
+    #[test]
+    fn an_empty_storage_is_trouble_only_after_the_first_block() {
         let learnt = Learnt::of_test("a");
         let folder = tempfile::tempdir().unwrap();
-        let lock = CopyLock::take(&folder.path().join("copy")).await.unwrap();
+        let lock = lock::take(&folder.path().join("copy"), Duration::ZERO).unwrap();
         let with = CopySettings {
             home: "/home".into(),
             storage: "/storage".into(),
